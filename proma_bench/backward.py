@@ -1,0 +1,177 @@
+"""`Proma`: projected microbatch accumulation as the backward pass of a module. The one class that users meet.
+
+The algorithm is in `projection.py`, what a layer contributes in `sequence_grads/`, how they get into the backward pass
+in `engine.py` and `taps.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from proma_bench.engine import BackwardEngine
+from proma_bench.projection import ProjectionConfig, require_gram_method
+from proma_bench.sequence_grads import Layout
+from proma_bench.taps import layers_of, tapped_calls
+
+
+class ProjectionRecord(NamedTuple):
+    """What the projection did to one parameter tensor in one microbatch.
+
+    parameter: its name in the module; microbatch: counted from 0 since the last ``clear_stats``.
+    removed_norm: norm of what was taken out of the running gradient; removed_ratio: the same over the norm of the
+    running gradient; clamped: whether the norm clamp was active.
+    """
+
+    parameter: str
+    microbatch: int
+    removed_norm: float
+    removed_ratio: float
+    clamped: bool
+
+
+class Proma:
+    """Projected microbatch accumulation as the backward pass of a module.
+
+        proma = Proma(module, ProjectionConfig())
+        for micro in microbatches:
+            proma.backward(log_probs(micro), micro.advantages)       # fills param.grad
+        optimizer.step(); optimizer.zero_grad()
+
+    ``param.grad`` is the running gradient: clipping, any optimizer and ``zero_grad`` work as usual. With one microbatch
+    it is the gradient of ``-(advantages * log_probs).sum()``; every further one first projects what is there already,
+    tensor by tensor. Backward passes outside of `backward` and `microbatch` are autograd's own.
+
+    Under DistributedDataParallel, with ``no_sync`` on all but the last microbatch, each rank projects its own running
+    gradient over its own microbatches, and the results are averaged. That is not a projection of the averaged gradient.
+
+    Attach after the parameters have been frozen or unfrozen; it is a context manager, or detach with `remove`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: ProjectionConfig | None = None,
+        *,
+        record: bool = False,
+        workspace_bytes: int = 256 * 2**20,
+    ) -> None:
+        """Attach to every layer of ``module`` that has trainable parameters.
+
+        record: keep what `stats` returns; costs one more pass over each running gradient.
+        workspace_bytes: limit of the buffer for sequence gradients that are written out.
+
+        Raises ValueError, and attaches nothing, for a module whose parameters no rule covers, for a module that has a
+        Proma already, and for a projection method that needs the gradients written out (``qr``).
+        """
+        self.config = config or ProjectionConfig()
+        require_gram_method(self.config)
+        self._engine = BackwardEngine(module, self.config, workspace_bytes, record)
+        self._record = record
+        self._layers = layers_of(module, self._engine)
+        if not self._layers:
+            raise ValueError(f"{type(module).__name__} has no trainable parameter")
+        self._handles = self._engine.guard_parameters()
+        for layer in self._layers:
+            layer.attach()
+
+    def backward(
+        self,
+        log_probs: Float[Tensor, " B"],
+        advantages: Float[Tensor, " B"],
+        sequence_ids: Int[Tensor, "*rows"] | None = None,
+    ) -> None:
+        """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
+
+        log_probs: the sequences' log-probs (weighted by whatever weighs a sequence's tokens), a graph through the module.
+        advantages: one number a sequence.
+        sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every row,
+            in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
+
+        Raises ValueError, before any gradient changes, for shapes that do not match, for numbers that are not finite,
+        and for a graph that does not lead through the module.
+        """
+        _check_vector("log_probs", log_probs)
+        if log_probs.shape != advantages.shape:
+            raise ValueError(
+                f"log_probs has shape {list(log_probs.shape)} and advantages {list(advantages.shape)}; "
+                "both must be [B], one number a sequence"
+            )
+        layout = Layout(len(log_probs), sequence_ids)
+        _check_vector("advantages", advantages)
+        calls, opaque = tapped_calls(log_probs, self._engine)
+        if not (calls or opaque):
+            raise ValueError(
+                "log_probs does not depend on the module that this Proma is attached to, or was computed before"
+            )
+        for call in calls:
+            call.layer.check_shape(call.output_shape, layout)
+        with self._engine.microbatch(advantages.detach(), layout):
+            (-log_probs.sum()).backward()
+
+    @contextmanager
+    def microbatch(
+        self, advantages: Float[Tensor, " B"], sequence_ids: Int[Tensor, "*rows"] | None = None
+    ) -> Iterator[None]:
+        """For a trainer that calls backward itself: ``(-log_probs.sum()).backward()`` in here is `backward`.
+
+        The loss must be minus the *sum of the sequence log-probs*, without advantages: a sequence with advantage zero
+        still names a direction. A constant factor (a gradient scaler's) changes nothing but the scale.
+        Raises ValueError as `backward`, and RuntimeError if no gradient came through the module.
+        """
+        _check_vector("advantages", advantages)
+        with self._engine.microbatch(advantages.detach(), Layout(len(advantages), sequence_ids)):
+            yield
+
+    def stats(self) -> list[ProjectionRecord]:
+        """One record a parameter tensor and microbatch (the first of a step has nothing to project, hence none).
+
+        Raises RuntimeError unless attached with ``record=True``.
+        """
+        if not self._record:
+            raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
+        if not self._engine.records:
+            return []
+        names, microbatches, removed, running, clamped = zip(*self._engine.records, strict=True)
+        removed, running = torch.stack(removed).cpu(), torch.stack(running).cpu()
+        ratios = torch.where(running > 0, removed / running, 0.0)
+        columns = (removed.tolist(), ratios.tolist(), torch.stack(clamped).tolist())
+        return [ProjectionRecord(*row) for row in zip(names, microbatches, *columns, strict=True)]
+
+    def clear_stats(self) -> None:
+        """Forget the records, and count microbatches from 0 again."""
+        self._engine.clear_records()
+
+    def remove(self) -> None:
+        """Detach: the module is as it was before. Calling it again does nothing."""
+        for layer in self._layers:
+            layer.detach()
+        for handle in self._handles:
+            handle.remove()
+        self._layers, self._handles = [], []
+
+    def __enter__(self) -> Proma:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def _check_vector(name: str, values: Tensor) -> None:
+    if values.ndim != 1 or len(values) == 0 or not values.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating-point numbers [B], one a sequence; got {values.dtype} {list(values.shape)}"
+        )
+    if not bool(values.isfinite().all()):
+        where = (~values.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{name} must be finite; those of sequences {where} are not ({values[where[0]].item()})"
+        )

@@ -1,0 +1,83 @@
+"""Which row of an activation belongs to which sequence of the microbatch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+class Layout:
+    """The map from activation rows to the ``B`` sequences of a microbatch.
+
+    Without ``sequence_ids`` the first axis of every activation is the sequence: ``[B, ...]``. With them, the leading
+    axes of every activation have the shape of ``sequence_ids``, and entry ``n`` belongs to sequence
+    ``sequence_ids[n]``: ``[N]`` for flattened environment steps, ``[1, total]`` for packed text.
+    """
+
+    def __init__(self, sequences: int, sequence_ids: Tensor | None = None) -> None:
+        """Raises ValueError for ids that are not whole numbers from 0 to ``sequences - 1``."""
+        self.sequences = sequences
+        self._leading: tuple[int, ...] | None = None
+        if sequence_ids is not None:
+            _check_ids(sequence_ids, sequences)
+            self._leading = tuple(sequence_ids.shape)
+            self._index, self._padding = _padded_index(sequence_ids.flatten(), sequences)
+
+    @property
+    def row_axes(self) -> int:
+        """How many leading axes of an activation enumerate rows."""
+        return 1 if self._leading is None else len(self._leading)
+
+    def mismatch(self, shape: torch.Size) -> str | None:
+        """Why an activation of this shape does not fit the sequences, in words; None if it fits."""
+        if self._leading is not None:
+            if shape[: len(self._leading)] == self._leading:
+                return None
+            return (
+                f"shape {list(shape)}, which does not begin with that of sequence_ids, {list(self._leading)}"
+            )
+        if shape[:1] == (self.sequences,):
+            return None
+        advice = "expand it over the batch" if shape[:1] == (1,) else "pass sequence_ids"
+        return f"shape {list(shape)}, whose first axis is not the {self.sequences} sequences; {advice}"
+
+    def group(self, rows: Tensor, feature_axes: int = 1) -> Tensor:
+        """``[leading..., extra..., *features]`` to ``[B, M, *features]``, a view where that is possible.
+
+        With ``sequence_ids``, sequences of unequal length are padded with zeros.
+        """
+        features = rows.shape[rows.ndim - feature_axes :]
+        if self._leading is None:
+            return rows.reshape(self.sequences, -1, *features)
+        extra = math.prod(rows.shape[len(self._leading) : rows.ndim - feature_axes])
+        flat = rows.reshape(math.prod(self._leading), extra, *features)
+        padding = self._padding.reshape(-1, *[1] * (flat.ndim - 1))
+        padded = flat.index_select(0, self._index).masked_fill(padding, 0)
+        return padded.reshape(self.sequences, -1, *features)
+
+
+def _check_ids(ids: Tensor, sequences: int) -> None:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"sequence_ids must be whole numbers, got {ids.dtype}")
+    if ids.numel() == 0:
+        raise ValueError("sequence_ids is empty: there is no row to backpropagate through")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= sequences:
+        raise ValueError(
+            f"sequence_ids must lie between 0 and {sequences - 1}, the microbatch having {sequences} advantages; "
+            f"got values from {low} to {high}"
+        )
+
+
+def _padded_index(ids: Int[Tensor, " N"], sequences: int) -> tuple[Int[Tensor, " BT"], Bool[Tensor, " BT"]]:
+    """For each slot of a ``[B, T_max]`` grid, the row that it holds, and whether it is padding."""
+    order = torch.argsort(ids, stable=True)
+    lengths = torch.bincount(ids, minlength=sequences)
+    starts = lengths.cumsum(0) - lengths
+    position = torch.arange(int(lengths.max()), device=ids.device)
+    slots = (starts.unsqueeze(1) + position).clamp(max=ids.numel() - 1)
+    padding = position >= lengths.unsqueeze(1)
+    return order[slots].flatten(), padding.flatten()

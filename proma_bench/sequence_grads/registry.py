@@ -1,0 +1,86 @@
+"""Which rule serves which module: one rule a layer kind, open to users' own layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.utils.parametrize
+from torch import Tensor, nn
+
+from proma_bench.sequence_grads.factors import SequenceGrads
+from proma_bench.sequence_grads.layout import Layout
+
+RuleFunction = Callable[[Any, tuple[Any, ...], Tensor, Layout], dict[str, SequenceGrads]]
+"""``rule(module, inputs, grad_output, layout)`` to the sequence gradients of the module's trainable parameters, by name.
+
+``inputs`` are the positional arguments of the call, tensors detached. The gradients are those of one call; the engine
+adds up several. ``layout.group`` puts the rows of a tensor in the order of the sequences.
+"""
+
+
+class Rule(NamedTuple):
+    """A rule, and whether it is exempt from the one check against autograd that each module gets on its first use."""
+
+    function: RuleFunction
+    trusted: bool
+
+
+_RULES: dict[type[nn.Module], Rule] = {}
+
+_REFUSED: dict[type[nn.Module], str] = {
+    nn.modules.batchnorm._BatchNorm: "it mixes the rows of a batch; use GroupNorm or LayerNorm",
+    nn.RNNBase: "its parameters are used along a sequence inside one call; write the loop with a cell of Linear layers",
+    nn.MultiheadAttention: "it uses its weights without calling their modules; use Linear layers for q, k, v and output",
+    nn.utils.parametrize.ParametrizationList: "a parametrized weight is computed outside of its layer; remove it first",
+    nn.EmbeddingBag: "it sums rows before they can be told apart; use Embedding and sum",
+}
+
+
+def register_rule(
+    *module_types: type[nn.Module], trusted: bool = False
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Decorate a rule for these module types, and for subclasses that keep their ``forward``.
+
+    The rule must return the sequence gradients of every parameter that requires a gradient, those of child modules
+    included (``"child.weight"``): a module with a rule is one layer, whatever it is made of. On the first backward
+    pass of each module their sum is compared with autograd's gradient, unless the rule is ``trusted``.
+
+        register_rule(MyLayer)(generic)      # MyLayer's rows are independent: per-row gradients by torch.func
+
+    Raises TypeError for something that is not a module type.
+    """
+    for module_type in module_types:
+        if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+            raise TypeError(f"register_rule takes subclasses of torch.nn.Module, got {module_type!r}")
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for module_type in module_types:
+            _RULES[module_type] = Rule(function, trusted)
+        return function
+
+    return register
+
+
+def registered_rule(module: nn.Module) -> Rule | None:
+    """The rule registered for the module's type, or for a base class whose ``forward`` it keeps."""
+    for base in type(module).__mro__:
+        if base in _RULES and (base is type(module) or type(module).forward is base.forward):
+            return _RULES[base]
+    return None
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why no rule can serve this module, in words; None if nothing speaks against it."""
+    for base, reason in _REFUSED.items():
+        if isinstance(module, base):
+            return reason
+    if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
+        return "max_norm, scale_grad_by_freq and sparse gradients tie the rows of a batch together; leave them off"
+    return None
+
+
+def compute_dtype(parameter: Tensor) -> torch.dtype:
+    """The type in which the sequence gradients of a parameter are computed: float32, or float64 for float64."""
+    return torch.promote_types(parameter.dtype, torch.float32)
