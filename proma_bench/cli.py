@@ -1,0 +1,138 @@
+"""The command line. Everything slow to import is imported where it is used, so that help starts at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from proma_bench.config import CONFIGS, RunConfig
+from proma_bench.errors import RunError, UsageError, require_known
+
+Config = TypeVar("Config", bound=RunConfig)
+
+_TIERS = f"({', '.join(CONFIGS)})"
+
+
+def _default(text: str) -> object:
+    """Say in the help what leaving the option out means."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+@dataclass(frozen=True)
+class RunOptions(Generic[Config]):
+    """Train one policy."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    out: Annotated[Path | None, _default("runs/TIER/METHOD/lr-RATE/seed-N")] = None
+    """Directory of the run."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Continue the run that the directory holds from its last checkpoint."""
+
+    def __call__(self, console: Console) -> None:
+        import torch
+
+        from proma_bench.live import train_with_progress
+
+        torch.set_num_threads(1)  # as in the ladder: faster for small policies, and sums keep their order
+        config = self.config
+        default = Path("runs", config.tier, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
+        train_with_progress(self.out or default, config, self.resume, console)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train one policy on one rung."""
+
+    tier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TIER", help_behavior_hint=_TIERS)]
+    """The rung; `proma-bench run TIER --help` lists its options."""
+
+    def __call__(self, console: Console) -> None:
+        require_known("tier", self.tier, CONFIGS)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Run every method on every rung, seed by seed, and compare them. Finished runs are not repeated."""
+
+    tiers: str = ",".join(CONFIGS)
+    """Rungs to run, separated by commas."""
+    budget: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: seconds, does it run; quick: minutes on two cores; full: long enough to converge."""
+    seeds: Annotated[int | None, _default("10; smoke 2")] = None
+    """Seeds for each method."""
+    out: Annotated[Path | None, _default("runs/ladder-BUDGET")] = None
+    """Directory of the ladder."""
+    jobs: Annotated[int | None, _default("one for each core")] = None
+    """Runs side by side, each in a process with one thread."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.ladder import climb, make_plan
+
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"jobs must be at least 1, got {self.jobs}")
+        root = self.out or Path("runs", f"ladder-{self.budget}")
+        plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds)
+        climb(plan, root, self.jobs or len(os.sched_getaffinity(0)), console)
+        Report(root)(console)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Compare the runs found in a directory: print the table, draw the plots."""
+
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """A ladder's directory, a run's, or any that contains runs."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.report.build import report
+
+        report(self.directory, console)
+
+
+COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {"run": Run, "ladder": Ladder, "report": Report}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code: 0, 1 for a run that failed, 2 for a wrong use, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log has no width of its own
+    try:
+        _parse(arguments)(console)
+    except UsageError as error:
+        return _complain(error, 2)
+    except (RunError, OSError) as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what is recorded is safe, and `proma-bench report` can read it", 130)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Callable[[Console], None]:
+    names = [argument for argument in arguments[:2] if not argument.startswith("-")]
+    if names:
+        require_known("command", names[0], COMMANDS)
+    if names[:1] == ["run"] and len(names) == 2:
+        tier = names[1]
+        require_known("tier", tier, CONFIGS)
+        return tyro.cli(
+            RunOptions[CONFIGS[tier]],  # type: ignore[valid-type]  # the rung decides the options
+            prog=f"proma-bench run {tier}",
+            description=CONFIGS[tier].__doc__,
+            args=arguments[2:],
+        )
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="proma-bench", description="PROMA on a ladder of ever larger policies.", args=arguments
+    )
+
+
+def _complain(problem: object, code: int) -> int:
+    Console(stderr=True).print(f"[red]proma-bench:[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
+    return code

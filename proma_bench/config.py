@@ -1,0 +1,116 @@
+"""The settings of a run: one dataclass for what every rung shares, one for each rung.
+
+Plain values only, and no import of torch: the command line builds its options and its help from these classes.
+Defaults follow the paper's run (arXiv 2601.10498) where the rung allows it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from proma_bench.errors import UsageError, require_known
+
+METHODS = ("reinforce", "grpo", "proma")
+PROJECTIONS = ("exact", "iterative", "ridge")
+BUDGETS = ("smoke", "quick", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every rung shares. Raises UsageError for a value out of range."""
+
+    tier: ClassVar[str]
+    """The rung's name."""
+    budget_steps: ClassVar[dict[str, int]]
+    """Optimizer steps of a run in each of the ladder's budgets."""
+
+    method: str = "proma"
+    """Update rule: reinforce, grpo (ratios, clipped) or proma."""
+    seed: int = 0
+    """Fixes the initial weights, the contexts and all sampling; methods with one seed share all three."""
+    steps: int = 60
+    """Optimizer steps."""
+    learning_rate: float = 0.005
+    """Learning rate of Adam."""
+    group_size: int = 8
+    """Samples a context; advantages are relative to their group (the paper: 8)."""
+    microbatch_size: int = 8
+    """Sequences a microbatch (the paper: 8)."""
+    steps_per_batch: int = 2
+    """Optimizer steps on each batch of samples (the paper: 2)."""
+    shuffle: bool = True
+    """Mix the groups before cutting microbatches; otherwise neighbours stay together, one group after another."""
+    clip: float = 0.2
+    """GRPO only: the likelihood ratio is clipped to 1 - clip .. 1 + clip."""
+    projection: Literal["exact", "iterative", "ridge"] = "iterative"
+    """PROMA only: how the running gradient is projected; iterative is the paper's choice."""
+    sweeps: int = 2
+    """PROMA only: passes of the iterative projection."""
+    max_removed: float | None = 0.5
+    """PROMA only: remove at most this multiple of the microbatch gradient's norm; None removes without limit."""
+    shrinkage: float = 1.0
+    """PROMA only: the share of the projected component that is removed, 0 to 1."""
+    checkpoint_every: int = 10
+    """Optimizer steps between checkpoints (rounded up to whole batches)."""
+
+    def __post_init__(self) -> None:
+        require_known("method", self.method, METHODS)
+        positive = ("steps", "group_size", "microbatch_size", "steps_per_batch", "sweeps", "checkpoint_every")
+        for name in positive:
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("seed", self.seed >= 0, "0 or more")
+        self._require("learning_rate", self.learning_rate > 0 and math.isfinite(self.learning_rate), "above 0")
+        self._require("clip", 0 < self.clip < 1, "between 0 and 1")
+        require_known("projection", self.projection, PROJECTIONS)
+        self._require("max_removed", self.max_removed is None or 0 <= self.max_removed < math.inf, "None or 0 or more")
+        self._require("shrinkage", 0 <= self.shrinkage <= 1, "between 0 and 1")
+
+    @property
+    def name(self) -> str:
+        """What progress bars and messages call the run."""
+        return f"{self.tier} {self.method} lr {self.learning_rate:g} seed {self.seed}"
+
+    def _require(self, name: str, valid: bool, wanted: str) -> None:
+        if not valid:
+            raise UsageError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BanditConfig(RunConfig):
+    """A small MLP names scikit-learn's digits: a context is an image, an action a label, reward 1 when right."""
+
+    tier: ClassVar[str] = "bandit"
+    budget_steps: ClassVar[dict[str, int]] = {"smoke": 6, "quick": 60, "full": 300}
+
+    contexts: int = 64
+    """Images a batch, each sampled group_size times."""
+    hidden: int = 64
+    """Width of the two hidden layers; wider than the microbatch, or an exact projection removes everything."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("hidden", self.hidden >= 1, "at least 1")
+        self._require("contexts", 1 <= self.contexts <= 1000, "between 1 and 1000")
+        divisible = self.contexts % self.steps_per_batch == 0
+        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+
+
+CONFIGS: dict[str, type[RunConfig]] = {config.tier: config for config in (BanditConfig,)}
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """The settings as stored in ``config.json``."""
+    return {"tier": config.tier, **dataclasses.asdict(config)}
+
+
+def from_json(stored: dict[str, Any]) -> RunConfig:
+    """The settings that :func:`to_json` stored. Raises UsageError for an unknown rung or setting."""
+    require_known("tier", stored.get("tier", ""), CONFIGS)
+    config = CONFIGS[stored["tier"]]
+    known = {field.name for field in dataclasses.fields(config)}
+    for name in stored.keys() - {"tier"}:
+        require_known("setting", name, known)
+    return config(**{name: value for name, value in stored.items() if name != "tier"})

@@ -1,0 +1,101 @@
+"""The ladder: every method on every rung, seed by seed, then the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from proma_bench.config import BUDGETS, CONFIGS, METHODS
+from proma_bench.errors import RunError, UsageError, require_known
+from proma_bench.live import RunningJobs, describe, progress_bars
+from proma_bench.report.statistics import RULE
+from proma_bench.runs import read_json, read_run, write_json
+from proma_bench.workers import Job, run_all
+
+SEEDS = {"smoke": 2, "quick": 10, "full": 10}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a ladder runs and how it will be judged; stored as ``ladder.json`` before the first run."""
+
+    tiers: Sequence[str]
+    methods: Sequence[str]
+    budget: str
+    seeds: int
+    rule: str = RULE
+
+    def jobs(self, root: Path) -> list[Job]:
+        """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
+        jobs = []
+        for tier in self.tiers:
+            for seed in range(self.seeds):
+                for method in self.methods:
+                    config = CONFIGS[tier](method=method, seed=seed, steps=CONFIGS[tier].budget_steps[self.budget])
+                    path = root / tier / method / f"lr-{config.learning_rate:g}" / f"seed-{seed}"
+                    jobs.append(Job(path, config))
+        return jobs
+
+
+def make_plan(tiers: Sequence[str], budget: str, seeds: int | None) -> Plan:
+    """Raises UsageError for an unknown rung or budget, or fewer than one seed."""
+    for tier in tiers:
+        require_known("tier", tier, CONFIGS)
+    require_known("budget", budget, BUDGETS)
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"seeds must be at least 1, got {seeds}")
+    return Plan(list(dict.fromkeys(tiers)), METHODS, budget, SEEDS[budget] if seeds is None else seeds)
+
+
+def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
+    """Do all runs of the plan that are not finished yet.
+
+    Raises UsageError when ``root`` holds a ladder of another plan, RunError at the end when a run failed twice.
+    """
+    _record(plan, root)
+    jobs = plan.jobs(root)
+    todo = [job for job in jobs if not _finished(job)]
+    if len(todo) < len(jobs):
+        console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
+    failed = 0
+    with progress_bars(console) as progress:
+        overall = progress.add_task("ladder", total=len(jobs), completed=len(jobs) - len(todo), state="")
+        running = RunningJobs(progress)
+        for event in run_all(todo, processes, running.show):
+            name = event.job.config.name
+            if event.problem is None:
+                progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics[-1])}")
+            else:
+                fate = "given up" if event.final else "starting it once more"
+                progress.console.print(f"[red]{name} failed[/]; {fate}: {escape(event.problem)}")
+                failed += event.final
+            progress.advance(overall, event.final)
+    if failed:
+        raise RunError(f"{failed} of {len(jobs)} runs failed; the same command tries them again")
+
+
+def _record(plan: Plan, root: Path) -> None:
+    path, wanted = root / "ladder.json", _as_json(plan)
+    if path.exists():
+        stored = read_json(path)
+        different = [
+            f"{key} {stored.get(key)!r}, not {wanted[key]!r}" for key in wanted if stored.get(key) != wanted[key]
+        ]
+        if different:
+            raise UsageError(f"{root} holds a different ladder ({'; '.join(different)}); choose another --out")
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+
+
+def _finished(job: Job) -> bool:
+    return (job.path / "config.json").exists() and read_run(job.path).finished

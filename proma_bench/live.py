@@ -1,0 +1,66 @@
+"""What a command shows while it works: bars with the current score, entropy and local KL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from proma_bench.config import RunConfig
+from proma_bench.runs import Metrics, Run, read_metrics, run_in
+from proma_bench.workers import Job
+
+
+def describe(metrics: Metrics) -> str:
+    """An optimizer step in a few words."""
+    return "score {accuracy:.3f}  entropy {entropy:.3f}  local KL {kl_local:.5f}".format(**metrics)
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars whose tasks have a ``state`` field, a few words on where they are."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,  # a log gets lines instead
+    )
+
+
+def train_with_progress(path: Path, config: RunConfig, resume: bool, console: Console) -> Run:
+    """:func:`proma_bench.runs.run_in` with a bar; a console that is no terminal gets ten lines instead."""
+    with progress_bars(console) as progress:
+        task = progress.add_task(config.name, total=config.steps, state="")
+
+        def on_step(metrics: Metrics) -> None:
+            step = metrics["step"]
+            progress.update(task, completed=step, state=describe(metrics))
+            if not console.is_terminal and step % max(1, config.steps // 10) == 0:
+                console.print(f"step {step} of {config.steps}: {describe(metrics)}")
+
+        run = run_in(path, config, resume=resume, on_step=on_step, on_note=progress.console.print)
+        progress.update(task, completed=len(run.metrics), state=describe(run.metrics[-1]))
+    console.print(f"run: {path}", soft_wrap=True)
+    return run
+
+
+class RunningJobs:
+    """A bar for each job in progress, read from the metrics that the runs write anyway."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[Path, TaskID] = {}
+
+    def show(self, running: list[Job]) -> None:
+        """Bring the bars to the present state of the running jobs."""
+        for path in self._tasks.keys() - {job.path for job in running}:
+            self._progress.remove_task(self._tasks.pop(path))
+        for job in running:
+            if job.path not in self._tasks:
+                self._tasks[job.path] = self._progress.add_task(job.config.name, total=job.config.steps, state="")
+            history = read_metrics(job.path / "metrics.jsonl")
+            if history:
+                self._progress.update(self._tasks[job.path], completed=len(history), state=describe(history[-1]))

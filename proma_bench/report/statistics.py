@@ -1,0 +1,87 @@
+"""Means over seeds and how sure they are; and which runs are compared with which."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from proma_bench.config import METHODS
+from proma_bench.errors import UsageError
+from proma_bench.runs import Run
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+RULE = f"mean over seeds, {CONFIDENCE:.0%} percentile bootstrap interval, {RESAMPLES} resamples"
+
+Array = NDArray[np.floating[Any]]
+
+
+class Interval(NamedTuple):
+    """A mean over seeds with its interval; all three have the shape of one seed's value."""
+
+    mean: Array
+    low: Array
+    high: Array
+
+
+def interval(values: Array) -> Interval:
+    """The mean over the first axis (seeds) and its bootstrap interval, which is NaN for a single seed.
+
+    The resampling has a seed of its own, so that one directory always gives the same report.
+    """
+    mean = values.mean(axis=0)
+    if len(values) < 2:
+        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    result = stats.bootstrap(
+        (values,), np.mean, axis=0, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return Interval(mean, np.asarray(result.confidence_interval.low), np.asarray(result.confidence_interval.high))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The seeds of one method at one learning rate on one rung."""
+
+    tier: str
+    method: str
+    learning_rate: float
+    runs: Sequence[Run]
+
+    def series(self, metric: str) -> Array:
+        """``[seeds, steps]``, cut to the shortest run; NaN where a metric was not measured."""
+        steps = min(len(run.metrics) for run in self.runs)
+        values = [[step.get(metric) for step in run.metrics[:steps]] for run in self.runs]
+        return np.array(values, dtype=float)
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """The runs by rung, method and learning rate. Unfinished runs are left out where a group has finished ones.
+
+    Raises UsageError when no run has recorded a step.
+    """
+    started = sorted((run for run in runs if run.metrics), key=_order)
+    if not started:
+        raise UsageError("none of the runs has recorded a step yet")
+    found = []
+    for (tier, method, learning_rate), members in itertools.groupby(started, key=_setting):
+        seeds = list(members)
+        finished = [run for run in seeds if run.finished]
+        found.append(Group(tier, method, learning_rate, finished or seeds))
+    return found
+
+
+def _setting(run: Run) -> tuple[str, str, float]:
+    return run.config["tier"], run.config["method"], run.config["learning_rate"]
+
+
+def _order(run: Run) -> tuple[Any, ...]:
+    tier, method, learning_rate = _setting(run)
+    known = METHODS.index(method) if method in METHODS else len(METHODS)
+    return tier, known, method, learning_rate, run.config["seed"]

@@ -1,0 +1,227 @@
+"""A run's directory: written by one process at a time, readable by anyone at any time.
+
+    config.json     the settings and the versions they ran with, written before the first step
+    metrics.jsonl   one object an optimizer step, flushed as it is written
+    checkpoint/     the last two checkpoints (see :mod:`proma_bench.checkpoints`)
+    summary.json    the last step's and the mean metrics; there once the run is finished
+
+A process may be killed at any moment: a resumed run cuts ``metrics.jsonl`` back to its checkpoint and repeats the
+steps in between, with the same results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proma_bench.config import RunConfig, to_json
+from proma_bench.errors import RunError, UsageError
+
+Metrics = dict[str, Any]
+
+_PACKAGES = ("proma-bench", "torch", "numpy", "scikit-learn", "gymnasium")
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has left on disk so far."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: list[Metrics]
+    finished: bool
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's directory. Raises RunError when a file in it is not what it should be."""
+    config = read_json(path / "config.json")
+    missing = {"tier", "method", "seed", "learning_rate", "steps"} - config.keys()
+    if missing:
+        raise RunError(f"{path / 'config.json'} lacks {', '.join(sorted(missing))}")
+    metrics = read_metrics(path / "metrics.jsonl")
+    finished = (path / "summary.json").exists() and len(metrics) == config["steps"]
+    return Run(path, config, metrics, finished)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All runs in a directory tree, whatever its layout. Raises UsageError when there are none."""
+    runs = [read_run(path.parent) for path in sorted(root.rglob("config.json"))]
+    if not runs:
+        raise UsageError(f"no runs (no config.json) under {root}")
+    return runs
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The recorded steps. A last line that was cut short is left out; RunError for damage anywhere else."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    history = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            raise RunError(f"{path}, line {number}: not JSON") from None
+        if not isinstance(metrics, dict) or metrics.get("step") != number:
+            raise RunError(f"{path}, line {number}: not the metrics of step {number}")
+        history.append(metrics)
+    return history
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises RunError when the file is not one."""
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from None
+    if not isinstance(stored, dict):
+        raise RunError(f"cannot read {path}: not a JSON object")
+    return stored
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+@contextlib.contextmanager
+def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
+    """Hold a directory for a run, alone, from here to the end of the ``with`` block.
+
+    Raises UsageError, before anything changes, when the directory holds a different run, or this one already and
+    ``resume`` is not set, or another process is at work in it.
+    """
+    _require_free(path, config, resume)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{path} is in use by another process") from None
+        _require_free(path, config, resume)
+        if not (path / "config.json").exists():
+            write_json(path / "config.json", {**to_json(config), "versions": _versions()})
+        yield path
+
+
+def _require_free(path: Path, config: RunConfig, resume: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a directory")
+    if (path / "ladder.json").exists():
+        raise UsageError(f"{path} holds a whole ladder; choose another --out")
+    if not (path / "config.json").exists():
+        return
+    run, wanted = read_run(path), to_json(config)
+    different = [
+        f"{name} {run.config.get(name)!r}, not {wanted.get(name)!r}"
+        for name in sorted({*run.config, *wanted} - {"versions"})
+        if run.config.get(name) != wanted.get(name)
+    ]
+    if different:
+        raise UsageError(f"{path} holds a different run ({'; '.join(different)}); choose another --out")
+    if not resume:
+        done = f"{len(run.metrics)} of {config.steps} steps"
+        raise UsageError(f"{path} holds this run already ({done}); --resume continues it")
+
+
+def run_in(
+    path: Path,
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[Metrics], None] = lambda metrics: None,
+    on_note: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Train in a directory, from its last checkpoint on where there is one, and return what it then holds.
+
+    ``on_step`` gets every step's metrics, ``on_note`` a line for everything unusual that a resumed run found.
+    Raises UsageError as :func:`claim` does, and RunError when the run cannot go on.
+    """
+    from proma_bench import checkpoints  # these two need torch; reading runs does not
+    from proma_bench.train import Training
+
+    with claim(path, config, resume):
+        if read_run(path).finished:
+            return read_run(path)
+        training = Training(config)
+        with _disk_errors(path):
+            recorded = read_metrics(path / "metrics.jsonl")
+            for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
+                on_note(problem)
+            with _MetricsFile(path / "metrics.jsonl", recorded[: training.step]) as file:
+                saved = training.step
+                while training.step < config.steps:
+                    for metrics in training.batch():
+                        file.append(metrics)
+                        on_step(metrics)
+                    if training.step - saved >= config.checkpoint_every or training.step == config.steps:
+                        checkpoints.save(path / "checkpoint", training)
+                        saved = training.step
+            write_json(path / "summary.json", _summary(read_metrics(path / "metrics.jsonl")))
+        return read_run(path)
+
+
+class _MetricsFile:
+    """``metrics.jsonl``, cut back to the given steps and open for more."""
+
+    def __init__(self, path: Path, kept: list[Metrics]) -> None:
+        lines = path.read_bytes().splitlines(keepends=True)[: len(kept)] if path.exists() else []
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self._file.truncate(sum(map(len, lines)))
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, metrics: Metrics) -> None:
+        line = json.dumps(metrics).encode() + b"\n"
+        while line:
+            line = line[self._file.write(line) :]
+
+    def __enter__(self) -> _MetricsFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and its like into one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{path}: {reason}; what is recorded is safe, --resume continues from there") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a whole file or none."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def _summary(history: list[Metrics]) -> dict[str, Any]:
+    """The last step's metrics, and each metric's mean over all steps that have it."""
+    last = history[-1]
+    present = {name: [step[name] for step in history if step[name] is not None] for name in last if name != "step"}
+    mean = {name: sum(values) / len(values) for name, values in present.items() if values}
+    return {"last": last, "mean": mean}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of what decides the numbers."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -1,0 +1,87 @@
+"""The training loop: sample, score, update, evaluate, record."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from proma_bench import metrics
+from proma_bench.backward import Proma
+from proma_bench.config import RunConfig
+from proma_bench.experience import Experience
+from proma_bench.projection import ProjectionConfig
+from proma_bench.tiers import make_tier
+from proma_bench.update import optimizer_step
+
+STREAMS = ("weights", "contexts", "actions", "order")
+
+Metrics = dict[str, Any]
+"""One optimizer step: the names of ``metrics.jsonl`` with their values."""
+
+
+class Training:
+    """One run in memory: the policy and everything that decides what comes next."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.step = 0
+        self.tier = make_tier(config)
+        self.generators = {stream: _generator(config.seed, number) for number, stream in enumerate(STREAMS)}
+        self.policy = self.tier.policy(self.generators["weights"])
+        self.initial = copy.deepcopy(self.policy).requires_grad_(False)  # for measurement only
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate)
+        self.proma = Proma(self.policy, _projection(config), record=True) if config.method == "proma" else None
+
+    def batch(self) -> Iterator[Metrics]:
+        """Sample one batch and take its optimizer steps, as far as the run still goes."""
+        experience = self.tier.sample(self.policy, self.generators)
+        for part in experience.split(self.config.steps_per_batch):
+            if self.step < self.config.steps:
+                yield self._optimizer_step(part)
+
+    def _optimizer_step(self, experience: Experience) -> Metrics:
+        started = time.perf_counter()
+        order = self.generators["order"] if self.config.shuffle else None
+        microbatches = experience.microbatches(self.config.microbatch_size, order)
+        with torch.no_grad():
+            before = self.policy.distribution(experience.observations)
+        update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma)
+        with torch.no_grad():
+            after = self.policy.distribution(experience.observations)
+            initial = self.initial.distribution(experience.observations)
+        self.step += 1
+        return {
+            "step": self.step,
+            "reward": float(experience.rewards.mean()),
+            **self.tier.evaluate(self.policy),
+            "entropy": metrics.entropy(after, experience),
+            "kl_local": metrics.kl(before, after, experience),
+            "kl_global": metrics.kl(after, initial, experience),
+            **update,
+            "seconds": time.perf_counter() - started,
+            "sequences": len(experience),
+        }
+
+
+def train(config: RunConfig) -> list[Metrics]:
+    """Train from the start, keep nothing on disk, and return the metrics of every optimizer step."""
+    training = Training(config)
+    history: list[Metrics] = []
+    while training.step < config.steps:
+        history += training.batch()
+    return history
+
+
+def _projection(config: RunConfig) -> ProjectionConfig:
+    return ProjectionConfig(config.projection, config.sweeps, config.max_removed, config.shrinkage)
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    """An independent stream of random numbers for each purpose, whatever the seeds are."""
+    state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
