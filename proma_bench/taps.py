@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from types import MethodType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from proma_bench.sequence_grads import Layout, Rule, rule_for
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What the taps report to."""
 
@@ -224,8 +225,8 @@ def tapped_calls(root: Tensor, engine: Engine) -> tuple[list[Call], bool]:
     """
     calls: list[Call] = []
     opaque = False
-    stack: list[Any] = [root.grad_fn]
-    seen = {None, root.grad_fn}
+    stack: list[Any] = [root.grad_fn] if root.grad_fn is not None else []
+    seen = {None, *stack}
     while stack:
         node = stack.pop()
         if isinstance(node, _TAP_NODE):

@@ -12,13 +12,14 @@ cross terms into the Gram matrix. A scalar parameter counts as one of shape [1].
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class SequenceGrads(Protocol):
     """What a layer rule returns for one parameter tensor of shape ``[*W]``."""
 

@@ -71,12 +71,14 @@ def check_rule(
         return f"its rule gives gradients for {sorted(seq_grads)}, its trainable parameters are {sorted(parameters)}"
     with torch.enable_grad():
         output = functional_call(_without_hooks(module), parameters, inputs)
+    kinds = {output.dtype, grad_output.dtype, *(value.dtype for value in inputs if isinstance(value, Tensor))}
+    tolerance = max(_CHECK_TOLERANCE.get(kind, 0.0) for kind in kinds)
     expected = torch.autograd.grad(output, list(parameters.values()), grad_output.to(output.dtype))
     for (name, parameter), gradient in zip(parameters.items(), expected, strict=True):
         total = torch.empty(gradient.shape or (1,), dtype=compute_dtype(parameter), device=gradient.device)
         seq_grads[name].weighted_sum(total, total.new_ones(sequences), add=False)
         error, size = (total.reshape(gradient.shape) - gradient).norm(), gradient.norm()
-        if error > _CHECK_TOLERANCE[parameter.dtype] * size:
+        if error > tolerance * size:
             return (
                 f"the sequence gradients of its parameter {name!r} do not add up to autograd's gradient "
                 f"(relative error {float(error / size):.1e}); its rows are not independent, or its rule is wrong"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.utils.parametrize
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from proma_bench.sequence_grads.factors import SequenceGrads
 from proma_bench.sequence_grads.layout import Layout
@@ -33,7 +33,6 @@ _REFUSED: dict[type[nn.Module], str] = {
     nn.modules.batchnorm._BatchNorm: "it mixes the rows of a batch; use GroupNorm or LayerNorm",
     nn.RNNBase: "its parameters are used along a sequence inside one call; write the loop with a cell of Linear layers",
     nn.MultiheadAttention: "it uses its weights without calling their modules; use Linear layers for q, k, v and output",
-    nn.utils.parametrize.ParametrizationList: "a parametrized weight is computed outside of its layer; remove it first",
     nn.EmbeddingBag: "it sums rows before they can be told apart; use Embedding and sum",
 }
 
@@ -76,6 +75,8 @@ def refusal(module: nn.Module) -> str | None:
     for base, reason in _REFUSED.items():
         if isinstance(module, base):
             return reason
+    if is_parametrized(module):
+        return "a parametrized weight is computed outside of its layer's forward; remove the parametrization first"
     if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
         return "max_norm, scale_grad_by_freq and sparse gradients tie the rows of a batch together; leave them off"
     return None
