@@ -27,14 +27,20 @@ KEPT = 2
 
 
 def save(folder: Path, training: Training) -> None:
-    """Write a checkpoint of the training's present step and drop all but the last two."""
-    folder.mkdir(exist_ok=True)
+    """Write a checkpoint of the training's present step and drop all but the last two.
+
+    Raises OSError when it cannot be written; the earlier ones are untouched then.
+    """
     unfinished = folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    save_model(training.policy, str(unfinished / "policy.safetensors"))
-    save_file(_tensors(training), unfinished / "training.safetensors")
-    (unfinished / "state.json").write_text(json.dumps({"step": training.step}) + "\n")
+    unfinished.mkdir(parents=True)
+    try:
+        save_model(training.policy, str(unfinished / "policy.safetensors"))
+        save_file(_tensors(training), unfinished / "training.safetensors")
+        (unfinished / "state.json").write_text(json.dumps({"step": training.step}) + "\n")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)  # a full disk needs the room
+        raise OSError(f"cannot write a checkpoint: {error}") from error
     final = folder / f"step-{training.step:08d}"
     shutil.rmtree(final, ignore_errors=True)  # one that could not be read
     os.replace(unfinished, final)

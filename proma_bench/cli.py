@@ -18,7 +18,7 @@ from proma_bench.errors import RunError, UsageError, require_known
 
 Config = TypeVar("Config", bound=RunConfig)
 
-_TIERS = f"({', '.join(CONFIGS)})"
+_TIER_HELP = f"The rung: {', '.join(CONFIGS)}. `proma-bench run TIER --help` lists its options."
 
 
 def _default(text: str) -> object:
@@ -51,8 +51,7 @@ class RunOptions(Generic[Config]):
 class Run:
     """Train one policy on one rung."""
 
-    tier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TIER", help_behavior_hint=_TIERS)]
-    """The rung; `proma-bench run TIER --help` lists its options."""
+    tier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TIER", help=_TIER_HELP)]
 
     def __call__(self, console: Console) -> None:
         require_known("tier", self.tier, CONFIGS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from rich import box
 from rich.table import Table
 
 from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
@@ -12,7 +14,7 @@ from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
 
 @dataclass(frozen=True)
 class Column:
-    """A figure a run: a metric and what of its steps [seeds, steps] is taken."""
+    """A figure a run: a metric and what of its steps is taken, [seeds, steps] to [seeds]."""
 
     heading: str
     metric: str
@@ -29,31 +31,33 @@ def _mean(series: Array) -> Array:
 
 
 COLUMNS = (
-    Column("accuracy\n(greedy, end)", "accuracy", _end),
-    Column("reward\n(mean)", "reward", _mean),
-    Column("local KL\n(mean)", "kl_local", _mean, digits=5),
-    Column("global KL\n(end)", "kl_global", _end),
-    Column("entropy\n(end)", "entropy", _end),
-    Column("at clamp\n(mean)", "clamped", _mean, digits=2),
+    Column("greedy score\nat the end", "accuracy", _end),
+    Column("reward\nsteps' mean", "reward", _mean),
+    Column("local KL\nsteps' mean", "kl_local", _mean, digits=4),
+    Column("global KL\nat the end", "kl_global", _end),
+    Column("entropy\nat the end", "entropy", _end),
+    Column("clamp active\nsteps' mean", "clamped", _mean, digits=2),
 )
 
 
 def summary_table(tier: str, groups: Sequence[Group]) -> Table:
     """One row a group of runs (all on one rung), one cell a figure: mean over seeds [interval]."""
-    table = Table(title=f"{tier}: mean over seeds [{CONFIDENCE:.0%} interval]", title_justify="left")
+    lengths = sorted({group.series("step").shape[1] for group in groups})
+    steps = " to ".join(str(length) for length in {lengths[0]: None, lengths[-1]: None})
+    title = f"{tier}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
     table.add_column("method")
-    for heading in ("lr", "seeds", "steps", *(column.heading for column in COLUMNS)):
-        table.add_column(heading, justify="right")
+    for column in COLUMNS:
+        table.add_column(column.heading, justify="right")
     for group in groups:
-        seeds, steps = group.series("step").shape
-        cells = [_cell(column, group) for column in COLUMNS]
-        table.add_row(group.method, f"{group.learning_rate:g}", str(seeds), str(steps), *cells)
+        name = f"{group.method}\nlr {group.learning_rate:g}, n {len(group.runs)}"
+        table.add_row(name, *(_cell(column, group) for column in COLUMNS))
     return table
 
 
 def _cell(column: Column, group: Group) -> str:
     values = column.reduce(group.series(column.metric))
-    if not (values == values).all():  # not measured, as the clamp of a method that has none
+    if np.isnan(values).any():  # not measured, as the clamp of a method that has none
         return "-"
     mean, low, high = interval(values)
     text = f"{mean:.{column.digits}f}"

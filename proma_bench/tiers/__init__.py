@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Policy(nn.Module):
         raise NotImplementedError
 
 
+@runtime_checkable
 class Tier(Protocol):
     """What a rung provides. It is constructed from its config alone."""
 

@@ -1,0 +1,59 @@
+"""What the README and the guide show is run here."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from proma_bench import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(code):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_loop_moves_the_weights():
+    names = {}
+    exec(
+        blocks("python")[0].replace(
+            "optimizer.step()", "before = [p.clone() for p in policy.parameters()]\noptimizer.step()"
+        ),
+        names,
+    )
+    assert all(not torch.equal(p, old) for p, old in zip(names["policy"].parameters(), names["before"], strict=True))
+    assert all(p.grad is None for p in names["policy"].parameters())
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines()])
+def test_commands_exist_with_these_options(line):
+    program, *arguments = line.split()
+    assert program == "proma-bench"
+    assert callable(cli._parse(arguments))
+
+
+def test_the_two_commands_are_complete():
+    lines = [line.strip() for line in README.splitlines()]
+    assert "python -m pip install -c constraints.txt . && proma-bench ladder" in lines
+    assert "python -m pip install tox && tox" in lines
+
+
+def test_links_and_the_picture_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_layout_names_what_exists():
+    layout = README.split("## Where things are")[1]
+    for name in re.findall(r"^      (\w+\.py|\w+/)", layout, flags=re.MULTILINE):
+        assert (ROOT / "proma_bench" / name).exists(), name

@@ -1,0 +1,94 @@
+"""Intervals, the grouping of runs, the table and the plots."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from proma_bench.errors import UsageError
+from proma_bench.report.build import report
+from proma_bench.report.statistics import groups, interval
+from proma_bench.report.table import summary_table
+from proma_bench.runs import Run, write_json
+
+
+def made_up(path, method="proma", seed=0, steps=4, recorded=None, accuracy=0.5, learning_rate=0.1):
+    """A run as it would lie on disk."""
+    recorded = steps if recorded is None else recorded
+    names = ("reward", "accuracy", "entropy", "kl_local", "kl_global")
+    metrics = [{"step": step + 1, **dict.fromkeys(names, accuracy), "clamped": None} for step in range(recorded)]
+    config = {"tier": "bandit", "method": method, "seed": seed, "learning_rate": learning_rate, "steps": steps}
+    return Run(path, config, metrics, finished=recorded == steps)
+
+
+def store(run):
+    run.path.mkdir(parents=True)
+    write_json(run.path / "config.json", run.config)
+    lines = (str(step).replace("'", '"').replace("None", "null") + "\n" for step in run.metrics)
+    (run.path / "metrics.jsonl").write_text("".join(lines))
+    if run.finished:
+        write_json(run.path / "summary.json", {})
+
+
+def test_intervals_contain_the_truth_about_as_often_as_they_say():
+    """Of 300 samples of ten; the percentile bootstrap of ten values is known to be a little narrow."""
+    samples = np.random.default_rng(0).normal(size=(10, 300))
+    result = interval(samples)
+    covered = np.mean((result.low <= 0) & (result.high >= 0))
+    assert 0.85 <= covered <= 0.97
+    np.testing.assert_allclose(result.mean, samples.mean(axis=0))
+    assert ((result.low < result.mean) & (result.mean < result.high)).all()
+
+
+def test_intervals_are_the_same_every_time():
+    values = np.random.default_rng(1).normal(size=10)
+    assert interval(values) == interval(values)
+
+
+def test_equal_seeds_have_an_interval_without_width_and_one_seed_has_none():
+    assert interval(np.full(5, 0.25)) == (0.25, 0.25, 0.25)
+    assert math.isnan(interval(np.array([0.25])).low)
+    assert interval(np.array([0.25])).mean == 0.25
+
+
+def test_runs_are_grouped_by_method_and_rate_in_the_methods_order(tmp_path):
+    runs = [made_up(tmp_path, method, seed) for seed in (1, 0) for method in ("proma", "reinforce", "grpo")]
+    runs.append(made_up(tmp_path, "proma", learning_rate=0.05))
+    found = groups(runs)
+    assert [(group.method, group.learning_rate) for group in found] == [
+        ("reinforce", 0.1), ("grpo", 0.1), ("proma", 0.05), ("proma", 0.1),
+    ]  # fmt: skip
+    assert [run.config["seed"] for run in found[0].runs] == [0, 1]
+
+
+def test_an_unfinished_run_counts_only_where_nothing_is_finished(tmp_path):
+    finished, stopped = made_up(tmp_path), made_up(tmp_path, seed=1, recorded=2)
+    assert [group.runs for group in groups([finished, stopped])] == [[finished]]
+    (group,) = groups([made_up(tmp_path, recorded=3), stopped])
+    assert group.series("accuracy").shape == (2, 2)
+    with pytest.raises(UsageError, match="recorded a step"):
+        groups([made_up(tmp_path, recorded=0)])
+
+
+def test_the_table_shows_means_and_intervals_and_leaves_out_what_was_not_measured(tmp_path):
+    runs = [made_up(tmp_path, seed=seed, accuracy=accuracy) for seed, accuracy in enumerate((0.2, 0.4, 0.6))]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary_table("bandit", groups(runs)))
+    text = console.file.getvalue()
+    assert "0.400" in text
+    assert "[0.200, 0.600]" in text
+    assert "nan" not in text
+    assert "4 steps" in text
+
+
+def test_a_report_has_a_plot_a_rung_and_says_what_is_unfinished(tmp_path):
+    store(made_up(tmp_path / "a"))
+    store(made_up(tmp_path / "b", "grpo", recorded=2))
+    console = Console(file=io.StringIO(), width=300)
+    (plot,) = report(tmp_path, console)
+    assert plot == tmp_path / "plots" / "bandit.png"
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert str(plot) in console.file.getvalue()
+    assert f"1 of 2 runs are unfinished, the first of them {tmp_path / 'b'}" in console.file.getvalue()

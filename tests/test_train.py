@@ -1,0 +1,72 @@
+"""The loop: what it records, and that it measures what it says."""
+
+import copy
+
+import pytest
+import torch
+from small_runs import tiny
+from torch.distributions import kl_divergence
+
+from proma_bench.config import METHODS
+from proma_bench.train import Training, train
+
+NAMES = """step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio clamped
+seconds sequences""".split()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_step_has_every_metric_by_its_name(method):
+    history = train(tiny(method=method))
+    assert [step["step"] for step in history] == [1, 2, 3, 4, 5, 6]
+    for step in history:
+        assert list(step) == NAMES
+        missing = {name for name, value in step.items() if value is None}
+        assert missing == (set() if method == "proma" else {"removed_ratio", "clamped"})
+        assert step["sequences"] == 16  # of the batch's 8 contexts x 4 samples, half
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_kl_compares_the_policies_before_after_and_at_the_start(method):
+    training = Training(tiny(method=method))
+    sample = training.tier.sample
+    seen = []
+    training.tier.sample = lambda *arguments: seen.append(sample(*arguments)) or seen[0]
+    initial = before = copy.deepcopy(training.initial)
+    for metrics, part in zip(training.batch(), (slice(0, 16), slice(16, 32)), strict=True):
+        after = training.policy
+        states = seen[0].observations[part]
+        with torch.no_grad():
+            local = kl_divergence(before.distribution(states), after.distribution(states)).mean()
+            whole = kl_divergence(after.distribution(states), initial.distribution(states)).mean()
+            entropy = after.distribution(states).entropy().mean()
+        assert metrics["kl_local"] == pytest.approx(float(local), rel=1e-4)
+        assert metrics["kl_global"] == pytest.approx(float(whole), rel=1e-4)
+        assert metrics["entropy"] == pytest.approx(float(entropy), rel=1e-6)
+        assert metrics["kl_local"] > 0
+        before = copy.deepcopy({name: value.clone() for name, value in after.state_dict().items()})
+        before = _with_weights(training.initial, before)
+
+
+def _with_weights(policy, weights):
+    policy = copy.deepcopy(policy)
+    policy.load_state_dict(weights)
+    return policy
+
+
+def test_measuring_changes_nothing():
+    """A run's weights are those of the bare optimizer steps."""
+    training, bare = Training(tiny(method="reinforce")), Training(tiny(method="reinforce"))
+    list(training.batch())
+    bare.tier.evaluate = lambda policy: {}
+    list(bare.batch())
+    assert all(torch.equal(a, b) for a, b in zip(training.policy.parameters(), bare.policy.parameters(), strict=True))
+
+
+def test_steps_need_not_fill_the_last_batch():
+    assert [step["step"] for step in train(tiny(steps=3))] == [1, 2, 3]
+
+
+def test_a_shorter_run_is_the_beginning_of_a_longer_one():
+    short, long = train(tiny(steps=3)), train(tiny(steps=5))
+    assert [step["reward"] for step in short] == [step["reward"] for step in long[:3]]
+    assert [step["kl_local"] for step in short] == [step["kl_local"] for step in long[:3]]
