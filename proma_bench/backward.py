@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from proma_bench.engine import BackwardEngine
+from proma_bench.engine import BackwardEngine, Records
 from proma_bench.projection import ProjectionConfig, require_gram_method
 from proma_bench.sequence_grads import Layout
+from proma_bench.sequence_grads.cost import WAYS, Way
 from proma_bench.taps import layers_of, tapped_calls
 
 
@@ -26,7 +27,7 @@ class ProjectionRecord(NamedTuple):
 
     parameter: its name in the module; microbatch: counted from 0 since the last ``clear_stats``.
     removed_norm: norm of what was taken out of the running gradient; removed_ratio: the same over the norm of the
-    running gradient; clamped: whether the norm clamp was active.
+    running gradient; clamped: whether the norm clamp was active; way: how the engine computed it (`sequence_grads.cost`).
     """
 
     parameter: str
@@ -34,6 +35,7 @@ class ProjectionRecord(NamedTuple):
     removed_norm: float
     removed_ratio: float
     clamped: bool
+    way: str
 
 
 class Proma:
@@ -61,18 +63,22 @@ class Proma:
         *,
         record: bool = False,
         workspace_bytes: int = 256 * 2**20,
+        way: Way = "auto",
     ) -> None:
         """Attach to every layer of ``module`` that has trainable parameters.
 
         record: keep what `stats` returns; costs one more pass over each running gradient.
         workspace_bytes: limit of the buffer for sequence gradients that are written out.
+        way: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `sequence_grads.cost`.
 
         Raises ValueError, and attaches nothing, for a module whose parameters no rule covers, for a module that has a
         Proma already, and for a projection method that needs the gradients written out (``qr``).
         """
         self.config = config or ProjectionConfig()
         require_gram_method(self.config)
-        self._engine = BackwardEngine(module, self.config, workspace_bytes, record)
+        if way not in WAYS:
+            raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
+        self._engine = BackwardEngine(module, self.config, workspace_bytes, way, record)
         self._record = record
         self._layers = layers_of(module, self._engine)
         if not self._layers:
@@ -86,6 +92,8 @@ class Proma:
         log_probs: Float[Tensor, " B"],
         advantages: Float[Tensor, " B"],
         sequence_ids: Int[Tensor, "*rows"] | None = None,
+        *,
+        microbatch_size: int | None = None,
     ) -> None:
         """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
 
@@ -93,6 +101,8 @@ class Proma:
         advantages: one number a sequence.
         sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every row,
             in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
+        microbatch_size: treat the sequences as successive microbatches of this size. The result is that of as many
+            calls (see `virtual`); a small model is much faster with few large backward passes.
 
         Raises ValueError, before any gradient changes, for shapes that do not match, for numbers that are not finite,
         and for a graph that does not lead through the module.
@@ -112,12 +122,16 @@ class Proma:
             )
         for call in calls:
             call.layer.check_shape(call.output_shape, layout)
-        with self._engine.microbatch(advantages.detach(), layout):
+        with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
             (-log_probs.sum()).backward()
 
     @contextmanager
     def microbatch(
-        self, advantages: Float[Tensor, " B"], sequence_ids: Int[Tensor, "*rows"] | None = None
+        self,
+        advantages: Float[Tensor, " B"],
+        sequence_ids: Int[Tensor, "*rows"] | None = None,
+        *,
+        microbatch_size: int | None = None,
     ) -> Iterator[None]:
         """For a trainer that calls backward itself: ``(-log_probs.sum()).backward()`` in here is `backward`.
 
@@ -126,7 +140,8 @@ class Proma:
         Raises ValueError as `backward`, and RuntimeError if no gradient came through the module.
         """
         _check_vector("advantages", advantages)
-        with self._engine.microbatch(advantages.detach(), Layout(len(advantages), sequence_ids)):
+        layout = Layout(len(advantages), sequence_ids)
+        with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
             yield
 
     def stats(self) -> list[ProjectionRecord]:
@@ -136,13 +151,7 @@ class Proma:
         """
         if not self._record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
-        if not self._engine.records:
-            return []
-        names, microbatches, removed, running, clamped = zip(*self._engine.records, strict=True)
-        removed, running = torch.stack(removed).cpu(), torch.stack(running).cpu()
-        ratios = torch.where(running > 0, removed / running, 0.0)
-        columns = (removed.tolist(), ratios.tolist(), torch.stack(clamped).tolist())
-        return [ProjectionRecord(*row) for row in zip(names, microbatches, *columns, strict=True)]
+        return [record for records in self._engine.records for record in _unpacked(records)]
 
     def clear_stats(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
@@ -163,6 +172,16 @@ class Proma:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def _unpacked(records: Records) -> Iterator[ProjectionRecord]:
+    ratios = torch.where(records.running_norm > 0, records.removed_norm / records.running_norm, 0.0)
+    columns = zip(records.removed_norm.tolist(), ratios.tolist(), records.clamped.tolist(), strict=True)
+    for tensor, rows in enumerate(columns):
+        for number, row in enumerate(zip(*rows, strict=True)):
+            if number > 0 or not records.plain_first[tensor]:
+                microbatch = records.first_microbatch + number
+                yield ProjectionRecord(records.parameters[tensor], microbatch, *row, records.ways[tensor])
 
 
 def _check_vector(name: str, values: Tensor) -> None:

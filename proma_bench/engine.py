@@ -4,25 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from proma_bench.projection import ProjectionConfig
 from proma_bench.sequence_grads import Layout, SequenceGrads, check_rule
-from proma_bench.sequence_grads.correction import Workspace, corrected_gradient, plain_gradient
+from proma_bench.sequence_grads.correction import Measured, Workspace, add_weighted, measure, plain_gradient
+from proma_bench.sequence_grads.cost import Way
 from proma_bench.sequence_grads.registry import compute_dtype
 from proma_bench.taps import Call, new_gate
+from proma_bench.virtual import Removals, successive_removals
+
+
+class Records(NamedTuple):
+    """What M successive microbatches did to P parameter tensors; as tensors, so that nothing waits for a GPU.
+
+    plain_first: whether the first of them found no running gradient and projected nothing.
+    removed_norm, running_norm, clamped: [P, M].
+    """
+
+    parameters: list[str]
+    ways: list[str]
+    first_microbatch: int
+    plain_first: list[bool]
+    removed_norm: Tensor
+    running_norm: Tensor
+    clamped: Tensor
 
 
 class _Microbatch:
-    """The microbatch whose backward pass is under way."""
+    """The microbatch whose backward pass is under way.
 
-    def __init__(self, advantages: Tensor, layout: Layout) -> None:
+    size: of the virtual microbatches that it consists of.
+    finished: parameters that have received their gradient. pending: those whose running gradient still waits for it.
+    """
+
+    def __init__(self, advantages: Tensor, layout: Layout, size: int | None) -> None:
         self.advantages, self.layout = advantages, layout
+        self.size = min(size or len(advantages), len(advantages))
         self.finished: set[Tensor] = set()
+        self.pending: list[tuple[Tensor, Measured]] = []
 
 
 class BackwardEngine:
@@ -31,11 +56,10 @@ class BackwardEngine:
     Outside of a microbatch all rows count as one sequence with advantage one, which gives the plain gradient.
     """
 
-    def __init__(
-        self, module: nn.Module, config: ProjectionConfig, workspace_bytes: int, record: bool
-    ) -> None:
+    def __init__(self, module: nn.Module, config: ProjectionConfig, workspace_bytes: int, way: Way, record: bool) -> None:
         self.config = config
-        self.records: list[tuple[str, int, Tensor, Tensor, Tensor]] = []
+        self.records: list[Records] = []
+        self._way = way
         self._record = record
         self._names = {parameter: name for name, parameter in module.named_parameters()}
         self._workspace = Workspace(workspace_bytes)
@@ -46,20 +70,25 @@ class BackwardEngine:
         self._returned: dict[Tensor, Tensor] = {}
 
     @contextmanager
-    def microbatch(self, advantages: Tensor, layout: Layout) -> Iterator[None]:
+    def microbatch(self, advantages: Tensor, layout: Layout, size: int | None) -> Iterator[None]:
         """Backward passes in here are those of one microbatch; raises RuntimeError if none reached the module."""
+        if size is not None and size < 1:
+            raise ValueError(f"microbatch_size must be at least 1, got {size}")
         if self._microbatch is not None:
             raise RuntimeError("microbatches cannot be nested: one backward pass, one set of advantages")
-        microbatch = self._microbatch = _Microbatch(advantages, layout)
+        microbatch = self._microbatch = _Microbatch(advantages, layout, size)
         try:
             yield
+            with torch.no_grad():
+                self._update_pending(microbatch)
         finally:
             self._microbatch = None
+            self._workspace.used = 0
             self._uses.clear()
             self._returned.clear()
         if not microbatch.finished:
             raise RuntimeError("no gradient of this microbatch came through a trainable layer of the module")
-        self._microbatches += 1
+        self._microbatches += -(-len(advantages) // microbatch.size)
 
     def clear_records(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
@@ -93,38 +122,94 @@ class BackwardEngine:
             self._uses.setdefault(parameter, []).append(seq_grads[name])
 
     def finish(self, parameter: Tensor) -> Tensor | None:
-        """The gradient of a parameter all of whose uses have been captured."""
+        """The gradient of a parameter all of whose uses have been captured.
+
+        None where there is none, and where the running gradient itself will be changed before the microbatch is over.
+        """
         uses = self._uses.pop(parameter, None)
         if uses is None:
             return None
         with _without_autocast(parameter):
-            gradient = self._gradient(parameter, uses).reshape(parameter.shape).to(parameter.dtype)
+            gradient = self._gradient(parameter, uses)
+        if gradient is None:
+            return None
+        gradient = gradient.reshape(parameter.shape).to(parameter.dtype)
         if self._microbatch is not None:
             self._returned[parameter] = gradient
         return gradient
 
-    def _gradient(self, parameter: Tensor, uses: list[SequenceGrads]) -> Tensor:
-        shape, dtype = parameter.shape or torch.Size([1]), compute_dtype(parameter)
-        microbatch = self._microbatch
+    # ---------------------------------------------------------------------------------------- the gradient
+
+    def _gradient(self, parameter: Tensor, uses: list[SequenceGrads]) -> Tensor | None:
+        microbatch, dtype, shape = self._microbatch, compute_dtype(parameter), parameter.shape or torch.Size([1])
         if microbatch is None:
-            return plain_gradient(uses, torch.ones(1, dtype=dtype, device=parameter.device), shape, dtype)
+            return plain_gradient(uses, torch.ones(1, dtype=dtype, device=parameter.device), shape)
         if parameter in microbatch.finished:
             raise RuntimeError(
                 f"parameter {self._name(parameter)!r} received its gradient in two parts, which happens when a module "
                 "is shared between reentrant checkpoints; use torch.utils.checkpoint with use_reentrant=False"
             )
         microbatch.finished.add(parameter)
-        advantages = microbatch.advantages.to(parameter.device)
-        if parameter.grad is None:
-            return plain_gradient(uses, advantages, shape, dtype)
-        running = parameter.grad.reshape(shape)
-        gradient, removed = corrected_gradient(uses, running, advantages, self.config, self._workspace, dtype)
+        advantages = microbatch.advantages.to(parameter.device, dtype)
+        if parameter.grad is None and microbatch.size == len(advantages):
+            return plain_gradient(uses, advantages, shape)
+        if not self._workspace.has_room(len(advantages) * parameter.numel(), dtype):
+            self._update_pending(microbatch)
+        start = self._workspace.used
+        running = None if parameter.grad is None else parameter.grad.reshape(shape)
+        measured = measure(uses, running, shape, advantages, self._workspace, self._way)
+        if _is_watched(parameter):
+            (corrected,) = self._corrected([(parameter, measured)], advantages, microbatch.size)
+            gradient = torch.zeros(shape, dtype=dtype, device=parameter.device)
+            add_weighted(measured, corrected, gradient)
+            self._workspace.used = start
+            return gradient
+        microbatch.pending.append((parameter, measured))
+        if measured.way.startswith("rows,"):
+            self._update_pending(microbatch)  # a large tensor: let its factors go
+        return None
+
+    def _update_pending(self, microbatch: _Microbatch) -> None:
+        """Solve for all pending tensors of one type and place at once, and add to their running gradients in place."""
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Measured]]] = {}
+        for parameter, measured in microbatch.pending:
+            groups.setdefault((measured.gram.device, measured.gram.dtype), []).append((parameter, measured))
+        for (device, dtype), group in groups.items():
+            advantages = microbatch.advantages.to(device, dtype)
+            corrected = self._corrected(group, advantages, microbatch.size)
+            for (parameter, measured), weights in zip(group, corrected, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+                add_weighted(measured, weights, parameter.grad.view(parameter.shape or (1,)))
+        microbatch.pending.clear()
+        self._workspace.used = 0
+
+    def _corrected(self, group: list[tuple[Tensor, Measured]], advantages: Tensor, size: int) -> Tensor:
+        """The corrected advantages [P, N] of P tensors."""
+        gram = torch.stack([measured.gram for _, measured in group])
+        overlap = torch.stack([measured.overlap for _, measured in group])
+        removed = successive_removals(gram, overlap, advantages, size, self.config)
         if self._record:
-            norm = torch.linalg.vector_norm(running, dtype=torch.float64)
-            self.records.append(
-                (self._name(parameter), self._microbatches, removed.norm, norm, removed.clamped)
+            self._keep_records(group, removed)
+        return (advantages - removed.coefficients).to(advantages.dtype)
+
+    def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals) -> None:
+        squares = torch.stack([
+            removed.growth.new_zeros(()) if p.grad is None else p.grad.square().sum(dtype=torch.float64)
+            for p, _ in group
+        ])
+        before = squares.unsqueeze(1) + removed.growth.cumsum(dim=1) - removed.growth
+        self.records.append(
+            Records(
+                [self._name(parameter) for parameter, _ in group],
+                [measured.way for _, measured in group],
+                self._microbatches,
+                [parameter.grad is None for parameter, _ in group],
+                removed.norm,
+                before.clamp_min(0.0).sqrt(),
+                removed.clamped,
             )
-        return gradient
+        )
 
     # ------------------------------------------------------------------------- parameters used behind our back
 
@@ -132,12 +217,12 @@ class BackwardEngine:
         """Hooks that raise when a parameter's gradient, in a microbatch, is not the one that the engine returned."""
         return [p.register_hook(self._guard(p)) for p in self._names if p.requires_grad]
 
-    def _guard(self, parameter: Tensor) -> Callable[[Tensor], None]:
-        def check(gradient: Tensor) -> None:
+    def _guard(self, parameter: Tensor) -> Callable[[Tensor | None], None]:
+        def check(gradient: Tensor | None) -> None:
+            if gradient is None or self._microbatch is None:
+                return
             returned = self._returned.pop(parameter, None)
-            if self._microbatch is not None and (
-                returned is None or returned.data_ptr() != gradient.data_ptr()
-            ):
+            if returned is None or returned.data_ptr() != gradient.data_ptr():
                 raise RuntimeError(
                     f"parameter {self._name(parameter)!r} received a gradient from outside of its module's forward "
                     "(its weights used directly, as in F.linear(x, layer.weight)); call the module instead"
@@ -147,6 +232,18 @@ class BackwardEngine:
 
     def _name(self, parameter: Tensor) -> str:
         return self._names.get(parameter, "(replaced since Proma was attached)")
+
+
+def _is_watched(parameter: Tensor) -> bool:
+    """Whether someone may want to see the gradient arrive, so that it must be returned to autograd.
+
+    DistributedDataParallel and FSDP watch from places that cannot be looked into: any process group counts.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return True
+    hooks = len(parameter._backward_hooks or ()) - 1  # one is our guard
+    movable = parameter.grad is None or parameter.grad.is_contiguous()
+    return hooks > 0 or bool(parameter._post_accumulate_grad_hooks) or not movable
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

@@ -192,6 +192,81 @@ def test_a_small_workspace_changes_nothing(workspace_bytes: int) -> None:
     assert_gradients(module, wanted, 1e-9)
 
 
+@pytest.mark.parametrize("way", ["rows", "tokens"])
+def test_every_way_of_measuring_gives_the_same(way: Any) -> None:
+    module = initialise(TokenPolicy())
+    wanted = expected(module, EXACT)
+    for layout in ("padded", "packed"):
+        module.zero_grad()
+        run(module, layout, EXACT, way=way)
+        assert_gradients(module, wanted, 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")  # what the transposed gradient is there for
+@pytest.mark.parametrize("watch", ["post_accumulate", "hook", "transposed"])
+def test_a_watched_parameter_sees_its_gradient_arrive(watch: str) -> None:
+    """The running gradient is changed in place only where nobody can tell."""
+    module = initialise(TokenPolicy())
+    wanted, seen = expected(module, EXACT), []
+    weight = module.mix.weight
+    if watch == "post_accumulate":
+        weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    elif watch == "hook":
+        weight.register_hook(lambda gradient: seen.append(gradient.clone()))
+    else:
+        weight.grad = torch.zeros_like(weight).T.contiguous().T
+    run(module, "padded", EXACT)
+    assert_gradients(module, wanted, 1e-9)
+    assert len(seen) == (0 if watch == "transposed" else len(MICROS))
+    if watch == "hook":
+        torch.testing.assert_close(torch.stack(seen).sum(0), weight.grad)
+
+
+@pytest.mark.parametrize("sizes", [(2, None), (3, 7), (1, 9)], ids=str)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.method}-{config.max_removed}")
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_virtual_microbatches_are_microbatches(layout: str, config: ProjectionConfig, sizes: tuple[int, Any]) -> None:
+    """One backward pass over several microbatches equals one each, whether or not there was a gradient before."""
+    size, workspace = sizes[0], {} if sizes[1] is None else {"workspace_bytes": 2 ** sizes[1]}
+    module = initialise(TokenPolicy())
+    pieces = []
+    for micro in MICROS:
+        for start in range(0, len(micro.lengths), size):
+            rows = range(start, min(start + size, len(micro.lengths)))
+            alone = lambda m, i, micro=micro, rows=rows: micro.alone(m, rows[i])  # noqa: E731
+            pieces.append(Micro(alone, micro.advantages[list(rows)]))
+    wanted = oracle_gradients(module, pieces, config)
+    with Proma(module, config, record=True, **workspace) as proma:
+        for micro in MICROS:
+            log_probs, ids = getattr(micro, layout)(module)
+            proma.backward(log_probs, micro.advantages, ids, microbatch_size=size)
+        records = proma.stats()
+    assert_gradients(module, wanted, 1e-9)
+    assert {record.microbatch for record in records} == set(range(1, len(pieces)))
+
+
+def test_virtual_microbatches_have_the_same_stats() -> None:
+    module = initialise(Classifier())
+    rows = torch.randn(12, 6, dtype=torch.float64, generator=seeded(0))
+    advantages = torch.randn(12, dtype=torch.float64, generator=seeded(1))
+
+    def stats(passes: int) -> list[Any]:
+        module.zero_grad()
+        with Proma(module, ProjectionConfig(), record=True) as proma:
+            for part, weights in zip(rows.chunk(passes), advantages.chunk(passes), strict=True):
+                proma.backward(module(part).log_softmax(-1)[:, 0], weights, microbatch_size=2)
+            return sorted(proma.stats())
+
+    separate, joined = stats(6), stats(1)
+    assert [row[:2] for row in separate] == [row[:2] for row in joined]
+    for first, second in zip(separate, joined, strict=True):
+        assert first.removed_norm == pytest.approx(second.removed_norm, rel=1e-9)
+        assert first.removed_ratio == pytest.approx(second.removed_ratio, rel=1e-9)
+        assert first.clamped == second.clamped
+    with Proma(module) as proma, pytest.raises(ValueError, match="microbatch_size must be at least 1, got 0"):
+        proma.backward(module(rows)[:, 0], advantages, microbatch_size=0)
+
+
 @pytest.mark.parametrize("frozen", ["embedding", "mix", "mix.bias", "norm.weight", "rms"])
 def test_frozen_parameters(frozen: str) -> None:
     module = initialise(TokenPolicy())

@@ -1,76 +1,176 @@
-"""From the sequence gradients of one parameter tensor to what this microbatch adds to its running gradient."""
+"""From the sequence gradients of a parameter tensor to Gram matrix and overlaps, and from coefficients to a sum.
+
+The rows of ``S`` are written out in blocks small enough to stay in the cache while each block gives its share of the
+Gram matrix and of the overlaps. Blocks are kept in a workspace as far as that reaches, so that ``sum_i u_i S_i`` reads
+each of them once more; what is not kept is had from one more product of the factors.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from proma_bench.projection import ProjectionConfig, Removal, removal
-from proma_bench.sequence_grads.factors import SequenceGrads
+from proma_bench.sequence_grads.cost import Way, cheaper_way
+from proma_bench.sequence_grads.factors import Dense, OuterProducts, SequenceGrads
+
+BLOCK_BYTES = 8 * 2**20  # of S at a time: fits a CPU's cache, and is large enough for an efficient matrix product
+CONTRACTION = 8192  # elements; see `gram_matrix`
 
 
 class Workspace:
-    """One buffer a device and type, used again for every layer: fresh pages cost more than the arithmetic on them."""
+    """One buffer a device and type, filled from the start again and again: fresh pages cost more than arithmetic."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        self.used = 0  # elements
         self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def rows_that_fit(self, sequences: int, shape: torch.Size, dtype: torch.dtype) -> int:
-        """How many of a parameter's rows can be written out for all sequences at once; at least one."""
-        row_bytes = sequences * math.prod(shape[1:]) * dtype.itemsize
-        return max(1, min(shape[0], self.limit_bytes // max(1, row_bytes)))
+    def has_room(self, elements: int, dtype: torch.dtype) -> bool:
+        """Whether this many more elements stay within the limit."""
+        return (self.used + elements) * dtype.itemsize <= self.limit_bytes
 
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """An uninitialised tensor, valid until the next call."""
-        size = math.prod(shape)
+    def view(self, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The next elements, whatever is in them; they stay the next ones until ``used`` is advanced."""
+        end = max(self.used + elements, self.limit_bytes // dtype.itemsize)
         buffer = self._buffers.get((device, dtype))
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[device, dtype] = torch.empty(size, dtype=dtype, device=device)
-        return buffer[:size].view(shape)
+        if buffer is None or len(buffer) < end:
+            buffer = self._buffers[device, dtype] = torch.empty(end, dtype=dtype, device=device)
+        return buffer[self.used : self.used + elements]
+
+
+class Measured(NamedTuple):
+    """What is known of a parameter tensor's sequence gradients after the one pass over them.
+
+    gram, overlap: K and c, in the type of the computation.
+    blocks: the rows that are still there, as (first row, S); kept_rows: how many rows those are, from the first on.
+    way: how it was measured, see `cost`.
+    """
+
+    uses: Sequence[SequenceGrads]
+    gram: Float[Tensor, "B B"]
+    overlap: Float[Tensor, " B"]
+    blocks: list[tuple[int, Float[Tensor, "B n"]]]
+    kept_rows: int
+    way: str
+
+
+def measure(
+    uses: Sequence[SequenceGrads],
+    running: Float[Tensor, "*W"] | None,
+    shape: torch.Size,
+    advantages: Float[Tensor, " B"],
+    workspace: Workspace,
+    way: Way = "auto",
+) -> Measured:
+    """Gram matrix and overlaps of the sequence gradients, summed over the uses; in the type of the advantages."""
+    match uses:
+        case [Dense(seq_grads=seq_grads)]:
+            return _measure_dense(uses, seq_grads.flatten(1), shape[0], running)
+        case [OuterProducts() as use] if (_way(use) if way == "auto" else way) == "tokens":
+            return _measure_tokens(uses, use, running)
+    return _measure_rows(uses, running, shape, advantages, workspace)
+
+
+def _way(use: OuterProducts) -> Way:
+    sequences, length, outputs = use.left.shape
+    return cheaper_way(sequences, sequences * length, outputs, use.right.shape[-1])
+
+
+def _measure_dense(
+    uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None
+) -> Measured:
+    overlap = _overlap(seq_grads, running)
+    return Measured(uses, gram_matrix(seq_grads), overlap, [(0, seq_grads)], rows, "dense")
+
+
+def _measure_tokens(uses: Sequence[SequenceGrads], use: OuterProducts, running: Tensor | None) -> Measured:
+    gram = use.token_gram()
+    overlap = gram.new_zeros(len(gram)) if running is None else use.token_overlap(running.to(gram.dtype))
+    return Measured(uses, gram, overlap, [], 0, "tokens")
+
+
+def _measure_rows(
+    uses: Sequence[SequenceGrads],
+    running: Tensor | None,
+    shape: torch.Size,
+    advantages: Tensor,
+    workspace: Workspace,
+) -> Measured:
+    sequences, dtype = len(advantages), advantages.dtype
+    gram, overlap = advantages.new_zeros(sequences, sequences), advantages.new_zeros(sequences)
+    blocks: list[tuple[int, Tensor]] = []
+    kept_rows, row_size = 0, math.prod(shape[1:])
+    for start, rows in _row_blocks(shape[0], sequences * row_size * dtype.itemsize):
+        elements = sequences * rows * row_size
+        view = workspace.view(elements, dtype, advantages.device)
+        written = view.view(sequences, rows, *shape[1:])
+        for number, use in enumerate(uses):
+            use.write_rows(written, start, add=number > 0)
+        seq_grads = view.view(sequences, -1)
+        gram += gram_matrix(seq_grads)
+        overlap += _overlap(seq_grads, None if running is None else running[start : start + rows])
+        room_for = elements if start + rows == shape[0] else 2 * elements  # this block, and the next to be written
+        if kept_rows == start and workspace.has_room(room_for, dtype):
+            workspace.used += elements
+            blocks.append((start, seq_grads))
+            kept_rows = start + rows
+    way = "rows" if kept_rows == shape[0] else f"rows, {kept_rows} of {shape[0]} kept"
+    return Measured(uses, gram, overlap, blocks, kept_rows, way)
+
+
+def add_weighted(measured: Measured, weights: Float[Tensor, " B"], out: Float[Tensor, "*W"]) -> None:
+    """``out += sum_i weights_i S_i``; ``out`` is contiguous and may be of a narrower type."""
+    flat, row_size = out.view(-1), math.prod(out.shape[1:])
+    for start, seq_grads in measured.blocks:
+        part = flat[start * row_size :][: seq_grads.shape[1]]
+        if out.dtype == weights.dtype:
+            part.addmv_(seq_grads.T, weights)
+        else:
+            part += torch.mv(seq_grads.T, weights)
+    rest = out[measured.kept_rows :]
+    if len(rest) == 0:
+        return
+    total = rest if out.dtype == weights.dtype else torch.zeros_like(rest, dtype=weights.dtype)
+    for use in measured.uses:
+        use.weighted_sum(total, weights, measured.kept_rows, add=True)
+    if total is not rest:
+        rest += total
 
 
 def plain_gradient(
-    uses: Sequence[SequenceGrads], weights: Float[Tensor, " B"], shape: torch.Size, dtype: torch.dtype
+    uses: Sequence[SequenceGrads], weights: Float[Tensor, " B"], shape: torch.Size
 ) -> Float[Tensor, "*W"]:
     """``sum_i weights_i S_i`` over all uses of the tensor: one matrix product a use."""
-    gradient = torch.empty(shape, dtype=dtype, device=weights.device)
+    gradient = torch.empty(shape, dtype=weights.dtype, device=weights.device)
     for number, use in enumerate(uses):
-        use.weighted_sum(gradient, weights, add=number > 0)
+        use.weighted_sum(gradient, weights, 0, add=number > 0)
     return gradient
 
 
-def corrected_gradient(
-    uses: Sequence[SequenceGrads],
-    running: Float[Tensor, "*W"],
-    advantages: Float[Tensor, " B"],
-    config: ProjectionConfig,
-    workspace: Workspace,
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "*W"], Removal]:
-    """``sum_i (a_i - rho sigma w_i) S_i``, to be added to the running gradient, and what of it is removal.
+def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
+    """``rows @ rows.T`` by short contractions: one long one loses three of float32's digits, and is slower too."""
+    sequences, length = rows.shape
+    whole = length - length % CONTRACTION
+    if whole <= CONTRACTION:
+        return rows @ rows.T
+    parts = rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1)
+    gram = torch.bmm(parts, parts.transpose(1, 2)).sum(dim=0)
+    return gram.addmm_(rows[:, whole:], rows[:, whole:].T) if whole < length else gram
 
-    The rows of ``S`` are written out as far as the workspace reaches. Where that is all of them, the sum is taken from
-    there; otherwise each chunk gives its share of Gram matrix and overlaps, and one more product per use the sum.
-    """
-    shape, sequences = running.shape, advantages.shape[0]
-    chunk = workspace.rows_that_fit(sequences, shape, dtype)
-    gram = torch.zeros(sequences, sequences, dtype=dtype, device=running.device)
-    overlap = torch.zeros(sequences, dtype=dtype, device=running.device)
-    for start in range(0, shape[0], chunk):
-        rows = min(chunk, shape[0] - start)
-        written = workspace.take((sequences, rows, *shape[1:]), dtype, running.device)
-        for number, use in enumerate(uses):
-            use.write_rows(written, start, add=number > 0)
-        seq_grads = written.flatten(1)
-        gram.addmm_(seq_grads, seq_grads.T)
-        overlap.addmv_(seq_grads, running[start : start + rows].flatten().to(dtype))
-    removed = removal(gram, overlap, advantages, config)
-    corrected = (advantages.double() - removed.coefficients).to(dtype)
-    if chunk == shape[0]:
-        return (corrected @ seq_grads).view(shape), removed
-    return plain_gradient(uses, corrected, shape, dtype), removed
+
+def _overlap(seq_grads: Tensor, running: Tensor | None) -> Tensor:
+    if running is None:
+        return seq_grads.new_zeros(len(seq_grads))
+    return torch.mv(seq_grads, running.flatten().to(seq_grads.dtype))
+
+
+def _row_blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of each block."""
+    block = max(1, min(rows, BLOCK_BYTES // max(1, row_bytes)))
+    for start in range(0, rows, block):
+        yield start, min(block, rows - start)

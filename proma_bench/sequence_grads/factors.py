@@ -4,7 +4,7 @@ A whole set ``S`` is ``B`` times the size of the parameter, so it is kept as its
 range of the parameter's rows at a time (rows are its first axis). Two operations serve everything that PROMA needs:
 
     write_rows    S[:, start:stop], for Gram matrix and overlaps
-    weighted_sum  sum_i u_i S_i, as one product and without writing S out
+    weighted_sum  sum_i u_i S_i for a range of rows, as one product and without writing S out
 
 Several uses of one tensor (a tied embedding and head, a module called twice) add into one buffer, which puts the
 cross terms into the Gram matrix. A scalar parameter counts as one of shape [1].
@@ -21,13 +21,13 @@ from torch import Tensor
 
 @runtime_checkable
 class SequenceGrads(Protocol):
-    """What a layer rule returns for one parameter tensor of shape ``[*W]``."""
+    """What a layer rule returns for one parameter tensor of shape ``[*W]``; ``R`` rows from ``start`` at a time."""
 
     def write_rows(self, out: Float[Tensor, "B R ..."], start: int, *, add: bool) -> None:
         """Write (or add) ``S[:, start : start + R]`` to ``out``."""
 
-    def weighted_sum(self, out: Float[Tensor, "*W"], weights: Float[Tensor, " B"], *, add: bool) -> None:
-        """Write (or add) ``sum_i weights_i S_i`` to ``out``."""
+    def weighted_sum(self, out: Float[Tensor, "R ..."], weights: Float[Tensor, " B"], start: int, *, add: bool) -> None:
+        """Write (or add) rows ``start`` to ``start + R`` of ``sum_i weights_i S_i`` to ``out``."""
 
 
 class Dense:
@@ -40,31 +40,44 @@ class Dense:
         rows = self.seq_grads[:, start : start + out.shape[1]]
         out.add_(rows) if add else out.copy_(rows)
 
-    def weighted_sum(self, out: Tensor, weights: Tensor, *, add: bool) -> None:
-        total = torch.tensordot(weights.to(self.seq_grads.dtype), self.seq_grads, dims=1)
+    def weighted_sum(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
+        rows = self.seq_grads[:, start : start + out.shape[0]]
+        total = torch.tensordot(weights, rows, dims=1)
         out.add_(total) if add else out.copy_(total)
 
 
 class OuterProducts:
     """``S_i = sum_t left_it (x) right_it``: the weight of a linear layer, output gradients times inputs."""
 
-    def __init__(
-        self, left: Float[Tensor, "B T o"], right: Float[Tensor, "B T i"], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, left: Float[Tensor, "B T o"], right: Float[Tensor, "B T i"], dtype: torch.dtype) -> None:
         self.left, self.right = left.to(dtype), right.to(dtype)
 
     def write_rows(self, out: Tensor, start: int, *, add: bool) -> None:
         left = self.left[:, :, start : start + out.shape[1]].transpose(1, 2)
-        out.baddbmm_(left, self.right, beta=int(add))
+        if add:
+            out.baddbmm_(left, self.right)
+        else:
+            torch.bmm(left, self.right, out=out)
 
-    def weighted_sum(self, out: Tensor, weights: Tensor, *, add: bool) -> None:
-        left, right = self.left, self.right
-        weights = weights.to(left.dtype).view(-1, 1, 1)
+    def weighted_sum(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
+        left, right = self.left[:, :, start : start + out.shape[0]], self.right
+        weights = weights.view(-1, 1, 1)
         if left.shape[-1] < right.shape[-1]:
             left = left * weights
         else:
             right = right * weights
         out.addmm_(left.flatten(0, 1).T, right.flatten(0, 1), beta=int(add))
+
+    def token_gram(self) -> Float[Tensor, "B B"]:
+        """``K_ij = sum_st <left_is, left_jt> <right_is, right_jt>``: without S, by products of all pairs of tokens."""
+        sequences, length = self.left.shape[:2]
+        left, right = self.left.flatten(0, 1), self.right.flatten(0, 1)
+        pairs = (left @ left.T).mul_(right @ right.T)
+        return pairs.view(sequences, length, sequences, length).sum(dim=(1, 3))
+
+    def token_overlap(self, running: Float[Tensor, "o i"]) -> Float[Tensor, " B"]:
+        """``c_i = sum_t left_it' A right_it``."""
+        return ((self.left.flatten(0, 1) @ running).view_as(self.right) * self.right).sum(dim=(1, 2))
 
 
 class Scattered:
@@ -77,15 +90,17 @@ class Scattered:
         if not add:
             out.zero_()
         sequences, rows = out.shape[:2]
-        local = self.index - start
-        inside = (local >= 0) & (local < rows)
         offsets = torch.arange(sequences, device=out.device).unsqueeze(1) * rows
-        target = (offsets + local.clamp(0, rows - 1)).flatten()
-        source = self.grads.masked_fill(~inside.unsqueeze(-1), 0).flatten(0, 1)
-        out.view(sequences * rows, -1).index_add_(0, target, source)
+        self._scatter(out.view(sequences * rows, -1), offsets, self.grads, start, rows)
 
-    def weighted_sum(self, out: Tensor, weights: Tensor, *, add: bool) -> None:
+    def weighted_sum(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
         if not add:
             out.zero_()
-        source = self.grads * weights.to(self.grads.dtype).view(-1, 1, 1)
-        out.index_add_(0, self.index.flatten(), source.flatten(0, 1))
+        self._scatter(out, torch.zeros_like(self.index), self.grads * weights.view(-1, 1, 1), start, len(out))
+
+    def _scatter(self, out: Tensor, offsets: Tensor, grads: Tensor, start: int, rows: int) -> None:
+        """Add the gradients of the tokens in ``start .. start + rows`` at ``offsets + token - start``."""
+        local = self.index - start
+        inside = (local >= 0) & (local < rows)
+        target = offsets + local.clamp(0, rows - 1)
+        out.index_add_(0, target.flatten(), grads.masked_fill(~inside.unsqueeze(-1), 0).flatten(0, 1))

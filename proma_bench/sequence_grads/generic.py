@@ -76,7 +76,7 @@ def check_rule(
     expected = torch.autograd.grad(output, list(parameters.values()), grad_output.to(output.dtype))
     for (name, parameter), gradient in zip(parameters.items(), expected, strict=True):
         total = torch.empty(gradient.shape or (1,), dtype=compute_dtype(parameter), device=gradient.device)
-        seq_grads[name].weighted_sum(total, total.new_ones(sequences), add=False)
+        seq_grads[name].weighted_sum(total, total.new_ones(sequences), 0, add=False)
         error, size = (total.reshape(gradient.shape) - gradient).norm(), gradient.norm()
         if error > tolerance * size:
             return (
