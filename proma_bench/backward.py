@@ -191,6 +191,4 @@ def _check_vector(name: str, values: Tensor) -> None:
         )
     if not bool(values.isfinite().all()):
         where = (~values.isfinite()).nonzero().flatten().tolist()
-        raise ValueError(
-            f"{name} must be finite; those of sequences {where} are not ({values[where[0]].item()})"
-        )
+        raise ValueError(f"{name} must be finite; those of sequences {where} are not ({values[where[0]].item()})")

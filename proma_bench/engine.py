@@ -17,7 +17,7 @@ from proma_bench.sequence_grads.correction import Measured, Workspace, add_weigh
 from proma_bench.sequence_grads.cost import Way
 from proma_bench.sequence_grads.registry import compute_dtype
 from proma_bench.taps import Call, new_gate
-from proma_bench.virtual import Removals, successive_removals
+from proma_bench.virtual import Removals, square_growth, successive_removals
 
 
 class Records(NamedTuple):
@@ -45,7 +45,7 @@ class _Microbatch:
 
     def __init__(self, advantages: Tensor, layout: Layout, size: int | None) -> None:
         self.advantages, self.layout = advantages, layout
-        self.size = min(size or len(advantages), len(advantages))
+        self.size = min(size or advantages.shape[0], advantages.shape[0])
         self.finished: set[Tensor] = set()
         self.pending: list[tuple[Tensor, Measured]] = []
 
@@ -56,12 +56,14 @@ class BackwardEngine:
     Outside of a microbatch all rows count as one sequence with advantage one, which gives the plain gradient.
     """
 
-    def __init__(self, module: nn.Module, config: ProjectionConfig, workspace_bytes: int, way: Way, record: bool) -> None:
+    def __init__(
+        self, module: nn.Module, config: ProjectionConfig, workspace_bytes: int, way: Way, record: bool
+    ) -> None:
         self.config = config
         self.records: list[Records] = []
         self._way = way
         self._record = record
-        self._names = {parameter: name for name, parameter in module.named_parameters()}
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
         self._workspace = Workspace(workspace_bytes)
         self._microbatch: _Microbatch | None = None
         self._microbatches = 0
@@ -88,7 +90,7 @@ class BackwardEngine:
             self._returned.clear()
         if not microbatch.finished:
             raise RuntimeError("no gradient of this microbatch came through a trainable layer of the module")
-        self._microbatches += -(-len(advantages) // microbatch.size)
+        self._microbatches += -(-advantages.shape[0] // microbatch.size)
 
     def clear_records(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
@@ -151,9 +153,9 @@ class BackwardEngine:
             )
         microbatch.finished.add(parameter)
         advantages = microbatch.advantages.to(parameter.device, dtype)
-        if parameter.grad is None and microbatch.size == len(advantages):
+        if parameter.grad is None and microbatch.size == advantages.shape[0]:
             return plain_gradient(uses, advantages, shape)
-        if not self._workspace.has_room(len(advantages) * parameter.numel(), dtype):
+        if not self._workspace.has_room(advantages.shape[0] * parameter.numel(), dtype):
             self._update_pending(microbatch)
         start = self._workspace.used
         running = None if parameter.grad is None else parameter.grad.reshape(shape)
@@ -190,15 +192,15 @@ class BackwardEngine:
         overlap = torch.stack([measured.overlap for _, measured in group])
         removed = successive_removals(gram, overlap, advantages, size, self.config)
         if self._record:
-            self._keep_records(group, removed)
+            growth = square_growth(gram, advantages, removed, size)
+            self._keep_records(group, removed, growth)
         return (advantages - removed.coefficients).to(advantages.dtype)
 
-    def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals) -> None:
-        squares = torch.stack([
-            removed.growth.new_zeros(()) if p.grad is None else p.grad.square().sum(dtype=torch.float64)
-            for p, _ in group
-        ])
-        before = squares.unsqueeze(1) + removed.growth.cumsum(dim=1) - removed.growth
+    def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
+        squares = torch.stack(
+            [growth.new_zeros(()) if p.grad is None else p.grad.square().sum(dtype=torch.float64) for p, _ in group]
+        )
+        before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(
             Records(
                 [self._name(parameter) for parameter, _ in group],

@@ -118,7 +118,7 @@ def accumulate(
     if running is None:
         return gradient.to(seq_grads.dtype)
     component = _component(running, seq_grads, config.method, config.sweeps)
-    scale, _ = clamp(_norm(component), _norm(gradient), config)
+    scale = config.shrinkage * clamp(_norm(component), removable(_norm(gradient), config))
     return (running.double() - scale * component + gradient).to(running.dtype)
 
 
@@ -130,10 +130,10 @@ def _component(running: Tensor, seq_grads: Tensor, method: str, sweeps: int) -> 
     if method == "qr":
         basis = _orthonormal_basis(units, tolerance)
         return (size * ((residual @ basis) @ basis.T)).reshape(running.shape)
-    gram = factorise(units @ units.T, method, tolerance)
+    gram = units @ units.T
     component = torch.zeros_like(residual)
     for _ in range(2 if method == "exact" else 1):  # "twice is enough": the second pass removes what rounding left
-        weights = projection_weights(gram, units @ residual, method, sweeps)
+        weights = projection_weights(gram, units @ residual, method, sweeps, tolerance)
         component = component + weights @ units
         residual = residual - weights @ units
     return (size * component).reshape(running.shape)
@@ -192,11 +192,11 @@ def removal(
 ) -> Removal:
     """The coefficients ``rho sigma w`` that one step removes, with their norm and the state of the clamp."""
     require_gram_method(config)
-    weights = projection_weights(factorise(gram, config.method), overlap, config.method, config.sweeps)
+    weights = projection_weights(gram, overlap, config.method, config.sweeps)
     gram, advantages = gram.double(), advantages.double()
-    component_norm, gradient_norm = gram_norm(gram, weights), gram_norm(gram, advantages)
-    scale, clamped = clamp(component_norm, gradient_norm, config)
-    return Removal(scale.unsqueeze(-1) * weights, scale * component_norm, clamped)
+    norm, allowed = gram_norm(gram, weights), removable(gram_norm(gram, advantages), config)
+    scale = config.shrinkage * clamp(norm, allowed)
+    return Removal(scale.unsqueeze(-1) * weights, scale * norm, norm > allowed)
 
 
 def require_gram_method(config: ProjectionConfig) -> None:
@@ -209,45 +209,53 @@ def require_gram_method(config: ProjectionConfig) -> None:
 
 
 class Factorised(NamedTuple):
-    """A Gram matrix made ready to turn overlaps into weights.
+    """A Gram matrix of unit gradients, made ready to turn overlaps into weights.
 
-    units, norms: the Gram matrix of the unit gradients, and the gradients' norms (infinite for a zero gradient).
-    triangle: the lower triangle (iterative) or the Cholesky factor (exact, ridge) of it. valid: whether that exists.
+    triangle: its lower triangle (iterative), or the Cholesky factor of it with a shift on the diagonal (exact, ridge).
+    rest: what an iteration multiplies the last weights with: the strictly upper triangle, or the whole matrix.
     """
 
-    units: Float[Tensor, "*batch B B"]
-    norms: Float[Tensor, "*batch B"]
     triangle: Float[Tensor, "*batch B B"]
-    valid: Bool[Tensor, "*batch"]
-
-
-def factorise(
-    gram: Float[Tensor, "*batch B B"], method: str, tolerance: float | None = None
-) -> Factorised:
-    """Prepare a Gram matrix. ``tolerance`` is the rank cut of the exact method, `rank_tolerance` if not given.
-
-    A matrix that is not positive semi-definite up to the cut is not a Gram matrix; nothing is removed for it.
-    """
-    tolerance = rank_tolerance(gram.shape[-1], gram.dtype) if tolerance is None else tolerance
-    units, norms = _normalise(gram)
-    if method == "iterative":
-        return Factorised(units, norms, units.tril(), torch.ones_like(norms[..., 0], dtype=torch.bool))
-    identity = torch.eye(gram.shape[-1], dtype=units.dtype, device=gram.device)
-    triangle, failed = torch.linalg.cholesky_ex(units + (RIDGE if method == "ridge" else tolerance) * identity)
-    return Factorised(units, norms, triangle, failed == 0)
+    rest: Float[Tensor, "*batch B B"]
 
 
 def projection_weights(
-    gram: Factorised, overlap: Float[Tensor, "*batch B"], method: str, sweeps: int
+    gram: Float[Tensor, "*batch B B"],
+    overlap: Float[Tensor, "*batch B"],
+    method: str,
+    sweeps: int,
+    tolerance: float | None = None,
 ) -> Float[Tensor, "*batch B"]:
-    """``w`` with ``P_S A = sum_i w_i S_i``, in float64; zero for a sequence whose gradient is zero."""
-    units, norms, triangle, valid = gram
+    """``w`` with ``P_S A = sum_i w_i S_i``, in float64; zero for a sequence whose gradient is zero.
+
+    ``tolerance`` is the rank cut of the exact method, `rank_tolerance` of the Gram matrix if not given.
+    """
+    tolerance = rank_tolerance(gram.shape[-1], gram.dtype) if tolerance is None else tolerance
+    units, norms = normalise(gram)
     column = (overlap.double() / norms).unsqueeze(-1)
+    return unit_weights(factorise(units, method, tolerance), column, method, sweeps).squeeze(-1) / norms
+
+
+def factorise(units: Float[Tensor, "*batch B B"], method: str, tolerance: float) -> Factorised:
+    """Prepare the Gram matrix of unit gradients for `unit_weights`.
+
+    A matrix that is not positive semi-definite up to the shift is not a Gram matrix; nothing is removed for it.
+    """
     if method == "iterative":
-        weights = _gauss_seidel(units, triangle, column, sweeps)
-    else:
-        weights = _iterated_tikhonov(units, triangle, column, solves=1 if method == "ridge" else _SOLVES)
-    return torch.where(valid.unsqueeze(-1), weights.squeeze(-1), 0.0) / norms
+        return Factorised(units.tril(), units.triu(1))
+    identity = torch.eye(units.shape[-1], dtype=units.dtype, device=units.device)
+    triangle, failed = torch.linalg.cholesky_ex(units + (RIDGE if method == "ridge" else tolerance) * identity)
+    nothing = torch.where(identity > 0, torch.inf, 0.0)
+    return Factorised(torch.where((failed == 0)[..., None, None], triangle, nothing), units)
+
+
+def unit_weights(
+    gram: Factorised, overlap: Float[Tensor, "*batch B 1"], method: str, sweeps: int
+) -> Float[Tensor, "*batch B 1"]:
+    """The weights of the unit gradients from their overlaps, as columns."""
+    if method == "iterative":
+        return _gauss_seidel(gram, overlap, sweeps)
+    return _iterated_tikhonov(gram, overlap, solves=1 if method == "ridge" else _SOLVES)
 
 
 def rank_tolerance(sequences: int, dtype: torch.dtype) -> float:
@@ -267,7 +275,7 @@ def gradient_rank_tolerance(seq_grads: Tensor) -> float:
     return rank_tolerance(seq_grads.shape[0], torch.float64)
 
 
-def _normalise(gram: Tensor) -> tuple[Tensor, Tensor]:
+def normalise(gram: Float[Tensor, "*batch B B"]) -> tuple[Float[Tensor, "*batch B B"], Float[Tensor, "*batch B"]]:
     """The Gram matrix of the unit gradients, and the norms; a zero gradient has norm infinity.
 
     A squared norm that has lost digits to underflow counts as zero. Zero gradients keep a one on the diagonal, which
@@ -281,19 +289,19 @@ def _normalise(gram: Tensor) -> tuple[Tensor, Tensor]:
     return units, norms
 
 
-def _gauss_seidel(units: Tensor, triangle: Tensor, overlap: Tensor, sweeps: int) -> Tensor:
+def _gauss_seidel(gram: Factorised, overlap: Tensor, sweeps: int) -> Tensor:
     """Sequential subtraction of the components along unit gradients, as triangular solves.
 
     Subtracting <A, s_i> s_i for i = 1..B is one Gauss-Seidel sweep on K w = c: with L the lower triangle (diagonal
     included) and U the rest, ``L w_new = c - U w_old``.
     """
-    weights = torch.linalg.solve_triangular(triangle, overlap, upper=False)
+    weights = torch.linalg.solve_triangular(gram.triangle, overlap, upper=False)
     for _ in range(sweeps - 1):
-        weights = torch.linalg.solve_triangular(triangle, overlap - units.triu(1) @ weights, upper=False)
+        weights = torch.linalg.solve_triangular(gram.triangle, overlap - gram.rest @ weights, upper=False)
     return weights
 
 
-def _iterated_tikhonov(units: Tensor, triangle: Tensor, overlap: Tensor, solves: int) -> Tensor:
+def _iterated_tikhonov(gram: Factorised, overlap: Tensor, solves: int) -> Tensor:
     """``(K + shift I)^-1 c`` and, with more solves, proximal-point steps from there towards ``K^+ c``.
 
     After n solves the part of the solution along an eigenvector with eigenvalue L is right up to the factor
@@ -302,9 +310,9 @@ def _iterated_tikhonov(units: Tensor, triangle: Tensor, overlap: Tensor, solves:
     What rounding puts into the overlaps along a direction below the shift is magnified by up to solves / shift, in
     weights that cancel in ``sum_i w_i S_i``: compute overlaps as precisely as the Gram matrix, from the same gradients.
     """
-    weights = torch.cholesky_solve(overlap, triangle)
+    weights = torch.cholesky_solve(overlap, gram.triangle)
     for _ in range(solves - 1):
-        weights = weights + torch.cholesky_solve(overlap - units @ weights, triangle)
+        weights = weights + torch.cholesky_solve(overlap - gram.rest @ weights, gram.triangle)
     return weights
 
 
@@ -314,11 +322,13 @@ def gram_norm(gram: Tensor, coefficients: Tensor) -> Tensor:
     return square.clamp_min(0.0).sqrt()
 
 
-def clamp(component_norm: Tensor, gradient_norm: Tensor, config: ProjectionConfig) -> tuple[Tensor, Tensor]:
-    """``rho sigma`` and whether ``rho < 1``: at most ``max_removed`` times the gradient's norm is removed."""
+def removable(gradient_norm: Tensor, config: ProjectionConfig) -> Tensor:
+    """The largest norm that may be removed beside a microbatch gradient of this norm; infinite without a clamp."""
     if config.max_removed is None:
-        return torch.full_like(component_norm, config.shrinkage), torch.zeros_like(component_norm, dtype=torch.bool)
-    allowed = config.max_removed * gradient_norm
-    something = component_norm > 0  # otherwise rho = 0: with nothing allowed, not even rounding is removed
-    rho = torch.where(something, allowed / torch.where(something, component_norm, 1.0), 0.0).clamp_max(1.0)
-    return config.shrinkage * rho, component_norm > allowed
+        return torch.full_like(gradient_norm, torch.inf)
+    return config.max_removed * gradient_norm
+
+
+def clamp(component_norm: Tensor, allowed: Tensor) -> Tensor:
+    """``rho`` in [0, 1]: the share of a component that may be removed. Zero where nothing is allowed."""
+    return (allowed / component_norm.clamp_min(torch.finfo(component_norm.dtype).tiny)).clamp_max(1.0)

@@ -96,7 +96,7 @@ class Layer:
         if not trainable:
             return self.forward(*args, **kwargs)
         for _, store, key, parameter in trainable:
-            store[key] = parameter.detach()  # type: ignore[assignment, union-attr]  # for the time of this call
+            store[key] = parameter.detach()  # for the time of this call
         try:
             output = self.forward(*args, **kwargs)
         finally:
@@ -110,9 +110,7 @@ class Layer:
     def _tap(self, output: Any, inputs: tuple[Any, ...], parameters: dict[str, Tensor]) -> Tensor:
         if not isinstance(output, Tensor):
             kind = type(output).__name__
-            raise TypeError(
-                f"{self.title}: forward returned a {kind}; a layer with a rule must return one tensor"
-            )
+            raise TypeError(f"{self.title}: forward returned a {kind}; a layer with a rule must return one tensor")
         if output._is_view() or any(output is value for value in inputs):
             output = output.clone()  # only a tensor of the layer's own can be marked
         constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in inputs)
@@ -174,8 +172,8 @@ class _Gate(torch.autograd.Function):
         return ctx.engine.finish(ctx.parameter), None
 
 
-_TAP_NODE = _Tap._backward_cls
-_CHECKPOINT_NODE = CheckpointFunction._backward_cls
+_TAP_NODE: Any = _Tap._backward_cls
+_CHECKPOINT_NODE: Any = CheckpointFunction._backward_cls
 
 
 def new_gate(parameter: Tensor, engine: Engine) -> Tensor:
@@ -196,20 +194,14 @@ def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
         if module in seen or not any(parameter.requires_grad for parameter in module.parameters()):
             return
         seen.add(module)
-        title = (
-            f"module {name!r} ({type(module).__name__})" if name else f"the module ({type(module).__name__})"
-        )
+        title = f"module {name!r} ({type(module).__name__})" if name else f"the module ({type(module).__name__})"
         if module.__dict__.get("_proma_layer") is not None:
             raise ValueError(f"{title} has a Proma attached already; call its remove() first")
         match rule_for(module):
             case Rule() as rule:
                 yield Layer(module, title, rule, engine)
             case str(reason):
-                own = [
-                    key
-                    for key, parameter in module.named_parameters(recurse=False)
-                    if parameter.requires_grad
-                ]
+                own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
                 raise ValueError(f"{title} has parameters that no rule covers ({', '.join(own)}): {reason}")
             case None:
                 for key, child in module.named_children():

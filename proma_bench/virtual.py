@@ -15,21 +15,32 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from proma_bench.projection import Factorised, ProjectionConfig, clamp, factorise, gram_norm, projection_weights
+from proma_bench.projection import (
+    Factorised,
+    ProjectionConfig,
+    clamp,
+    factorise,
+    gram_norm,
+    normalise,
+    rank_tolerance,
+    removable,
+    removal,
+    unit_weights,
+)
 
 
 class Removals(NamedTuple):
-    """What M successive microbatches take out of the running gradients of P tensors. In float64.
+    """What M successive microbatches take out of the running gradients of P tensors.
 
     coefficients: of the N sequences; ``sum_i (advantages_i - coefficients_i) S_i`` is what all of them add.
     norm, clamped: the norm of what each microbatch removes, and whether its clamp was active.
-    growth: by how much each microbatch changes the squared norm of the running gradient.
+    overlap: of each sequence with the running gradient that its microbatch found.
     """
 
     coefficients: Float[Tensor, "P N"]
     norm: Float[Tensor, "P M"]
     clamped: Bool[Tensor, "P M"]
-    growth: Float[Tensor, "P M"]
+    overlap: Float[Tensor, "P N"]
 
 
 def successive_removals(
@@ -42,33 +53,49 @@ def successive_removals(
     """``ceil(N / size)`` steps of PROMA in coefficient space, for P tensors at once.
 
     gram, overlap: of all N sequences, in order, and with the running gradients before the first microbatch (zero
-    where there is none yet: then the first step removes nothing, as it must).
+    where there is none yet: then the first step removes nothing, as it must). Sums over the earlier microbatches are
+    taken in the type of the Gram matrix, everything within a microbatch in float64.
     """
-    tensors, sequences = overlap.shape
-    padding = -sequences % size  # sequences with zero gradients, which change nothing
-    gram, overlap = F.pad(gram, (0, padding, 0, padding)), F.pad(overlap.double(), (0, padding))
-    advantages = F.pad(advantages.double(), (0, padding))
-    factorised = factorise(_diagonal_blocks(gram, size), config.method)
-    gram = gram.double()
+    sequences = overlap.shape[1]
+    if sequences <= size:
+        removed = removal(gram, overlap, advantages, config)
+        return Removals(removed.coefficients, removed.norm[:, None], removed.clamped[:, None], overlap.double())
+    if padding := -sequences % size:  # sequences with zero gradients, which change nothing
+        gram, overlap = F.pad(gram, (0, padding, 0, padding)), F.pad(overlap, (0, padding))
+        advantages = F.pad(advantages, (0, padding))
     blocks = _diagonal_blocks(gram, size)
-    gradient_norms = gram_norm(blocks, advantages.view(-1, size))
+    units, norms = normalise(blocks)
+    solvable = factorise(units, config.method, rank_tolerance(size, gram.dtype))
+    allowed = removable(gram_norm(blocks.double(), advantages.double().view(-1, size)), config)
+    parts = zip(*(part.unbind(1) for part in (units, norms.unsqueeze(-1), allowed, *solvable)), strict=True)
 
-    added = torch.zeros_like(overlap)
-    norms, clamped = [], []
-    for number, start in enumerate(range(0, sequences, size)):
-        block = slice(start, start + size)
-        # now with the running gradient as this microbatch finds it
-        overlap[:, block] += _times(gram[:, block, :start], added[:, :start])
-        own = Factorised(*(part[:, number] for part in factorised))
-        weights = projection_weights(own, overlap[:, block], config.method, config.sweeps)
-        norm = gram_norm(blocks[:, number], weights)
-        scale, is_clamped = clamp(norm, gradient_norms[:, number], config)
-        added[:, block] = advantages[block] - scale.unsqueeze(1) * weights
-        norms.append(scale * norm)
-        clamped.append(is_clamped)
-    change, overlaps = added.view(tensors, -1, size), overlap.view(tensors, -1, size)
-    growth = 2 * (change * overlaps).sum(dim=-1) + gram_norm(blocks, change).square()
-    return Removals((advantages - added)[:, :sequences], torch.stack(norms, 1), torch.stack(clamped, 1), growth)
+    overlap, added = overlap.unsqueeze(-1).clone(), advantages.expand_as(overlap).unsqueeze(-1).clone()
+    found = []  # norms of the components in the span
+    for number, (unit, norm, most, *triangles) in enumerate(parts):
+        own = slice(number * size, (number + 1) * size)
+        # the overlaps with the running gradient as this microbatch finds it
+        here = overlap[:, own].baddbmm_(gram[:, own, : own.start], added[:, : own.start]).double() / norm
+        weights = unit_weights(Factorised(*triangles), here, config.method, config.sweeps)
+        found.append((weights * (unit @ weights)).sum(dim=(1, 2)).clamp_min_(0.0).sqrt_())
+        share = config.shrinkage * clamp(found[-1], most)
+        added[:, own] -= share.view(-1, 1, 1) * weights / norm
+    component = torch.stack(found, dim=1)
+    share = config.shrinkage * clamp(component, allowed)
+    taken, met = (advantages - added.squeeze(-1))[:, :sequences], overlap.squeeze(-1)[:, :sequences]
+    return Removals(taken, share * component, component > allowed, met)
+
+
+def square_growth(
+    gram: Float[Tensor, "P N N"], advantages: Float[Tensor, " N"], removed: Removals, size: int
+) -> Float[Tensor, "P M"]:
+    """By how much each microbatch changes the squared norm of the running gradient: ``2 u'c + u'Ku``."""
+    change, overlap = advantages.double() - removed.coefficients, removed.overlap
+    if padding := -gram.shape[1] % size:
+        gram = F.pad(gram, (0, padding, 0, padding))
+        change, overlap = F.pad(change, (0, padding)), F.pad(overlap, (0, padding))
+    change, overlap = change.unflatten(1, (-1, size)), overlap.unflatten(1, (-1, size))
+    blocks = _diagonal_blocks(gram, size).double()
+    return 2 * (change * overlap).sum(dim=-1) + gram_norm(blocks, change).square()
 
 
 def _diagonal_blocks(gram: Float[Tensor, "P N N"], size: int) -> Float[Tensor, "P M s s"]:

@@ -51,7 +51,9 @@ class Classifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(6, 24), nn.ReLU(inplace=True), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 5))
+        self.layers = nn.Sequential(
+            nn.Linear(6, 24), nn.ReLU(inplace=True), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 5)
+        )
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.layers(rows)
@@ -343,7 +345,10 @@ def test_generic_rule_equals_the_oracle() -> None:
     module = initialise(Image())
     images = torch.randn(3, 5, 1, 6, 6, dtype=torch.float64, generator=seeded(0))
     advantages = torch.randn(3, 5, dtype=torch.float64, generator=seeded(1))
-    micros = [Micro(lambda m, i, x=x: m(x[i : i + 1]).log_softmax(-1)[0, i % 4], a) for x, a in zip(images, advantages, strict=True)]
+    micros = [
+        Micro(lambda m, i, x=x: m(x[i : i + 1]).log_softmax(-1)[0, i % 4], a)
+        for x, a in zip(images, advantages, strict=True)
+    ]
     wanted = oracle_gradients(module, micros, EXACT)
     with Proma(module, EXACT) as proma:
         for batch, weights in zip(images, advantages, strict=True):
@@ -639,7 +644,11 @@ def test_a_second_proma_is_refused() -> None:
 
 def test_microbatches_do_not_nest_and_must_reach_the_module() -> None:
     _, proma, _ = attached()
-    with pytest.raises(RuntimeError, match="cannot be nested"), proma.microbatch(torch.ones(4)), proma.microbatch(torch.ones(4)):
+    with (
+        pytest.raises(RuntimeError, match="cannot be nested"),
+        proma.microbatch(torch.ones(4)),
+        proma.microbatch(torch.ones(4)),
+    ):
         pass
     with pytest.raises(RuntimeError, match="no gradient of this microbatch"), proma.microbatch(torch.ones(4)):
         pass

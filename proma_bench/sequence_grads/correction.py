@@ -38,7 +38,7 @@ class Workspace:
         """The next elements, whatever is in them; they stay the next ones until ``used`` is advanced."""
         end = max(self.used + elements, self.limit_bytes // dtype.itemsize)
         buffer = self._buffers.get((device, dtype))
-        if buffer is None or len(buffer) < end:
+        if buffer is None or buffer.shape[0] < end:
             buffer = self._buffers[device, dtype] = torch.empty(end, dtype=dtype, device=device)
         return buffer[self.used : self.used + elements]
 
@@ -81,16 +81,14 @@ def _way(use: OuterProducts) -> Way:
     return cheaper_way(sequences, sequences * length, outputs, use.right.shape[-1])
 
 
-def _measure_dense(
-    uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None
-) -> Measured:
+def _measure_dense(uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None) -> Measured:
     overlap = _overlap(seq_grads, running)
     return Measured(uses, gram_matrix(seq_grads), overlap, [(0, seq_grads)], rows, "dense")
 
 
 def _measure_tokens(uses: Sequence[SequenceGrads], use: OuterProducts, running: Tensor | None) -> Measured:
     gram = use.token_gram()
-    overlap = gram.new_zeros(len(gram)) if running is None else use.token_overlap(running.to(gram.dtype))
+    overlap = gram.new_zeros(gram.shape[0]) if running is None else use.token_overlap(running.to(gram.dtype))
     return Measured(uses, gram, overlap, [], 0, "tokens")
 
 
@@ -101,7 +99,7 @@ def _measure_rows(
     advantages: Tensor,
     workspace: Workspace,
 ) -> Measured:
-    sequences, dtype = len(advantages), advantages.dtype
+    sequences, dtype = advantages.shape[0], advantages.dtype
     gram, overlap = advantages.new_zeros(sequences, sequences), advantages.new_zeros(sequences)
     blocks: list[tuple[int, Tensor]] = []
     kept_rows, row_size = 0, math.prod(shape[1:])
@@ -133,7 +131,7 @@ def add_weighted(measured: Measured, weights: Float[Tensor, " B"], out: Float[Te
         else:
             part += torch.mv(seq_grads.T, weights)
     rest = out[measured.kept_rows :]
-    if len(rest) == 0:
+    if rest.shape[0] == 0:
         return
     total = rest if out.dtype == weights.dtype else torch.zeros_like(rest, dtype=weights.dtype)
     for use in measured.uses:
@@ -165,7 +163,7 @@ def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
 
 def _overlap(seq_grads: Tensor, running: Tensor | None) -> Tensor:
     if running is None:
-        return seq_grads.new_zeros(len(seq_grads))
+        return seq_grads.new_zeros(seq_grads.shape[0])
     return torch.mv(seq_grads, running.flatten().to(seq_grads.dtype))
 
 

@@ -16,7 +16,7 @@ Way = Literal["auto", "rows", "tokens"]
 WAYS: tuple[str, ...] = ("auto", "rows", "tokens")
 
 FLAT_PRODUCT = 3.0  # cost of a multiplication in S S' against one in a square product, as measured on CPUs
-PASS = 12.0  # multiplications in the time of reading or writing a number once, past the cache
+PASS = 2.0  # multiplications in the time of reading or writing a number of S once
 
 
 def cheaper_way(sequences: int, tokens: int, outputs: int, inputs: int) -> Way:

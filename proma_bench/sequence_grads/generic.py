@@ -26,9 +26,7 @@ def generic(
     plain, parameters = _without_hooks(module), _trainable(module)
     axes = layout.row_axes
     rows = grad_output.shape[:axes].numel()
-    mapped = [
-        isinstance(value, Tensor) and value.shape[:axes] == grad_output.shape[:axes] for value in inputs
-    ]
+    mapped = [isinstance(value, Tensor) and value.shape[:axes] == grad_output.shape[:axes] for value in inputs]
 
     def row_objective(parameters: dict[str, Tensor], row_inputs: tuple[Any, ...], row_grad: Tensor) -> Tensor:
         batch_of_one = (
@@ -40,13 +38,8 @@ def generic(
 
     row_inputs = tuple(v.flatten(0, axes - 1) if m else v for v, m in zip(inputs, mapped, strict=True))
     in_dims = (None, tuple(0 if m else None for m in mapped), 0)
-    per_row = vmap(grad(row_objective), in_dims=in_dims)(
-        parameters, row_inputs, grad_output.flatten(0, axes - 1)
-    )
-    return {
-        name: _sum_rows(per_row[name], parameters[name], grad_output.shape[:axes], layout)
-        for name in parameters
-    }
+    per_row = vmap(grad(row_objective), in_dims=in_dims)(parameters, row_inputs, grad_output.flatten(0, axes - 1))
+    return {name: _sum_rows(per_row[name], parameters[name], grad_output.shape[:axes], layout) for name in parameters}
 
 
 def _sum_rows(per_row: Tensor, parameter: Tensor, leading: torch.Size, layout: Layout) -> Dense:

@@ -36,9 +36,7 @@ class Layout:
         if self._leading is not None:
             if shape[: len(self._leading)] == self._leading:
                 return None
-            return (
-                f"shape {list(shape)}, which does not begin with that of sequence_ids, {list(self._leading)}"
-            )
+            return f"shape {list(shape)}, which does not begin with that of sequence_ids, {list(self._leading)}"
         if shape[:1] == (self.sequences,):
             return None
         advice = "expand it over the batch" if shape[:1] == (1,) else "pass sequence_ids"

@@ -17,7 +17,7 @@ def layer_norm(
     """Sums over a sequence's rows of ``grad * normalised input`` for the gain, of ``grad`` for the offset."""
     dtype = compute_dtype(module.weight)
     normalised = F.layer_norm(inputs[0].to(dtype), module.normalized_shape, eps=module.eps)
-    grads = {"weight": _gain(grad_output.to(dtype) * normalised, module.weight, layout)}
+    grads: dict[str, SequenceGrads] = {"weight": _gain(grad_output.to(dtype) * normalised, module.weight, layout)}
     if module.bias is not None:
         grads["bias"] = _gain(grad_output.to(dtype), module.bias, layout)
     return grads

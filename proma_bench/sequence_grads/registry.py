@@ -37,9 +37,7 @@ _REFUSED: dict[type[nn.Module], str] = {
 }
 
 
-def register_rule(
-    *module_types: type[nn.Module], trusted: bool = False
-) -> Callable[[RuleFunction], RuleFunction]:
+def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Callable[[RuleFunction], RuleFunction]:
     """Decorate a rule for these module types, and for subclasses that keep their ``forward``.
 
     The rule must return the sequence gradients of every parameter that requires a gradient, those of child modules
