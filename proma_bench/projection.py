@@ -18,7 +18,8 @@ advantages* ``a - rho sigma w``, which is what :func:`corrected_advantages` retu
 
 Numerics. All arithmetic is float64. Gradients are normalised first, so their scales do not matter. A direction is
 treated as dependent on the others when the matching eigenvalue of the *normalised* Gram matrix is small against
-``rank_tolerance`` = 16 B eps, with eps that of the type in which the Gram matrix was computed. Orthogonality to the
+``rank_tolerance`` = 16 B eps, with eps that of the type in which the Gram matrix was computed (but see
+`gradient_rank_tolerance`). Orthogonality to the
 unit sequence gradients then holds to about ``sqrt(rank_tolerance) * ||A||`` in the worst case and to rounding when
 nothing is nearly dependent. Nothing here waits for a GPU, the ``qr`` method excepted, which is there as the oracle.
 """
@@ -38,7 +39,7 @@ Method = Literal["exact", "qr", "iterative", "ridge"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 RIDGE = 0.01  # on the normalised Gram matrix; the constant of the author's published code (its non-quick path)
-_SOLVES = 3  # of the proximal-point iteration in `_pseudo_inverse_times`
+_SOLVES = 3  # of the proximal-point iteration in `_solve_shifted`
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class ProjectionConfig:
     """How the running gradient is projected. The defaults are those of the paper's run.
 
     method: ``exact`` (Gram pseudo-inverse), ``qr`` (the same projection by QR of the stacked gradients, the literal and
-        expensive way, only where those are at hand), ``iterative`` (the paper's practical choice: subtract the component
-        along one normalised sequence gradient after another) or ``ridge`` (the author's published non-quick path).
+        expensive way, only where those are at hand), ``iterative`` (the paper's practical choice: subtract the
+        component along one normalised sequence gradient after another) or ``ridge`` (the author's published
+        non-quick path).
     sweeps: passes over the sequences of the iterative method.
     max_removed: the clamp beta; at most ``beta * ||g||`` is removed from the running gradient. None: no clamp.
     shrinkage: the factor sigma in [0, 1] on what is removed; 0 is plain accumulation.
@@ -61,7 +63,9 @@ class ProjectionConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             near = difflib.get_close_matches(str(self.method), METHODS, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown projection method {self.method!r}; did you mean {near!r}? ({', '.join(METHODS)})")
+            raise ValueError(
+                f"unknown projection method {self.method!r}; did you mean {near!r}? ({', '.join(METHODS)})"
+            )
         if isinstance(self.sweeps, bool) or not isinstance(self.sweeps, int) or self.sweeps < 1:
             raise ValueError(f"sweeps must be a whole number of at least 1, got {self.sweeps!r}")
         if self.max_removed is not None and not (math.isfinite(self.max_removed) and self.max_removed >= 0):
@@ -121,41 +125,47 @@ def accumulate(
 
 def _component(running: Tensor, seq_grads: Tensor, method: str, sweeps: int) -> Float[Tensor, "*W"]:
     """``P_S A`` (for the inexact methods: what they take for it), in float64."""
-    residual = running.double().flatten()
-    units = _unit_rows(seq_grads.double().flatten(1))
+    residual, size = _with_largest_one(running.double().flatten())
+    units = _unit_rows(seq_grads.double().reshape(seq_grads.shape[0], running.numel()))
+    tolerance = gradient_rank_tolerance(seq_grads)
     if method == "qr":
-        basis = _orthonormal_basis(units)
-        return ((residual @ basis) @ basis.T).reshape(running.shape)
+        basis = _orthonormal_basis(units, tolerance)
+        return (size * ((residual @ basis) @ basis.T)).reshape(running.shape)
     gram = units @ units.T
     component = torch.zeros_like(residual)
     for _ in range(2 if method == "exact" else 1):  # "twice is enough": the second pass removes what rounding left
-        weights = projection_weights(gram, units @ residual, method, sweeps)
+        weights = projection_weights(gram, units @ residual, method, sweeps, tolerance)
         component = component + weights @ units
         residual = residual - weights @ units
-    return component.reshape(running.shape)
+    return (size * component).reshape(running.shape)
 
 
 def _unit_rows(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
-    """Rows of norm one, zero rows left zero. The division by the largest entry keeps the squares in range."""
-    if rows.shape[1] == 0:
-        return rows
-    largest = rows.abs().amax(dim=1, keepdim=True)
-    rows = rows / torch.where(largest > 0, largest, 1.0)
+    """Rows of norm one, zero rows left zero."""
+    rows, _ = _with_largest_one(rows)
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1.0)
 
 
 def _norm(tensor: Tensor) -> Float[Tensor, ""]:
-    largest = tensor.abs().amax() if tensor.numel() else tensor.new_zeros(())
+    scaled, size = _with_largest_one(tensor.flatten())
+    return (torch.linalg.vector_norm(scaled) * size).squeeze()
+
+
+def _with_largest_one(rows: Float[Tensor, "*B n"]) -> tuple[Float[Tensor, "*B n"], Float[Tensor, "*B 1"]]:
+    """Rows divided by their largest entry, which keeps squares and sums in range, and that entry (one for zeros)."""
+    if rows.shape[-1] == 0:
+        return rows, rows.new_ones(*rows.shape[:-1], 1)
+    largest = rows.abs().amax(dim=-1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1.0)
-    return torch.linalg.vector_norm(tensor / largest) * largest
+    return rows / largest, largest
 
 
-def _orthonormal_basis(rows: Float[Tensor, "B n"]) -> Float[Tensor, "n r"]:
+def _orthonormal_basis(rows: Float[Tensor, "B n"], tolerance: float) -> Float[Tensor, "n r"]:
     """Orthonormal columns that span the rows, by QR; columns of a dependent direction are zero."""
     q, r = torch.linalg.qr(rows.T)
     directions, singular, _ = torch.linalg.svd(r, full_matrices=False)
-    return (q @ directions) * (singular.square() > rank_tolerance(rows.shape[0], rows.dtype))
+    return (q @ directions) * (singular.square() > tolerance)
 
 
 # ------------------------------------------------------------------------------------------------ in B dimensions
@@ -200,10 +210,17 @@ def require_gram_method(config: ProjectionConfig) -> None:
 
 
 def projection_weights(
-    gram: Float[Tensor, "*batch B B"], overlap: Float[Tensor, "*batch B"], method: str, sweeps: int
+    gram: Float[Tensor, "*batch B B"],
+    overlap: Float[Tensor, "*batch B"],
+    method: str,
+    sweeps: int,
+    tolerance: float | None = None,
 ) -> Float[Tensor, "*batch B"]:
-    """``w`` with ``P_S A = sum_i w_i S_i``, in float64; zero for a sequence whose gradient is zero."""
-    tolerance = rank_tolerance(gram.shape[-1], gram.dtype)
+    """``w`` with ``P_S A = sum_i w_i S_i``, in float64; zero for a sequence whose gradient is zero.
+
+    ``tolerance`` is the rank cut of the exact method, `rank_tolerance` of the Gram matrix if not given.
+    """
+    tolerance = rank_tolerance(gram.shape[-1], gram.dtype) if tolerance is None else tolerance
     gram, overlap, norms = _normalise(gram, overlap)
     if method == "iterative":
         weights = _gauss_seidel(gram, overlap, sweeps)
@@ -217,6 +234,18 @@ def projection_weights(
 def rank_tolerance(sequences: int, dtype: torch.dtype) -> float:
     """Eigenvalues of the normalised Gram matrix below this are rounding: 16 B eps."""
     return 16 * sequences * torch.finfo(dtype).eps
+
+
+def gradient_rank_tolerance(seq_grads: Tensor) -> float:
+    """The same for a float64 Gram matrix of these gradients.
+
+    Float32 gradients that should be parallel differ by their rounding, an eigenvalue of about eps^2 = 1e-14, which is
+    just where float64's own cut lies; 16 B eps^1.5 is well clear of it. Coarser types are far above that cut: what
+    they round to counts at face value.
+    """
+    if seq_grads.dtype == torch.float32:
+        return 16 * seq_grads.shape[0] * torch.finfo(torch.float32).eps ** 1.5
+    return rank_tolerance(seq_grads.shape[0], torch.float64)
 
 
 def _normalise(gram: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -253,6 +282,8 @@ def _solve_shifted(gram: Tensor, overlap: Tensor, shift: float, solves: int) -> 
     After n solves the part of the solution along an eigenvector with eigenvalue L is right up to the factor
     ``(shift / (L + shift))^n``: to rounding where L is above the shift, next to nothing where it is below. That is a
     pseudo-inverse with a rank cut at the shift, and unlike an eigendecomposition it does not wait for a GPU.
+    What rounding puts into the overlaps along a direction below the shift is magnified by up to solves / shift, in
+    weights that cancel in ``sum_i w_i S_i``: compute overlaps as precisely as the Gram matrix, from the same gradients.
     A matrix that is not positive semi-definite up to the shift is not a Gram matrix; nothing is removed for it.
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
@@ -275,6 +306,6 @@ def _clamp(component_norm: Tensor, gradient_norm: Tensor, config: ProjectionConf
     if config.max_removed is None:
         return torch.full_like(component_norm, config.shrinkage), torch.zeros_like(component_norm, dtype=torch.bool)
     allowed = config.max_removed * gradient_norm
-    clamped = component_norm > allowed
-    rho = torch.where(clamped, allowed / torch.where(clamped, component_norm, 1.0), 1.0)
-    return config.shrinkage * rho, clamped
+    something = component_norm > 0  # otherwise rho = 0: with nothing allowed, not even rounding is removed
+    rho = torch.where(something, allowed / torch.where(something, component_norm, 1.0), 0.0).clamp_max(1.0)
+    return config.shrinkage * rho, component_norm > allowed
