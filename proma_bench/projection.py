@@ -318,8 +318,9 @@ def _iterated_tikhonov(gram: Factorised, overlap: Tensor, solves: int) -> Tensor
 
 def gram_norm(gram: Tensor, coefficients: Tensor) -> Tensor:
     """``||sum_i x_i S_i|| = sqrt(x'Kx)``; rounding may leave the square slightly negative."""
-    square = ((gram @ coefficients.unsqueeze(-1)).squeeze(-1) * coefficients).sum(dim=-1)
-    return square.clamp_min(0.0).sqrt()
+    scaled, largest = _with_largest_one(coefficients)
+    square = ((gram @ scaled.unsqueeze(-1)).squeeze(-1) * scaled).sum(dim=-1)
+    return square.clamp_min(0.0).sqrt() * largest.squeeze(-1)
 
 
 def removable(gradient_norm: Tensor, config: ProjectionConfig) -> Tensor:

@@ -84,4 +84,4 @@ def _projection(config: RunConfig) -> ProjectionConfig:
 def _generator(seed: int, stream: int) -> torch.Generator:
     """An independent stream of random numbers for each purpose, whatever the seeds are."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
+    return torch.Generator().manual_seed(int(state) >> 1)

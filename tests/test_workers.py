@@ -1,33 +1,30 @@
 """Runs side by side: one that fails or dies is tried once more, and the others never notice."""
 
+import dataclasses
 import multiprocessing
 
 from small_runs import tiny, without_timings
 
 from proma_bench.runs import read_metrics, read_run
-from proma_bench.train import train
-from proma_bench.workers import Job, run_all
+from proma_bench.workers import Event, Job, run_all
 
 
 def test_a_worker_that_dies_is_replaced_and_its_run_finished(tmp_path):
-    jobs = [Job(tmp_path / str(seed), tiny(seed=seed, steps=300, method="reinforce")) for seed in range(2)]
-    killed = []
+    config = tiny(steps=300, method="reinforce")
+    killed, undisturbed = jobs = [Job(tmp_path / name, config) for name in ("killed", "undisturbed")]
 
-    def kill_the_first(running):
-        if not killed and all(read_metrics(job.path / "metrics.jsonl") for job in running):
-            killed.append(multiprocessing.active_children()[0])
-            killed[0].kill()
+    def kill_once(running):
+        if 0 < len(read_metrics(killed.path / "metrics.jsonl")) < 200 and killed in running:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
 
-    events = list(run_all(jobs, 2, kill_the_first))
-    (failure,) = [event for event in events if event.problem]
-    assert failure.problem == "the process ended with code -9"
-    assert not failure.final
-    assert {event.job.path for event in events if event.final} == {job.path for job in jobs}
-    again = next(event.job for event in events if event.final and event.job.path == failure.job.path)
-    assert again.attempt == 2
-    assert all(read_run(job.path).finished for job in jobs)
-    expected = without_timings(train(failure.job.config))
-    assert without_timings(read_run(failure.job.path).metrics) == expected
+    first, second, third = run_all(jobs, 1, kill_once)
+    assert first == Event(killed, "the process ended with code -9", final=False)
+    assert second == Event(dataclasses.replace(killed, attempt=2), None, final=True)
+    assert third == Event(undisturbed, None, final=True)
+    histories = [read_run(job.path).metrics for job in jobs]
+    assert without_timings(histories[0]) == without_timings(histories[1])
+    assert len(histories[0]) == 300
     assert not multiprocessing.active_children()
 
 

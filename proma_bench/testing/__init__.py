@@ -1,0 +1,74 @@
+"""Property tests for projections: Hypothesis strategies for hostile inputs, and invariants with names.
+
+    from proma_bench.testing import check_projection, assert_orthogonal_to, projection_problems
+
+    check_projection(my_projection)                       # every contract of an exact projection, on hundreds of inputs
+
+    @given(projection_problems())                         # or one of them, on inputs of your choice
+    def test_mine(problem):
+        assert_orthogonal_to(my_projection, problem.running, problem.seq_grads)
+
+A projection is any ``fn(running [*W], seq_grads [B, *W]) -> [*W]``. Needs Hypothesis (``pip install hypothesis``).
+"""
+
+from proma_bench.testing.checks import EXACT_INVARIANTS, INEXACT_INVARIANTS, check_projection
+from proma_bench.testing.invariants import (
+    Projection,
+    Step,
+    assert_clamp_respected,
+    assert_duplicate_invariant,
+    assert_finite,
+    assert_first_microbatch_is_plain,
+    assert_idempotent,
+    assert_in_span,
+    assert_no_shrinkage_is_plain,
+    assert_norm_not_increased,
+    assert_orthogonal_to,
+    assert_permutation_invariant,
+    assert_scale_invariant,
+    assert_sign_invariant,
+    assert_zero_invariant,
+    rounding_tolerance,
+    worst_case_tolerance,
+)
+from proma_bench.testing.strategies import (
+    GramProblem,
+    ProjectionProblem,
+    advantages,
+    gram_problems,
+    projection_problems,
+    running_gradients,
+    sequence_gradients,
+    shapes,
+)
+
+__all__ = [
+    "EXACT_INVARIANTS",
+    "INEXACT_INVARIANTS",
+    "GramProblem",
+    "Projection",
+    "ProjectionProblem",
+    "Step",
+    "advantages",
+    "assert_clamp_respected",
+    "assert_duplicate_invariant",
+    "assert_finite",
+    "assert_first_microbatch_is_plain",
+    "assert_idempotent",
+    "assert_in_span",
+    "assert_no_shrinkage_is_plain",
+    "assert_norm_not_increased",
+    "assert_orthogonal_to",
+    "assert_permutation_invariant",
+    "assert_scale_invariant",
+    "assert_sign_invariant",
+    "assert_zero_invariant",
+    "check_projection",
+    "gram_problems",
+    "projection_problems",
+    "rounding_tolerance",
+    "running_gradients",
+    "sequence_gradients",
+    "shapes",
+    "worst_case_tolerance",
+]
