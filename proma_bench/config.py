@@ -26,6 +26,10 @@ class RunConfig:
     """The rung's name."""
     budget_steps: ClassVar[dict[str, int]]
     """Optimizer steps of a run in each of the ladder's budgets."""
+    sweep: ClassVar[dict[str, tuple[float, ...]]]
+    """Learning rates of the ladder's frontier in each of its budgets; the default rate is among them."""
+    score_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    """The lowest and the highest score that is possible; None where that is not known."""
 
     method: str = "proma"
     """Update rule: reinforce, grpo (ratios, clipped) or proma."""
@@ -84,6 +88,11 @@ class BanditConfig(RunConfig):
 
     tier: ClassVar[str] = "bandit"
     budget_steps: ClassVar[dict[str, int]] = {"smoke": 6, "quick": 60, "full": 300}
+    sweep: ClassVar[dict[str, tuple[float, ...]]] = {
+        "smoke": (0.005, 0.01),
+        "quick": (0.005, 0.01),  # two of four, to stay within minutes
+        "full": (0.0025, 0.005, 0.01, 0.02),
+    }
 
     contexts: int = 64
     """Images a batch, each sampled group_size times."""

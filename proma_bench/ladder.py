@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.markup import escape
 from proma_bench.config import BUDGETS, CONFIGS, METHODS
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.live import RunningJobs, describe, progress_bars
-from proma_bench.report.statistics import RULE
+from proma_bench.rule import rule_for
 from proma_bench.runs import read_json, read_run, write_json
 from proma_bench.workers import Job, run_all
 
@@ -28,17 +29,17 @@ class Plan:
     methods: Sequence[str]
     budget: str
     seeds: int
-    rule: str = RULE
+    rules: dict[str, str]
+    learning_rates: dict[str, list[float]]
 
     def jobs(self, root: Path) -> list[Job]:
         """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
         jobs = []
         for tier in self.tiers:
-            for seed in range(self.seeds):
-                for method in self.methods:
-                    config = CONFIGS[tier](method=method, seed=seed, steps=CONFIGS[tier].budget_steps[self.budget])
-                    path = root / tier / method / f"lr-{config.learning_rate:g}" / f"seed-{seed}"
-                    jobs.append(Job(path, config))
+            steps = CONFIGS[tier].budget_steps[self.budget]
+            for rate, seed, method in itertools.product(self.learning_rates[tier], range(self.seeds), self.methods):
+                config = CONFIGS[tier](method=method, seed=seed, steps=steps, learning_rate=rate)
+                jobs.append(Job(root / tier / method / f"lr-{rate:g}" / f"seed-{seed}", config))
         return jobs
 
 
@@ -49,7 +50,10 @@ def make_plan(tiers: Sequence[str], budget: str, seeds: int | None) -> Plan:
     require_known("budget", budget, BUDGETS)
     if seeds is not None and seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {seeds}")
-    return Plan(list(dict.fromkeys(tiers)), METHODS, budget, SEEDS[budget] if seeds is None else seeds)
+    tiers = list(dict.fromkeys(tiers))
+    rules = {tier: str(rule_for(CONFIGS[tier]())) for tier in tiers}
+    rates = {tier: list(CONFIGS[tier].sweep[budget]) for tier in tiers}
+    return Plan(tiers, METHODS, budget, SEEDS[budget] if seeds is None else seeds, rules, rates)
 
 
 def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:

@@ -1,6 +1,6 @@
 """A run's directory: written by one process at a time, readable by anyone at any time.
 
-    config.json     the settings and the versions they ran with, written before the first step
+    config.json     the settings, the versions and the rule that will judge the run, written before the first step
     metrics.jsonl   one object an optimizer step, flushed as it is written
     checkpoint/     the last two checkpoints (see :mod:`proma_bench.checkpoints`)
     summary.json    the last step's and the mean metrics; there once the run is finished
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proma_bench import rule
 from proma_bench.config import RunConfig, to_json
 from proma_bench.errors import RunError, UsageError
 
@@ -111,7 +112,8 @@ def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
             raise UsageError(f"{path} is in use by another process") from None
         _require_free(path, config, resume)
         if not (path / "config.json").exists():
-            write_json(path / "config.json", {**to_json(config), "versions": _versions()})
+            judged = rule.to_json(rule.rule_for(config))
+            write_json(path / "config.json", {**to_json(config), "versions": _versions(), "rule": judged})
         yield path
 
 
@@ -125,7 +127,7 @@ def _require_free(path: Path, config: RunConfig, resume: bool) -> None:
     run, wanted = read_run(path), to_json(config)
     different = [
         f"{name} {run.config.get(name)!r}, not {wanted.get(name)!r}"
-        for name in sorted({*run.config, *wanted} - {"versions"})
+        for name in sorted({*run.config, *wanted} - {"versions", "rule"})
         if run.config.get(name) != wanted.get(name)
     ]
     if different:
@@ -203,7 +205,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: {reason}; what is recorded is safe, --resume continues from there") from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write a whole file or none."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
@@ -211,9 +213,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _summary(history: list[Metrics]) -> dict[str, Any]:
-    """The last step's metrics, and each metric's mean over all steps that have it."""
+    """The last step's metrics, and each metric's mean over all steps that have it (of single numbers only)."""
     last = history[-1]
-    present = {name: [step[name] for step in history if step[name] is not None] for name in last if name != "step"}
+    present = {
+        name: [step[name] for step in history if isinstance(step[name], int | float)] for name in last if name != "step"
+    }
     mean = {name: sum(values) / len(values) for name, values in present.items() if values}
     return {"last": last, "mean": mean}
 

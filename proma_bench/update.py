@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -24,7 +24,7 @@ def optimizer_step(
     microbatches: Sequence[Experience],
     config: RunConfig,
     proma: Proma | None = None,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Accumulate the gradient of the mean over all rows of the step, microbatch after microbatch, and apply it.
 
     Every row of the step weighs the same ("token mean"), whichever microbatch it is in. With ``proma`` the running
@@ -57,14 +57,21 @@ def _adds_nothing(microbatch: Experience, config: RunConfig, proma: Proma | None
     return not microbatch.advantages.any() and (proma is None or config.max_removed is not None)
 
 
-def _projection_stats(proma: Proma | None) -> dict[str, float | None]:
-    """Over tensors and microbatches: the mean share of the running gradient removed, how often the clamp was active."""
+def _projection_stats(proma: Proma | None) -> dict[str, Any]:
+    """Over tensors and microbatches: the mean share of the running gradient removed, how often the clamp was active.
+
+    ``removed_by_layer`` has the share for each parameter tensor, meaned over microbatches.
+    """
     if proma is None:
-        return {"removed_ratio": None, "clamped": None}
+        return {"removed_ratio": None, "removed_by_layer": None, "clamped": None}
     records = proma.stats()
     proma.clear_stats()
+    shares: dict[str, list[float]] = {}
+    for record in records:
+        shares.setdefault(record.parameter, []).append(record.removed_ratio)
     count = max(1, len(records))  # a step of one microbatch has nothing to project
     return {
         "removed_ratio": sum(record.removed_ratio for record in records) / count,
+        "removed_by_layer": {name: sum(values) / len(values) for name, values in sorted(shares.items())},
         "clamped": sum(record.clamped for record in records) / count,
     }

@@ -27,11 +27,13 @@ def ladder(tmp_path_factory):
     return root, proma_bench("ladder", "--seeds", 1, "--jobs", 2, "--out", root)
 
 
-def test_it_ends_with_the_table_and_the_path_of_the_plots(ladder):
+def test_it_ends_with_the_claims_and_the_path_of_the_report(ladder):
     root, result = ladder
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    assert result.stdout.rstrip().endswith(f"plots: {root}/plots/bandit.png")
+    assert result.stdout.rstrip().endswith(f"report: {root}/report.html")
+    assert result.stdout.index("greedy score") < result.stdout.index("local KL is lower")
+    assert len(json.loads((root / "claims.json").read_text())) == 12
     assert (root / "plots" / "bandit.png").stat().st_size > 10_000
     for method in METHODS:
         assert f"bandit {method} lr 0.005 seed 0: score" in result.stdout
@@ -54,10 +56,14 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
     plan = json.loads((root / "ladder.json").read_text())
     assert plan["seeds"] == 1
     assert plan["methods"] == list(METHODS)
-    assert "bootstrap" in plan["rule"]
+    assert "bootstrap" in plan["rules"]["bandit"]
+    assert plan["learning_rates"] == {"bandit": [0.005, 0.01]}
+    stored = json.loads((root / "bandit" / "proma" / "lr-0.01" / "seed-0" / "config.json").read_text())
+    assert stored["rule"]["min_pairs"] == 10
+    assert stored["rule"]["learning_rate"] == 0.005
     metrics = {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
     again = proma_bench("ladder", "--seeds", 1, "--out", root)
-    assert "3 of 3 runs are finished already" in again.stdout
+    assert "6 of 6 runs are finished already" in again.stdout
     assert metrics == {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
 
 
@@ -86,10 +92,11 @@ def test_ctrl_c_stops_the_workers_and_leaves_what_a_report_can_read(tmp_path):
 
 def test_seeds_are_paired_and_directories_distinct(tmp_path):
     jobs = make_plan(["bandit"], "quick", None).jobs(tmp_path)
-    assert len({job.path for job in jobs}) == len(jobs) == 30
+    assert len({job.path for job in jobs}) == len(jobs) == 60
     for method in METHODS:
         configs = [job.config for job in jobs if job.config.method == method]
-        assert [config.seed for config in configs] == list(range(10))
+        assert [config.seed for config in configs] == 2 * list(range(10))
+        assert [config.learning_rate for config in configs] == [0.005] * 10 + [0.01] * 10
         assert {config.steps for config in configs} == {60}
     assert jobs[0].path == tmp_path / "bandit" / "reinforce" / "lr-0.005" / "seed-0"
 

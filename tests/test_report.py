@@ -83,12 +83,12 @@ def test_the_table_shows_means_and_intervals_and_leaves_out_what_was_not_measure
     assert "4 steps" in text
 
 
-def test_a_report_has_a_plot_a_rung_and_says_what_is_unfinished(tmp_path):
+def test_a_report_has_a_page_and_a_plot_a_rung_and_says_what_is_unfinished(tmp_path):
     store(made_up(tmp_path / "a"))
     store(made_up(tmp_path / "b", "grpo", recorded=2))
     console = Console(file=io.StringIO(), width=300)
-    (plot,) = report(tmp_path, console)
-    assert plot == tmp_path / "plots" / "bandit.png"
+    assert report(tmp_path, console) == tmp_path / "report.html"
+    plot = tmp_path / "plots" / "bandit.png"
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert str(plot) in console.file.getvalue()
-    assert f"1 of 2 runs are unfinished, the first of them {tmp_path / 'b'}" in console.file.getvalue()
+    assert "1 of 2 runs are unfinished" in console.file.getvalue()

@@ -10,8 +10,8 @@ from torch.distributions import kl_divergence
 from proma_bench.config import METHODS
 from proma_bench.train import Training, train
 
-NAMES = """step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio clamped
-seconds sequences""".split()
+NAMES = """step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio removed_by_layer
+clamped seconds sequences""".split()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -21,7 +21,7 @@ def test_every_step_has_every_metric_by_its_name(method):
     for step in history:
         assert list(step) == NAMES
         missing = {name for name, value in step.items() if value is None}
-        assert missing == (set() if method == "proma" else {"removed_ratio", "clamped"})
+        assert missing == (set() if method == "proma" else {"removed_ratio", "removed_by_layer", "clamped"})
         assert step["sequences"] == 16  # of the batch's 8 contexts x 4 samples, half
 
 
@@ -70,3 +70,13 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one():
     short, long = train(tiny(steps=3)), train(tiny(steps=5))
     assert [step["reward"] for step in short] == [step["reward"] for step in long[:3]]
     assert [step["kl_local"] for step in short] == [step["kl_local"] for step in long[:3]]
+
+
+def test_the_share_removed_is_recorded_for_each_parameter_tensor():
+    names = sorted(name for name, _ in Training(tiny()).policy.named_parameters())
+    for step in train(tiny()):
+        shares = step["removed_by_layer"]
+        assert list(shares) == names
+        assert all(0 <= share <= 1 for share in shares.values())
+        assert step["removed_ratio"] == pytest.approx(sum(shares.values()) / len(shares))
+    assert train(tiny(microbatch_size=16))[0]["removed_by_layer"] == {}  # one microbatch projects nothing

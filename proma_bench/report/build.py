@@ -1,32 +1,42 @@
-"""The report of a directory: read its runs, print the tables, write the plots."""
+"""The report of a directory: read its runs, judge the claims, print the tables, write the figures and the page."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 from rich.console import Console
 
-from proma_bench.report.plots import plot_tier
-from proma_bench.report.statistics import groups
+from proma_bench.report.claims import RungClaims, evaluate, write_claims
+from proma_bench.report.html import write_page
+from proma_bench.report.matrix import claims_table
+from proma_bench.report.plots import file_name, learning_curves, write_png
+from proma_bench.report.reading import printable, read_runs
+from proma_bench.report.statistics import at_rate, groups
 from proma_bench.report.table import summary_table
-from proma_bench.runs import find_runs
 
 
-def report(root: Path, console: Console) -> list[Path]:
-    """Print a table for each rung found under ``root``, write its plot to ``root/plots``, and return the plots' paths.
+def report(root: Path, console: Console) -> Path:
+    """Print a table for each rung found under ``root`` and the claims, and return the path of ``root/report.html``.
 
-    Raises UsageError when there is nothing to report, RunError when a run's directory is damaged.
+    Beside it go ``claims.json`` and ``plots/RUNG.png``. Raises UsageError when there is nothing to report.
     """
-    runs = find_runs(root)
-    plots = []
-    for tier, members in itertools.groupby(groups(runs), key=lambda group: group.tier):
-        tier_groups = list(members)
-        console.print(summary_table(tier, tier_groups))
-        plots.append(plot_tier(tier, tier_groups, root / "plots" / f"{tier}.png"))
-    unfinished = [run for run in runs if not run.finished]
-    if unfinished:
-        console.print(f"{len(unfinished)} of {len(runs)} runs are unfinished, the first of them {unfinished[0].path}")
+    reading = read_runs(root)
+    rungs = [rung for rung in evaluate(reading.runs) if any(run.metrics for run in rung.comparable.members)]
+    for rung in rungs:
+        console.print(summary_table(printable(rung.comparable.rung), groups(rung.comparable.members)))
+    console.print(claims_table(rungs))
+    for line in [*reading.problems, *(note for rung in rungs for note in rung.notes)]:
+        console.print(printable(line), soft_wrap=True, markup=False)
+    plots = [_curves(rung, root) for rung in rungs]
+    write_claims(rungs, root / "claims.json")
+    page = write_page(root, rungs, reading.problems)
     for path in plots:
-        console.print(f"plots: {path}", soft_wrap=True)
-    return plots
+        console.print(f"plots: {path}", soft_wrap=True, markup=False)
+    console.print(f"report: {page}", soft_wrap=True, markup=False)
+    return page
+
+
+def _curves(rung: RungClaims, root: Path) -> Path:
+    """Learning curves at the same-settings learning rate."""
+    name, shown = rung.comparable.rung, at_rate(groups(rung.comparable.members), rung.rate)
+    return write_png(learning_curves(name, shown), root / "plots" / f"{file_name(name)}.png")

@@ -1,56 +1,198 @@
-"""Learning curves of a rung, as one PNG with four panels."""
+"""The figures of a rung: learning curves, the frontier, and what PROMA removed from each layer.
+
+Methods differ in colour (Okabe and Ito's palette, which colour-blind readers can tell apart), dashes and markers.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from proma_bench.report.statistics import CONFIDENCE, Group, interval
+from proma_bench.report.frontier import Frontier, common_scores
+from proma_bench.report.paired import Comparable
+from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
+from proma_bench.rule import Rule
+from proma_bench.runs import Run
 
-PANELS = (
-    ("accuracy", "validation score (greedy)"),
-    ("entropy", "entropy (nats)"),
-    ("kl_local", "local KL, before ‖ after a step (nats)"),
-    ("kl_global", "global KL, current ‖ initial (nats)"),
-)
-# Okabe and Ito's palette keeps apart for colour-blind readers; dashes and the legend do in print.
-COLOURS = {"reinforce": "#0072B2", "grpo": "#D55E00", "proma": "#009E73"}
-DASHES = {"reinforce": (0, (1, 1)), "grpo": (0, (4, 1.5)), "proma": "solid"}
+LABELS = {
+    "accuracy": "validation score (greedy)",
+    "entropy": "entropy (nats)",
+    "kl_local": "local KL, before ‖ after a step (nats)",
+    "kl_global": "global KL, current ‖ initial (nats)",
+}
+CURVES = ("accuracy", "entropy", "kl_local", "kl_global")
+ALONG_SCORE = ("kl_local", "kl_global", "entropy")
+POINTS = 40  # of a curve along the score
 
 
-def plot_tier(tier: str, groups: Sequence[Group], path: Path) -> Path:
-    """Draw score, entropy, local and global KL against the optimizer step, and write them to ``path``."""
+class Style(NamedTuple):
+    """How a method is drawn."""
+
+    title: str
+    colour: str
+    dashes: str | tuple[int, tuple[float, ...]]
+    marker: str
+
+
+STYLES = {
+    "reinforce": Style("REINFORCE", "#0072B2", (0, (1, 1)), "o"),
+    "grpo": Style("GRPO", "#D55E00", (0, (4, 1.5)), "s"),
+    "proma": Style("PROMA", "#009E73", "solid", "^"),
+}
+
+
+def style_of(method: str) -> Style:
+    """The method's style; unknown ones are black."""
+    return STYLES.get(method, Style(plain(method), "black", "dashdot", "x"))
+
+
+def plain(text: str) -> str:
+    """The text as matplotlib should draw it: no formulas, and no characters that its font lacks."""
+    return text.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("$", r"\$")[:80]
+
+
+# ----------------------------------------------------------------------------------------------------- figures
+
+
+def learning_curves(rung: str, groups: Sequence[Group]) -> Figure:
+    """Score, entropy, local and global KL against the optimizer step: means over seeds with intervals."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    for axes, (metric, label) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    for axes, metric in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
         for group in groups:
-            _draw(axes, group, metric, _label(group, groups))
-        axes.set(xlabel="optimizer step", ylabel=label)
-        axes.grid(alpha=0.25)
+            values = group.series(metric)
+            _draw(axes, np.arange(1.0, values.shape[1] + 1), values, style_of(group.method), _label(group, groups))
+        axes.set(xlabel="optimizer step", ylabel=LABELS[metric])
     seeds = sorted({len(group.runs) for group in groups})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    figure.suptitle(f"{tier}: mean over {count} seeds, shaded {CONFIDENCE:.0%} bootstrap intervals")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(groups), handlelength=3.5)
+    _finish(figure, f"{plain(rung)}: mean over {count} seeds, shaded {CONFIDENCE:.0%} bootstrap intervals")
+    return figure
+
+
+def along_score(found: Comparable, rates: Sequence[float], rule: Rule) -> Figure | None:
+    """Local KL, global KL and entropy against the score: each method's frontier, and thinly each learning rate.
+
+    None when no method has a seed with all the learning rates, or no two scores that all its seeds reach.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = list(zip(figure.subplots(1, 3).flat, ALONG_SCORE, strict=True))
+    for method in sorted({method for method, _, _ in found.runs}, key=_order):
+        style = style_of(method)
+        scores, values = _frontiers(found, method, rates, rule)
+        for axes, metric in panels if len(scores) else []:
+            _draw(axes, scores, values[metric], style, style.title)
+        for rate in rates if len(rates) > 1 else []:
+            scores, values = _frontiers(found, method, [rate], rule)
+            for axes, metric in panels if len(scores) else []:
+                axes.plot(scores, values[metric].mean(axis=0), color=style.colour, linewidth=0.7, alpha=0.5)
+    for axes, metric in panels:
+        axes.set(xlabel=LABELS["accuracy"], ylabel=LABELS[metric])
+        if metric != "entropy" and all((line.get_ydata() > 0).all() for line in axes.lines):
+            axes.set_yscale("log")
+    if not figure.axes[0].get_legend_handles_labels()[1]:
+        return None
+    sweep = ", ".join(f"{rate:g}" for rate in rates)
+    _finish(figure, f"{plain(found.rung)}, at equal score: frontier over learning rates {sweep} (thin: each of them)")
+    return figure
+
+
+def removed_by_layer(rung: str, runs: Sequence[Run]) -> Figure | None:
+    """The share of the running gradient that PROMA removed, layer by optimizer step, meaned over seeds.
+
+    None when no run has recorded it.
+    """
+    recorded = [[step.get("removed_by_layer") or {} for step in run.metrics] for run in runs]
+    layers = list(dict.fromkeys(name for run in recorded for step in run for name in step))
+    if not layers:
+        return None
+    steps = min(map(len, recorded))
+    shares = np.array(
+        [[[step.get(layer) for step in run[:steps]] for layer in layers] for run in recorded], dtype=float
+    )  # [seeds, layers, steps]
+    measured = ~np.isnan(shares)
+    mean = np.divide(np.where(measured, shares, 0).sum(0), measured.sum(0), out=np.full(shares.shape[1:], np.nan),
+                     where=measured.any(0))  # fmt: skip
+    figure = Figure(figsize=(9, min(12, 1.6 + 0.28 * len(layers))), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(
+        mean, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, extent=(0.5, steps + 0.5, len(layers), 0)
+    )
+    names = [plain(layer) for layer in layers]
+    axes.set_yticks(np.arange(len(layers)) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
+    axes.set(xlabel="optimizer step")
+    axes.set_title(f"{plain(rung)}: share of the running gradient's norm that PROMA removed, mean of {len(runs)} seeds")
+    figure.colorbar(image, ax=axes, label="share removed")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ writing them
+
+
+def write_png(figure: Figure, path: Path) -> Path:
+    """Write the figure, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
 
 
-def _draw(axes: Axes, group: Group, metric: str, label: str) -> None:
-    series = group.series(metric)
-    steps = np.arange(1, series.shape[1] + 1)
-    colour = COLOURS.get(group.method, "black")
-    mean, low, high = interval(series)
-    axes.plot(steps, mean, color=colour, linestyle=DASHES.get(group.method, "dashdot"), label=label)
-    axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "proma_bench"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def file_name(rung: str) -> str:
+    """The rung's name as the name of a file, whatever is in it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", rung).strip("-") or "rung"
+
+
+# ---------------------------------------------------------------------------------------------------- drawing
+
+
+def _draw(axes: Axes, x: Array, values: Array, style: Style, label: str) -> None:
+    """A curve of means over the first axis of ``values`` [seeds, points], with its interval."""
+    mean, low, high = interval(values)
+    axes.plot(x, mean, color=style.colour, linestyle=style.dashes, marker=style.marker, markersize=4,
+              markevery=max(1, len(x) // 8), label=label)  # fmt: skip
+    axes.fill_between(x, low, high, color=style.colour, alpha=0.2, linewidth=0)
+
+
+def _finish(figure: Figure, title: str) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=11)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, len(labels))), handlelength=4)
 
 
 def _label(group: Group, groups: Sequence[Group]) -> str:
     """The method's name, with the learning rate where a method has several."""
-    name = {"reinforce": "REINFORCE", "grpo": "GRPO", "proma": "PROMA"}.get(group.method, group.method)
+    name = style_of(group.method).title
     several = sum(other.method == group.method for other in groups) > 1
     return f"{name}, lr {group.learning_rate:g}" if several else name
+
+
+def _order(method: str) -> tuple[int, str]:
+    return (list(STYLES).index(method) if method in STYLES else len(STYLES)), method
+
+
+def _frontiers(found: Comparable, method: str, rates: Sequence[float], rule: Rule) -> tuple[Array, dict[str, Array]]:
+    """A method's frontiers: scores [points] that all its seeds reach, and each metric there [seeds, points].
+
+    Seeds without one of the learning rates do not count.
+    """
+    seeds = sorted({seed for name, _, seed in found.runs if name == method})
+    complete = [seed for seed in seeds if rates and all((method, rate, seed) in found.runs for rate in rates)]
+    frontiers = [Frontier(found.select(method, rates, seed), rule.smoothing) for seed in complete]
+    scores = common_scores(frontiers, POINTS) if frontiers else np.empty(0)
+    values = {metric: [frontier.at(metric, scores) for frontier in frontiers] for metric in ALONG_SCORE}
+    return scores, {metric: np.reshape(rows, (len(rows), len(scores))) for metric, rows in values.items()}

@@ -33,16 +33,20 @@ class Interval(NamedTuple):
 def interval(values: Array) -> Interval:
     """The mean over the first axis (seeds) and its bootstrap interval, which is NaN for a single seed.
 
+    Both are NaN where a seed has no value.
+
     The resampling has a seed of its own, so that one directory always gives the same report.
     """
     mean = values.mean(axis=0)
     if len(values) < 2:
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    measured = np.where(np.isnan(mean), 0.0, values)
     result = stats.bootstrap(
-        (values,), np.mean, axis=0, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
+        (measured,), np.mean, axis=0, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
         rng=np.random.default_rng(0),
     )  # fmt: skip
-    return Interval(mean, np.asarray(result.confidence_interval.low), np.asarray(result.confidence_interval.high))
+    low, high = (np.where(np.isnan(mean), np.nan, end) for end in result.confidence_interval)
+    return Interval(mean, low, high)
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,19 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     return found
 
 
+def at_rate(found: Sequence[Group], learning_rate: float | None) -> list[Group]:
+    """The groups with this learning rate, or all of them for None."""
+    return [group for group in found if learning_rate is None or group.learning_rate == learning_rate]
+
+
+def rung(config: dict[str, Any]) -> str:
+    """The rung's name, with its environment where it has one: ``bandit``, ``gym/CartPole-v1``."""
+    environment = config.get("env")
+    return f"{config['tier']}/{environment:.80}" if isinstance(environment, str) else str(config["tier"])
+
+
 def _setting(run: Run) -> tuple[str, str, float]:
-    return run.config["tier"], run.config["method"], run.config["learning_rate"]
+    return rung(run.config), run.config["method"], run.config["learning_rate"]
 
 
 def _order(run: Run) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
@@ -44,13 +45,13 @@ def summary_table(tier: str, groups: Sequence[Group]) -> Table:
     """One row a group of runs (all on one rung), one cell a figure: mean over seeds [interval]."""
     lengths = sorted({group.series("step").shape[1] for group in groups})
     steps = " to ".join(str(length) for length in {lengths[0]: None, lengths[-1]: None})
-    title = f"{tier}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
+    title = f"{escape(tier)}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
     table.add_column("method")
     for column in COLUMNS:
         table.add_column(column.heading, justify="right")
     for group in groups:
-        name = f"{group.method}\nlr {group.learning_rate:g}, n {len(group.runs)}"
+        name = f"{escape(group.method)}\nlr {group.learning_rate:g}, n {len(group.runs)}"
         table.add_row(name, *(_cell(column, group) for column in COLUMNS))
     return table
 

@@ -1,0 +1,112 @@
+"""Runs as they are found on disk, by whoever wrote them: nothing in them is trusted.
+
+A run that cannot be read is left out with one line that says why. What is left has the types that the rest of the
+report counts on: names are strings, the seed and the number of steps are whole numbers, metrics are finite or None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proma_bench.errors import RunError, UsageError
+from proma_bench.runs import Run, read_run
+
+METRICS = frozenset(
+    "step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio removed_by_layer clamped "
+    "seconds sequences".split()
+)
+BY_LAYER = "removed_by_layer"
+LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a directory tree holds: the runs that can be used, and a line for everything that cannot."""
+
+    runs: list[Run]
+    problems: list[str]
+
+
+def read_runs(root: Path) -> Reading:
+    """Read every run under ``root``. Raises UsageError when no run in it can be used."""
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a directory")
+    runs: list[Run] = []
+    problems: list[str] = []
+    unknown: set[str] = set()
+    for path in sorted(root.rglob("config.json")):
+        try:
+            run = _checked(read_run(path.parent))
+        except (RunError, OSError, RecursionError) as error:
+            problems.append(f"left out: {_reason(error, path.parent)}")
+            continue
+        unknown |= {name for step in run.metrics for name in step.keys() - METRICS}
+        runs.append(run)
+    problems += [f"unknown metric {name!r}: not reported" for name in sorted(unknown)[:10]]
+    if not runs:
+        raise UsageError("; ".join([f"no runs to report under {root}", *problems]))
+    if not any(run.metrics for run in runs):
+        raise UsageError("none of the runs has recorded a step yet")
+    return Reading(runs, list(map(printable, problems)))
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which a terminal would obey."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    return f"{path}: nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _checked(run: Run) -> Run:
+    """The run itself. Raises RunError for values of a wrong type or size."""
+    for problem in _problems_of(run.config):
+        raise RunError(f"{run.path / 'config.json'}: {problem}")
+    for number, metrics in enumerate(run.metrics, start=1):
+        for name, value in metrics.items():
+            if not _is_metric(name, value):
+                shown = "an object" if isinstance(value, dict) else _shown(value)
+                wanted = "an object of finite numbers" if name == BY_LAYER else "a finite number"
+                raise RunError(f"{run.path / 'metrics.jsonl'}, line {number}: {name:.40} is {shown}, not {wanted}")
+    return run
+
+
+def _problems_of(config: dict[str, Any]) -> Iterator[str]:
+    for name in ("tier", "method"):
+        value = config[name]
+        if not (isinstance(value, str) and 1 <= len(value) <= LONGEST_NAME and value.isprintable()):
+            yield f"{name} must be a name of up to {LONGEST_NAME} printable characters, got {_shown(value)}"
+    for name, least in (("seed", 0), ("steps", 1)):
+        value = config[name]
+        if type(value) is not int or value < least:
+            yield f"{name} must be a whole number from {least} on, got {_shown(value)}"
+    if not _is_finite(config["learning_rate"]) or config["learning_rate"] <= 0:
+        yield f"learning_rate must be a number above 0, got {_shown(config['learning_rate'])}"
+
+
+def _is_metric(name: str, value: object) -> bool:
+    """A finite number, None where nothing was measured; by layer, an object of such."""
+    if name == BY_LAYER and isinstance(value, dict):
+        return all(_is_metric("", share) for share in value.values())
+    return value is None or (name != BY_LAYER and _is_finite(value))
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # a whole number of thousands of digits
+        return "too long a number"
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return isinstance(value, bool)
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False

@@ -1,0 +1,69 @@
+"""What a rung's runs were made with: their settings, their versions, and the commands that make them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from proma_bench.config import CONFIGS
+from proma_bench.errors import RunError
+from proma_bench.runs import Run, read_json
+
+_OWN_SECTIONS = ("versions", "rule")
+
+
+def settings(runs: Sequence[Run]) -> dict[str, str]:
+    """Each setting with its value, or its values where the runs differ."""
+    return _values([{name: run.config[name] for name in run.config.keys() - {*_OWN_SECTIONS}} for run in runs])
+
+
+def versions(runs: Sequence[Run]) -> dict[str, str]:
+    """Each package with its version, or its versions where the runs differ."""
+    stored = [run.config.get("versions") for run in runs]
+    return _values([versions if isinstance(versions, dict) else {} for versions in stored])
+
+
+def _values(tables: Sequence[dict[str, Any]]) -> dict[str, str]:
+    names = sorted({name for table in tables for name in table})
+    return {name: _distinct([table[name] for table in tables if name in table]) for name in names}
+
+
+def _distinct(values: Sequence[Any], most: int = 12) -> str:
+    """The distinct values in order; numbers in a row as a range."""
+    texts = list(dict.fromkeys(json.dumps(value) for value in values))
+    if len(texts) > 2 and all(type(value) is int for value in values):
+        low, high = min(values), max(values)
+        if len(texts) == high - low + 1:
+            return f"{low} to {high}"
+    rest = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return ", ".join([text.strip('"')[:200] for text in texts[:most]] + rest)
+
+
+def commands(root: Path, runs: Sequence[Run]) -> list[str]:
+    """The command lines that make the runs again: the ladder's where there is one, else one a run."""
+    try:
+        plan = read_json(root / "ladder.json")
+        options = {"--tiers": ",".join(plan["tiers"]), "--budget": plan["budget"], "--seeds": plan["seeds"]}
+    except (RunError, KeyError, TypeError, RecursionError):
+        return [run_command(run.config) for run in runs]
+    return [" ".join(["proma-bench ladder", *(f"{name} {shlex.quote(str(value))}" for name, value in options.items())])]
+
+
+def run_command(config: dict[str, Any]) -> str:
+    """``proma-bench run`` with every setting that is not the rung's default."""
+    words = ["proma-bench", "run", str(config["tier"])]
+    known = CONFIGS.get(config["tier"])
+    defaults = {field.name: field.default for field in dataclasses.fields(known)} if known else {}
+    for name, value in config.items():
+        if name in ("tier", *_OWN_SECTIONS) or (name in defaults and defaults[name] == value):
+            continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
