@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from proma_bench.engine import BackwardEngine, Records
 from proma_bench.projection import ProjectionConfig, require_gram_method
 from proma_bench.sequence_grads import Layout
-from proma_bench.sequence_grads.cost import WAYS, Way
+from proma_bench.sequence_grads.cost import WAYS, Way, microbatches_per_pass
 from proma_bench.taps import layers_of, tapped_calls
 
 
@@ -27,7 +27,7 @@ class ProjectionRecord(NamedTuple):
 
     parameter: its name in the module; microbatch: counted from 0 since the last ``clear_stats``.
     removed_norm: norm of what was taken out of the running gradient; removed_ratio: the same over the norm of the
-    running gradient; clamped: whether the norm clamp was active; way: how the engine computed it (`sequence_grads.cost`).
+    running gradient; clamped: whether the norm clamp was active; way: how it was computed (`sequence_grads.cost`).
     """
 
     parameter: str
@@ -97,7 +97,7 @@ class Proma:
     ) -> None:
         """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
 
-        log_probs: the sequences' log-probs (weighted by whatever weighs a sequence's tokens), a graph through the module.
+        log_probs: the sequences' log-probs (weighted by whatever weighs their tokens), a graph through the module.
         advantages: one number a sequence.
         sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every row,
             in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
@@ -143,6 +143,15 @@ class Proma:
         layout = Layout(len(advantages), sequence_ids)
         with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
             yield
+
+    def microbatches_per_pass(self, size: int, rows_per_sequence: float, microbatches: int) -> int:
+        """How many microbatches of ``size`` sequences one backward pass should take, at most ``microbatches``.
+
+        One, for a large model; many for a small one, whose passes cost calls more than arithmetic. The memory of a
+        pass grows with it.
+        """
+        shapes = (parameter.shape for layer in self._layers for parameter in layer.module.parameters())
+        return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
 
     def stats(self) -> list[ProjectionRecord]:
         """One record a parameter tensor and microbatch (the first of a step has nothing to project, hence none).

@@ -10,7 +10,8 @@ ladder; ``old_log_probs`` has the rows' shape in each:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,3 +94,28 @@ class Experience:
         count = len(self)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         return [self.select(sequences) for sequences in order.split(size)]
+
+    @staticmethod
+    def join(parts: Sequence[Experience]) -> Experience:
+        """The sequences of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        first, starts = parts[0], itertools.accumulate((len(part) for part in parts), initial=0)
+
+        def cat(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        ids = [
+            part.sequence_ids + start
+            for part, start in zip(parts, starts, strict=False)
+            if part.sequence_ids is not None
+        ]
+        return Experience(
+            observations=cat("observations"),
+            actions=cat("actions"),
+            old_log_probs=cat("old_log_probs"),
+            rewards=cat("rewards"),
+            advantages=cat("advantages"),
+            sequence_ids=torch.cat(ids) if ids else None,
+            mask=None if first.mask is None else cat("mask"),
+        )

@@ -48,7 +48,8 @@ class ProjectionConfig:
 
     method: ``exact`` (Gram pseudo-inverse), ``qr`` (the same projection by QR of the stacked gradients, the literal and
         expensive way, only where those are at hand), ``iterative`` (the paper's practical choice: subtract the
-        component along one normalised sequence gradient after another) or ``ridge`` (the author's published non-quick path).
+        component along one normalised sequence gradient after another) or ``ridge`` (the author's published
+        non-quick path).
     sweeps: passes over the sequences of the iterative method.
     max_removed: the clamp beta; at most ``beta * ||g||`` is removed from the running gradient. None: no clamp.
     shrinkage: the factor sigma in [0, 1] on what is removed; 0 is plain accumulation.

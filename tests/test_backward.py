@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from proma_bench import Proma, ProjectionConfig, register_rule
+from proma_bench import ProjectionConfig, Proma, register_rule
 from proma_bench.sequence_grads import generic
 
 EXACT, ITERATIVE, RIDGE = (ProjectionConfig(method) for method in ("exact", "iterative", "ridge"))
@@ -402,7 +402,7 @@ def test_a_wrong_rule_is_noticed() -> None:
 
     register_rule(Mine)(lambda m, inputs, grad, layout: generic(m, inputs, grad * 2, layout))
     module = nn.Sequential(Mine(3, 2))
-    with Proma(module) as proma, pytest.raises(ValueError, match="'0' .*its rule is wrong"):
+    with Proma(module) as proma, pytest.raises(ValueError, match=r"'0' .*its rule is wrong"):
         proma.backward(module(torch.randn(4, 3)).sum(1), torch.ones(4))
     register_rule(Mine)(lambda m, inputs, grad, layout: {})
     with Proma(module) as proma, pytest.raises(ValueError, match="its rule gives gradients for"):

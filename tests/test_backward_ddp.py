@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from proma_bench import Proma, ProjectionConfig
+from proma_bench import ProjectionConfig, Proma
 
 RANKS, STEPS, MICROBATCHES = 2, 2, 3
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from proma_bench import Proma, ProjectionConfig
+from proma_bench import ProjectionConfig, Proma
 from proma_bench.projection import accumulate
 
 VOCABULARY = 61

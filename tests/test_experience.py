@@ -66,3 +66,14 @@ def test_split_keeps_neighbours_together():
     rows = torch.arange(8.0)
     experience = Experience(rows, rows, rows, rows, rows)
     assert [part.rewards.tolist() for part in experience.split(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_joined_microbatches_are_the_whole_again(experience, size):
+    whole = Experience.join(experience.microbatches(size, None))
+    assert whole.rows == experience.rows
+    assert torch.equal(whole.rewards, experience.rewards) and torch.equal(whole.advantages, experience.advantages)
+    assert torch.equal(whole.per_sequence(whole.old_log_probs), experience.per_sequence(experience.old_log_probs))
+    for number in range(len(experience)):
+        one = torch.tensor([number])
+        assert torch.equal(whole.select(one).actions, experience.select(one).actions)

@@ -152,7 +152,7 @@ def plain_gradient(
 
 def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
     """``rows @ rows.T`` by short contractions: one long one loses three of float32's digits, and is slower too."""
-    sequences, length = rows.shape
+    length = rows.shape[1]
     whole = length - length % CONTRACTION
     if whole <= CONTRACTION:
         return rows @ rows.T

@@ -25,7 +25,6 @@ def generic(
     """
     plain, parameters = _without_hooks(module), _trainable(module)
     axes = layout.row_axes
-    rows = grad_output.shape[:axes].numel()
     mapped = [isinstance(value, Tensor) and value.shape[:axes] == grad_output.shape[:axes] for value in inputs]
 
     def row_objective(parameters: dict[str, Tensor], row_inputs: tuple[Any, ...], row_grad: Tensor) -> Tensor:

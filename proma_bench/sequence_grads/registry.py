@@ -13,7 +13,7 @@ from proma_bench.sequence_grads.factors import SequenceGrads
 from proma_bench.sequence_grads.layout import Layout
 
 RuleFunction = Callable[[Any, tuple[Any, ...], Tensor, Layout], dict[str, SequenceGrads]]
-"""``rule(module, inputs, grad_output, layout)`` to the sequence gradients of the module's trainable parameters, by name.
+"""``rule(module, inputs, grad_output, layout)``: the sequence gradients of the module's trainable parameters, by name.
 
 ``inputs`` are the positional arguments of the call, tensors detached. The gradients are those of one call; the engine
 adds up several. ``layout.group`` puts the rows of a tensor in the order of the sequences.
@@ -31,8 +31,8 @@ _RULES: dict[type[nn.Module], Rule] = {}
 
 _REFUSED: dict[type[nn.Module], str] = {
     nn.modules.batchnorm._BatchNorm: "it mixes the rows of a batch; use GroupNorm or LayerNorm",
-    nn.RNNBase: "its parameters are used along a sequence inside one call; write the loop with a cell of Linear layers",
-    nn.MultiheadAttention: "it uses its weights without calling their modules; use Linear layers for q, k, v and output",
+    nn.RNNBase: "its parameters are used along a sequence in one call; write the loop with a cell of Linear layers",
+    nn.MultiheadAttention: "it uses weights without calling their modules; use Linear layers for q, k, v and output",
     nn.EmbeddingBag: "it sums rows before they can be told apart; use Embedding and sum",
 }
 
