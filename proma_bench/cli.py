@@ -35,16 +35,21 @@ class RunOptions(Generic[Config]):
     """Directory of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run that the directory holds from its last checkpoint."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Also send the metrics there; its package must be installed."""
 
     def __call__(self, console: Console) -> None:
         import torch
 
         from proma_bench.live import train_with_progress
+        from proma_bench.trackers import Tracker
 
         torch.set_num_threads(1)  # as in the ladder: faster for small policies, and sums keep their order
         config = self.config
         default = Path("runs", config.tier, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
-        train_with_progress(self.out or default, config, self.resume, console)
+        path = self.out or default
+        with Tracker(self.tracker, config, path) as tracker:
+            train_with_progress(path, config, self.resume, console, tracker.log)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Report:
-    """Compare the runs found in a directory: print the table, draw the plots."""
+    """Compare the runs found in a directory: print the tables, write report.html, claims.json and plots."""
 
     directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A ladder's directory, a run's, or any that contains runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -30,12 +31,18 @@ def progress_bars(console: Console) -> Progress:
     )
 
 
-def train_with_progress(path: Path, config: RunConfig, resume: bool, console: Console) -> Run:
-    """:func:`proma_bench.runs.run_in` with a bar; a console that is no terminal gets ten lines instead."""
+def train_with_progress(
+    path: Path, config: RunConfig, resume: bool, console: Console, track: Callable[[Metrics], None]
+) -> Run:
+    """:func:`proma_bench.runs.run_in` with a bar; a console that is no terminal gets ten lines instead.
+
+    ``track`` gets every step's metrics.
+    """
     with progress_bars(console) as progress:
         task = progress.add_task(config.name, total=config.steps, state="")
 
         def on_step(metrics: Metrics) -> None:
+            track(metrics)
             step = metrics["step"]
             progress.update(task, completed=step, state=describe(metrics))
             if not console.is_terminal and step % max(1, config.steps // 10) == 0:

@@ -91,7 +91,7 @@ def test_each_damaged_run_is_one_line_and_the_others_are_reported(tmp_path, caps
 def test_nothing_but_a_damaged_run_is_one_line(tmp_path, capsys, name):
     damage, message = DAMAGES[name]
     damage(store(made_up(tmp_path / "bad")).path)
-    assert main(["report", str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
@@ -102,8 +102,8 @@ def test_a_directory_without_runs_is_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert main(["report", str(tmp_path / "missing")]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"proma-bench: no runs to report under {tmp_path}",
-        f"proma-bench: {tmp_path / 'missing'} is not a directory",
+        f"proma-bench: no runs (no config.json) under {tmp_path}",
+        f"proma-bench: no runs (no config.json) under {tmp_path / 'missing'}",
     ]
     assert not list(tmp_path.iterdir())
 

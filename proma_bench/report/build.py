@@ -18,7 +18,8 @@ from proma_bench.report.table import summary_table
 def report(root: Path, console: Console) -> Path:
     """Print a table for each rung found under ``root`` and the claims, and return the path of ``root/report.html``.
 
-    Beside it go ``claims.json`` and ``plots/RUNG.png``. Raises UsageError when there is nothing to report.
+    Beside it go ``claims.json`` and ``plots/RUNG.png``. Raises UsageError when there is nothing to report, RunError
+    when nothing of it can be used.
     """
     reading = read_runs(root)
     rungs = [rung for rung in evaluate(reading.runs) if any(run.metrics for run in rung.comparable.members)]

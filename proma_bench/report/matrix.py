@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from proma_bench.report.claims import CLAIMS, Finding, Protocol, RungClaims
+from proma_bench.report.plots import STYLES
 
 PROTOCOLS: dict[Protocol, str] = {"same_settings": "same settings", "frontier": "frontier"}
 SYMBOLS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
@@ -43,7 +44,12 @@ def rows(rungs: Sequence[RungClaims]) -> list[Row]:
         return next((one for one in rung.findings if (one.protocol, one.claim, one.baseline) == key), None)
 
     return [
-        Row(claim.name, claim.text, baseline, [cell(*column, claim.name, baseline) for column in columns(rungs)])
+        Row(
+            claim.name,
+            claim.text,
+            STYLES[baseline].title,
+            [cell(*column, claim.name, baseline) for column in columns(rungs)],
+        )
         for claim in CLAIMS
         for baseline in claim.baselines
     ]
@@ -68,12 +74,12 @@ def claims_table(rungs: Sequence[RungClaims]) -> Table:
     """The matrix for a terminal."""
     title = "Claims, judged by PROMA minus the baseline"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
-    table.add_column("claim")
+    table.add_column("with PROMA, ...")
     for rung, protocol in columns(rungs):
         name = escape(rung.comparable.rung)
         table.add_column(f"{name}\n{PROTOCOLS[protocol]}\n{settings_of(rung, protocol)}", justify="right")
     for row in rows(rungs):
-        table.add_row(f"{row.statement}\nthan {row.baseline}'s", *(_cell(finding) for finding in row.cells))
+        table.add_row(f"{row.statement}\nthan with {row.baseline}", *(_cell(finding) for finding in row.cells))
     return table
 
 

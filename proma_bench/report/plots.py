@@ -109,7 +109,7 @@ def removed_by_layer(rung: str, runs: Sequence[Run]) -> Figure | None:
     None when no run has recorded it.
     """
     recorded = [[step.get("removed_by_layer") or {} for step in run.metrics] for run in runs]
-    layers = list(dict.fromkeys(name for run in recorded for step in run for name in step))
+    layers = sorted({name for run in recorded for step in run for name in step}, key=_natural)
     if not layers:
         return None
     steps = min(map(len, recorded))
@@ -179,6 +179,14 @@ def _label(group: Group, groups: Sequence[Group]) -> str:
     name = style_of(group.method).title
     several = sum(other.method == group.method for other in groups) > 1
     return f"{name}, lr {group.learning_rate:g}" if several else name
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 10 after layer 2."""
+    return [
+        (int(part), "") if part.isascii() and part.isdecimal() else (-1, part)
+        for part in re.split(r"([0-9]{1,9})", name)
+    ]
 
 
 def _order(method: str) -> tuple[int, str]:

@@ -32,9 +32,7 @@ class Reading:
 
 
 def read_runs(root: Path) -> Reading:
-    """Read every run under ``root``. Raises UsageError when no run in it can be used."""
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a directory")
+    """Read every run under ``root``. Raises UsageError when there is none, RunError when none can be used."""
     runs: list[Run] = []
     problems: list[str] = []
     unknown: set[str] = set()
@@ -46,9 +44,11 @@ def read_runs(root: Path) -> Reading:
             continue
         unknown |= {name for step in run.metrics for name in step.keys() - METRICS}
         runs.append(run)
-    problems += [f"unknown metric {name!r}: not reported" for name in sorted(unknown)[:10]]
+    if problems and not runs:
+        raise RunError(printable("; ".join(problems)))
     if not runs:
-        raise UsageError("; ".join([f"no runs to report under {root}", *problems]))
+        raise UsageError(f"no runs (no config.json) under {root}")
+    problems += [f"unknown metric {name!r}: not reported" for name in sorted(unknown)[:10]]
     if not any(run.metrics for run in runs):
         raise UsageError("none of the runs has recorded a step yet")
     return Reading(runs, list(map(printable, problems)))
