@@ -167,7 +167,7 @@ class BackwardEngine:
             self._workspace.used = start
             return gradient
         microbatch.pending.append((parameter, measured))
-        if measured.way.startswith("rows,"):
+        if measured.is_partly_kept:
             self._update_pending(microbatch)  # a large tensor: let its factors go
         return None
 

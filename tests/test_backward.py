@@ -204,6 +204,27 @@ def test_every_way_of_measuring_gives_the_same(way: Any) -> None:
         assert_gradients(module, wanted, 1e-9)
 
 
+@pytest.mark.parametrize("workspace_bytes", [2**8, 2**20])
+def test_a_large_embedding_is_projected_on_the_rows_that_occur(workspace_bytes: int) -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(400, 12, padding_idx=3), nn.Linear(12, VOCABULARY)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head((self.embedding(tokens * 5 + 2) + self.embedding(tokens * 7 + 3)).tanh())
+
+    module = initialise(Large())
+    wanted = expected(module, EXACT)
+    run(module, "padded", EXACT, workspace_bytes=workspace_bytes)
+    assert_gradients(module, wanted, 1e-9)
+    with Proma(module, EXACT, record=True) as proma:
+        log_probs, _ = MICROS[0].padded(module)
+        proma.backward(log_probs, MICROS[0].advantages)
+        (way,) = {record.way for record in proma.stats() if record.parameter == "embedding.weight"}
+    assert way.endswith("of tokens that occur")
+
+
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")  # what the transposed gradient is there for
 @pytest.mark.parametrize("watch", ["post_accumulate", "hook", "transposed"])
 def test_a_watched_parameter_sees_its_gradient_arrive(watch: str) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from proma_bench.sequence_grads.cost import Way, cheaper_way
-from proma_bench.sequence_grads.factors import Dense, OuterProducts, SequenceGrads
+from proma_bench.sequence_grads.factors import Dense, OuterProducts, Scattered, SequenceGrads
 
 BLOCK_BYTES = 8 * 2**20  # of S at a time: fits a CPU's cache, and is large enough for an efficient matrix product
 CONTRACTION = 8192  # elements; see `gram_matrix`
@@ -48,7 +48,8 @@ class Measured(NamedTuple):
 
     gram, overlap: K and c, in the type of the computation.
     blocks: the rows that are still there, as (first row, S); kept_rows: how many rows those are, from the first on.
-    way: how it was measured, see `cost`.
+    way: how it was measured, see `cost`. occurring: where only some of the parameter's rows have a gradient, which;
+    the rest of this then speaks of those rows alone. is_partly_kept: the sum will need a large product again.
     """
 
     uses: Sequence[SequenceGrads]
@@ -57,6 +58,8 @@ class Measured(NamedTuple):
     blocks: list[tuple[int, Float[Tensor, "B n"]]]
     kept_rows: int
     way: str
+    occurring: Int[Tensor, " R"] | None = None
+    is_partly_kept: bool = False
 
 
 def measure(
@@ -73,6 +76,10 @@ def measure(
             return _measure_dense(uses, seq_grads.flatten(1), shape[0], running)
         case [OuterProducts() as use] if (_way(use) if way == "auto" else way) == "tokens":
             return _measure_tokens(uses, use, running)
+    embeddings = [use for use in uses if isinstance(use, Scattered)]
+    tokens = sum(use.index.numel() for use in embeddings)
+    if len(embeddings) == len(uses) and tokens < shape[0]:
+        return _measure_occurring(embeddings, running, shape, advantages, workspace)
     return _measure_rows(uses, running, shape, advantages, workspace)
 
 
@@ -118,11 +125,47 @@ def _measure_rows(
             blocks.append((start, seq_grads))
             kept_rows = start + rows
     way = "rows" if kept_rows == shape[0] else f"rows, {kept_rows} of {shape[0]} kept"
-    return Measured(uses, gram, overlap, blocks, kept_rows, way)
+    return Measured(uses, gram, overlap, blocks, kept_rows, way, is_partly_kept=kept_rows < shape[0])
+
+
+def _measure_occurring(
+    uses: Sequence[Scattered],
+    running: Tensor | None,
+    shape: torch.Size,
+    advantages: Tensor,
+    workspace: Workspace,
+) -> Measured:
+    """An embedding table that is larger than the microbatch: only the rows of its tokens."""
+    tokens = torch.cat([use.index.flatten() for use in uses])
+    occurring, places = _distinct(tokens)
+    pieces = places.split([use.index.numel() for use in uses])
+    compact = [
+        Scattered(place.view_as(use.index), use.grads, use.grads.dtype) for use, place in zip(uses, pieces, strict=True)
+    ]
+    found = None if running is None else running[occurring]
+    measured = _measure_rows(compact, found, torch.Size([len(occurring), *shape[1:]]), advantages, workspace)
+    return measured._replace(way=f"{measured.way} of tokens that occur", occurring=occurring)
+
+
+def _distinct(tokens: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """The distinct tokens, filled up to N with zeros, and the place of each token among them.
+
+    As `torch.unique`, but without its wait for a GPU to say how many there are.
+    """
+    ordered, order = tokens.sort()
+    is_new = torch.ones_like(ordered, dtype=torch.bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    rank = is_new.cumsum(0) - 1
+    return torch.zeros_like(tokens).scatter_(0, rank, ordered), torch.empty_like(order).scatter_(0, order, rank)
 
 
 def add_weighted(measured: Measured, weights: Float[Tensor, " B"], out: Float[Tensor, "*W"]) -> None:
     """``out += sum_i weights_i S_i``; ``out`` is contiguous and may be of a narrower type."""
+    if measured.occurring is not None:
+        rows = weights.new_zeros(measured.occurring.shape[0], *out.shape[1:])
+        add_weighted(measured._replace(occurring=None), weights, rows)
+        out.index_add_(0, measured.occurring, rows.to(out.dtype))
+        return
     flat, row_size = out.view(-1), math.prod(out.shape[1:])
     for start, seq_grads in measured.blocks:
         part = flat[start * row_size :][: seq_grads.shape[1]]
