@@ -1,1 +1,1 @@
-"""What a directory of runs says: the table of methods and metrics, and the plots."""
+"""What a directory of runs says: tables, the paper's claims, plots, and all of it on one page."""

@@ -17,7 +17,6 @@ from proma_bench.runs import Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-RULE = f"mean over seeds, {CONFIDENCE:.0%} percentile bootstrap interval, {RESAMPLES} resamples"
 
 Array = NDArray[np.floating[Any]]
 
