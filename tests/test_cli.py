@@ -25,7 +25,7 @@ from proma_bench.runs import run_in
         ("ladder --tiers bandit,gmy", "unknown tier 'gmy'"),
         ("ladder --seeds 0", "seeds must be at least 1, got 0"),
         ("ladder --jobs 0", "jobs must be at least 1, got 0"),
-        ("report nowhere", "no runs (no config.json) under nowhere"),
+        ("report nowhere", "nowhere is not a directory"),
     ],
 )
 def test_a_wrong_use_is_one_line_and_changes_nothing(arguments, message, capsys, tmp_path, monkeypatch):
@@ -48,9 +48,9 @@ def test_a_directory_of_another_run_is_one_line(capsys, tmp_path):
 
 def test_a_damaged_run_is_one_line(capsys, tmp_path):
     (tmp_path / "config.json").write_text("{")
-    assert main(["report", str(tmp_path)]) == 1
+    assert main(["report", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "cannot read" in error
+    assert "left out: cannot read" in error
     assert error.count("\n") == 1
 
 
