@@ -53,6 +53,15 @@ def test_exact_is_orthogonal_however_nearly_dependent_the_gradients(method, prob
     testing.assert_finite(fn, problem.running, problem.seq_grads)
 
 
+@pytest.mark.parametrize("angle", [1e-1, 1e-3, 1e-5])
+@given(seed=st.integers(0, 2**20))
+def test_exact_is_orthogonal_to_rounding_at_small_angles_too(angle, seed):
+    """One pass leaves about eps / angle; the second removes that as well."""
+    seq_grads, running = normal(4, 30, seed=seed), normal(30, seed=seed + 1)
+    seq_grads[3] = seq_grads[0] + angle * normal(30, seed=seed + 2)
+    testing.assert_orthogonal_to(project, running, seq_grads, tolerance=5e-15)
+
+
 @given(st.data())
 def test_exact_removes_everything_when_sequences_span_the_parameters(data):
     shape = data.draw(testing.shapes(max_side=2))

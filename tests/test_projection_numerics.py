@@ -136,6 +136,14 @@ def test_a_float32_gram_matrix_gives_the_same_to_its_rounding(problem):
         assert norm(problem.running - combine(weights, problem.seq_grads) - expected) <= 1e-4 * norm(flat)
 
 
+def test_orthogonal_gradients_are_removed_to_float64_rounding_from_a_float32_gram_matrix():
+    """The rank cut is near 1e-5 there; repeated solves keep it from showing in what lies above."""
+    overlap = normal(8, seed=1)
+    for method in ("exact", "iterative"):
+        weights = projection_weights(4 * torch.eye(8), 4 * overlap.float(), method, 1)
+        torch.testing.assert_close(weights, overlap.float().double(), rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_copies_share_a_weight(dtype):
     """A pseudo-inverse gives the smallest weights, equal ones for equal gradients: nothing large that cancels."""
@@ -166,10 +174,11 @@ def test_squared_norms_at_the_ends_of_a_type_stay_finite(method, max_removed, dt
     square = {"tiny": info.tiny, "subnormal": info.tiny * info.eps, "large": info.max / 4}[end]
     gram = torch.full((3, 3), square, dtype=dtype)
     gram[2] = gram[:, 2] = 0
-    overlap = torch.tensor([square, -square, 0.0], dtype=dtype)
+    overlap = torch.tensor([square, -square, 1e-3], dtype=dtype)  # the last square underflowed, its overlap did not
     result = removal(gram, overlap, torch.tensor([1.0, -1.0, 1.0]), ProjectionConfig(method, max_removed=max_removed))
     assert result.coefficients.isfinite().all()
-    assert float(result.coefficients[2]) == 0.0
+    zeros = slice(2, 3) if end == "large" else slice(0, 3)  # a square with digits missing counts as zero
+    assert not result.coefficients[zeros].any()
 
 
 def test_a_matrix_that_is_no_gram_matrix_removes_nothing():
