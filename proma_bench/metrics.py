@@ -5,7 +5,9 @@ All are means over the rows of some experience, in nats. For distributions in cl
 
 from __future__ import annotations
 
-from torch.distributions import Distribution, kl_divergence
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, kl_divergence
 
 from proma_bench.experience import Experience
 
@@ -17,4 +19,12 @@ def entropy(policy: Distribution, experience: Experience) -> float:
 
 def kl(first: Distribution, second: Distribution, experience: Experience) -> float:
     """The mean ``KL(first || second)`` at the visited states; never negative (rounding aside)."""
-    return experience.mean(kl_divergence(first, second))
+    return experience.mean(_divergence(first, second))
+
+
+def _divergence(first: Distribution, second: Distribution) -> Tensor:
+    """For categorical policies from the logits: torch's own is infinite where a probability of float32 rounds to 0."""
+    if isinstance(first, Categorical) and isinstance(second, Categorical):
+        terms = first.probs * (first.logits - second.logits)
+        return torch.where(first.probs > 0, terms, 0.0).sum(dim=-1)
+    return kl_divergence(first, second)

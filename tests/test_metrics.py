@@ -34,6 +34,13 @@ def test_an_impossible_action_does_not_break_kl_or_entropy():
     assert metrics.entropy(certain, ROWS) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_kl_is_finite_where_a_probability_rounds_to_zero():
+    fair, sure = Categorical(logits=torch.zeros(5, 2)), Categorical(logits=torch.tensor([[0.0, -300.0]]).expand(5, 2))
+    assert metrics.kl(fair, sure, ROWS) == pytest.approx(150 - math.log(2))
+    impossible = Categorical(logits=torch.tensor([[0.0, -torch.inf]]).expand(5, 2))
+    assert metrics.kl(fair, impossible, ROWS) == math.inf
+
+
 def test_entropy_lies_between_zero_and_that_of_chance():
     assert metrics.entropy(categorical(0, scale=0.0), ROWS) == pytest.approx(math.log(7))
     assert 0 < metrics.entropy(categorical(0, scale=3.0), ROWS) < math.log(7)

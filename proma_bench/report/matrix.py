@@ -14,6 +14,7 @@ from proma_bench.report.plots import STYLES
 
 PROTOCOLS: dict[Protocol, str] = {"same_settings": "same settings", "frontier": "frontier"}
 SYMBOLS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
+MOST_WITH_FIGURES = 4  # columns that a terminal of 120 characters has room for
 _COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
@@ -71,7 +72,8 @@ def settings_of(rung: RungClaims, protocol: Protocol) -> str:
 
 
 def claims_table(rungs: Sequence[RungClaims]) -> Table:
-    """The matrix for a terminal."""
+    """The matrix for a terminal; with many rungs, verdicts only, as the page has room for the figures."""
+    brief = len(columns(rungs)) > MOST_WITH_FIGURES
     title = "Claims, judged by PROMA minus the baseline"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
     table.add_column("with PROMA, ...")
@@ -79,12 +81,12 @@ def claims_table(rungs: Sequence[RungClaims]) -> Table:
         name = escape(rung.comparable.rung)
         table.add_column(f"{name}\n{PROTOCOLS[protocol]}\n{settings_of(rung, protocol)}", justify="right")
     for row in rows(rungs):
-        table.add_row(f"{row.statement}\nthan with {row.baseline}", *(_cell(finding) for finding in row.cells))
+        table.add_row(f"{row.statement}\nthan with {row.baseline}", *(_cell(finding, brief) for finding in row.cells))
     return table
 
 
-def _cell(finding: Finding | None) -> str:
+def _cell(finding: Finding | None, brief: bool) -> str:
     if finding is None:
         return "-"
-    verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict}[/], n {finding.n}"
-    return f"{verdict}\n{escape(figures(finding))}"
+    verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict}[/]"
+    return f"{verdict}\nn {finding.n}" if brief else f"{verdict}, n {finding.n}\n{escape(figures(finding))}"

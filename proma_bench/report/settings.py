@@ -54,12 +54,13 @@ def commands(root: Path, runs: Sequence[Run]) -> list[str]:
 
 
 def run_command(config: dict[str, Any]) -> str:
-    """``proma-bench run`` with every setting that is not the rung's default."""
+    """``proma-bench run`` with the method, the seed, and every other setting that is not the rung's default."""
     words = ["proma-bench", "run", str(config["tier"])]
     known = CONFIGS.get(config["tier"])
     defaults = {field.name: field.default for field in dataclasses.fields(known)} if known else {}
     for name, value in config.items():
-        if name in ("tier", *_OWN_SECTIONS) or (name in defaults and defaults[name] == value):
+        implied = name not in ("method", "seed") and name in defaults and defaults[name] == value
+        if name in ("tier", *_OWN_SECTIONS) or implied:
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):
