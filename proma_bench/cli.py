@@ -31,7 +31,7 @@ class RunOptions(Generic[Config]):
     """Train one policy."""
 
     config: tyro.conf.OmitArgPrefixes[Config]
-    out: Annotated[Path | None, _default("runs/TIER/METHOD/lr-RATE/seed-N")] = None
+    out: Annotated[Path | None, _default("runs/TIER[/ENV]/METHOD/lr-RATE/seed-N")] = None
     """Directory of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run that the directory holds from its last checkpoint."""
@@ -46,7 +46,7 @@ class RunOptions(Generic[Config]):
 
         torch.set_num_threads(1)  # as in the ladder: faster for small policies, and sums keep their order
         config = self.config
-        default = Path("runs", config.tier, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
+        default = Path("runs", config.rung, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
         path = self.out or default
         with Tracker(self.tracker, config, path) as tracker:
             train_with_progress(path, config, self.resume, console, tracker.log)

@@ -28,8 +28,6 @@ class RunConfig:
     """Optimizer steps of a run in each of the ladder's budgets."""
     sweep: ClassVar[dict[str, tuple[float, ...]]]
     """Learning rates of the ladder's frontier in each of its budgets; the default rate is among them."""
-    score_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
-    """The lowest and the highest score that is possible; None where that is not known."""
 
     method: str = "proma"
     """Update rule: reinforce, grpo (ratios, clipped) or proma."""
@@ -73,9 +71,19 @@ class RunConfig:
         self._require("shrinkage", 0 <= self.shrinkage <= 1, "between 0 and 1")
 
     @property
+    def rung(self) -> str:
+        """The rung's name, with its environment where it has one."""
+        return self.tier
+
+    @property
+    def score_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest score that is possible; None where that is not known."""
+        return 0.0, 1.0
+
+    @property
     def name(self) -> str:
         """What progress bars and messages call the run."""
-        return f"{self.tier} {self.method} lr {self.learning_rate:g} seed {self.seed}"
+        return f"{self.rung} {self.method} lr {self.learning_rate:g} seed {self.seed}"
 
     def _require(self, name: str, valid: bool, wanted: str) -> None:
         if not valid:
@@ -90,7 +98,7 @@ class BanditConfig(RunConfig):
     budget_steps: ClassVar[dict[str, int]] = {"smoke": 6, "quick": 60, "full": 300}
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
-        "quick": (0.005, 0.01),  # two of four, to stay within minutes
+        "quick": (0.0025, 0.005, 0.01),  # three of four, to stay within minutes
         "full": (0.0025, 0.005, 0.01, 0.02),
     }
 
@@ -107,7 +115,70 @@ class BanditConfig(RunConfig):
         self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
 
 
-CONFIGS: dict[str, type[RunConfig]] = {config.tier: config for config in (BanditConfig,)}
+SCORE_RANGES: dict[str, tuple[float, float]] = {
+    "Acrobot-v1": (-500.0, 0.0),
+    "CartPole-v1": (0.0, 500.0),
+    "FrozenLake-v1": (0.0, 1.0),
+    "FrozenLake8x8-v1": (0.0, 1.0),
+    "MountainCar-v0": (-200.0, 0.0),
+    "MountainCarContinuous-v0": (-100.0, 100.0),
+    "Pendulum-v1": (-3255.0, 0.0),
+}
+"""The lowest and the highest return that an episode of the environment's own length can have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymConfig(RunConfig):
+    """An MLP acts in a Gymnasium environment: a sequence is an episode, its reward the return.
+
+    A group is several episodes from one reset seed. Any registered environment whose observations and actions are Box
+    or Discrete will do: CartPole-v1, Acrobot-v1, FrozenLake8x8-v1, Pendulum-v1, MountainCarContinuous-v0, ...
+    """
+
+    tier: ClassVar[str] = "gym"
+    budget_steps: ClassVar[dict[str, int]] = {"smoke": 4, "quick": 30, "full": 100}
+    sweep: ClassVar[dict[str, tuple[float, ...]]] = {
+        "smoke": (0.005, 0.01),
+        "quick": (0.005, 0.01),
+        "full": (0.0025, 0.005, 0.01, 0.02),
+    }
+
+    env: str = "CartPole-v1"
+    """Name under which Gymnasium knows the environment, or MODULE:NAME for one that a module registers."""
+    learning_rate: float = 0.01
+    """Learning rate of Adam."""
+    microbatch_size: int = 4
+    """Sequences a microbatch; an optimizer step has four then."""
+    contexts: int = 4
+    """Reset seeds a batch, each played group_size times."""
+    hidden: int = 64
+    """Width of the two hidden layers; wider than the microbatch, or an exact projection removes everything."""
+    validation_episodes: int = 8
+    """Greedy episodes after each optimizer step, always from the same reset seeds."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode; None is the environment's own, or 1000 where it has none."""
+    slippery: bool = True
+    """FrozenLake only: off, every step goes where it should."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("hidden", "contexts", "validation_episodes"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        divisible = self.contexts % self.steps_per_batch == 0
+        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+        limit = self.max_episode_steps
+        self._require("max_episode_steps", limit is None or limit >= 1, "None or at least 1")
+
+    @property
+    def rung(self) -> str:
+        return f"{self.tier}/{self.env}"
+
+    @property
+    def score_range(self) -> tuple[float, float] | None:
+        return SCORE_RANGES.get(self.env) if self.max_episode_steps is None else None
+
+
+CONFIGS: dict[str, type[RunConfig]] = {config.tier: config for config in (BanditConfig, GymConfig)}
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

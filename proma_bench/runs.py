@@ -148,15 +148,15 @@ def run_in(
     """Train in a directory, from its last checkpoint on where there is one, and return what it then holds.
 
     ``on_step`` gets every step's metrics, ``on_note`` a line for everything unusual that a resumed run found.
-    Raises UsageError as :func:`claim` does, and RunError when the run cannot go on.
+    Raises UsageError as :func:`claim` does and as the rung does, and RunError when the run cannot go on.
     """
     from proma_bench import checkpoints  # these two need torch; reading runs does not
     from proma_bench.train import Training
 
+    training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
     with claim(path, config, resume):
         if read_run(path).finished:
             return read_run(path)
-        training = Training(config)
         with _disk_errors(path):
             recorded = read_metrics(path / "metrics.jsonl")
             for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):

@@ -1,6 +1,9 @@
 """Runs of a second or less."""
 
-from proma_bench.config import BanditConfig
+import torch
+
+from proma_bench.config import BanditConfig, GymConfig
+from proma_bench.runs import run_in
 
 
 def tiny(**settings):
@@ -9,5 +12,17 @@ def tiny(**settings):
     return BanditConfig(**{**defaults, **settings})
 
 
+def tiny_gym(**settings):
+    """The same of short episodes on CartPole."""
+    defaults = {"steps": 6, "contexts": 4, "group_size": 3, "microbatch_size": 2, "hidden": 16, "checkpoint_every": 2}
+    return GymConfig(**{**defaults, "validation_episodes": 2, "max_episode_steps": 20, **settings})
+
+
 def without_timings(history):
     return [{name: value for name, value in step.items() if name != "seconds"} for step in history]
+
+
+def go_on(path, config):
+    """What a process does that is going to be killed."""
+    torch.set_num_threads(1)
+    run_in(path, config, resume=True)

@@ -38,7 +38,7 @@ class Tier(Protocol):
         """``accuracy`` (greedy) and ``accuracy_sampled`` on validation data that training never sees."""
 
 
-_HOMES = {"bandit": "proma_bench.tiers.bandit:Bandit"}
+_HOMES = {"bandit": "proma_bench.tiers.bandit:Bandit", "gym": "proma_bench.tiers.gym:Gym"}
 
 
 def make_tier(config: RunConfig) -> Tier:

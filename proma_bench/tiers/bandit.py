@@ -6,8 +6,6 @@ A sequence is a single action. Entropy and KL are exact: there are only ten acti
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from jaxtyping import Float
 from sklearn.datasets import load_digits
@@ -19,6 +17,7 @@ from proma_bench.config import BanditConfig
 from proma_bench.experience import Experience
 from proma_bench.objectives import group_advantages
 from proma_bench.tiers import Generators, Policy
+from proma_bench.tiers.mlp import mlp
 
 PIXELS, LABELS = 64, 10
 
@@ -28,26 +27,13 @@ class BanditPolicy(Policy):
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        widths = [PIXELS, hidden, hidden, LABELS]
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [_linear(inputs, outputs, generator), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = mlp([PIXELS, hidden, hidden, LABELS], nn.ReLU, generator)
 
     def forward(self, observations: Float[Tensor, "rows 64"]) -> Float[Tensor, "rows 10"]:
         return self.layers(observations)
 
     def distribution(self, observations: Float[Tensor, "rows 64"]) -> Categorical:
         return Categorical(logits=self(observations), validate_args=False)
-
-
-def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A linear layer with torch's default initialisation, drawn from the generator instead of the global state."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    bound = inputs**-0.5
-    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-    return layer
 
 
 class Bandit:
