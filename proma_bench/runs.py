@@ -55,14 +55,6 @@ def read_run(path: Path) -> Run:
     return Run(path, config, metrics, finished)
 
 
-def find_runs(root: Path) -> list[Run]:
-    """All runs in a directory tree, whatever its layout. Raises UsageError when there are none."""
-    runs = [read_run(path.parent) for path in sorted(root.rglob("config.json"))]
-    if not runs:
-        raise UsageError(f"no runs (no config.json) under {root}")
-    return runs
-
-
 def read_metrics(path: Path) -> list[Metrics]:
     """The recorded steps. A last line that was cut short is left out; RunError for damage anywhere else."""
     if not path.exists():

@@ -48,7 +48,7 @@ def test_a_directory_of_another_run_is_one_line(capsys, tmp_path):
 
 def test_a_damaged_run_is_one_line(capsys, tmp_path):
     (tmp_path / "config.json").write_text("{")
-    assert main(["report", str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "left out: cannot read" in error
     assert error.count("\n") == 1

@@ -12,7 +12,7 @@ import pytest
 from proma_bench.config import METHODS
 from proma_bench.errors import UsageError
 from proma_bench.ladder import make_plan
-from proma_bench.runs import find_runs
+from proma_bench.report.reading import read_runs
 
 
 def proma_bench(*arguments):
@@ -41,7 +41,7 @@ def test_it_ends_with_the_claims_and_the_path_of_the_report(ladder):
 
 def test_every_method_learns_the_digits(ladder):
     """From chance, 0.1, in sixty steps. Of ten seeds the worst of any method ended at 0.49."""
-    runs = [run for run in find_runs(ladder[0]) if run.config["learning_rate"] == 0.005]
+    runs = [run for run in read_runs(ladder[0]).runs if run.config["learning_rate"] == 0.005]
     assert {run.config["method"] for run in runs} == set(METHODS)
     for run in runs:
         first, last = run.metrics[0], run.metrics[-1]

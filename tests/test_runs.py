@@ -13,7 +13,8 @@ from small_runs import tiny, without_timings
 from proma_bench import checkpoints, runs
 from proma_bench.config import METHODS
 from proma_bench.errors import RunError, UsageError
-from proma_bench.runs import claim, find_runs, read_metrics, read_run, run_in
+from proma_bench.report.reading import read_runs
+from proma_bench.runs import claim, read_metrics, read_run, run_in
 from proma_bench.train import train
 
 
@@ -222,9 +223,9 @@ def test_a_file_or_a_ladder_is_no_place_for_a_run(tmp_path):
 def test_runs_are_found_wherever_they_lie(tmp_path):
     run_in(tmp_path / "x", tiny(steps=1))
     run_in(tmp_path / "y" / "z", tiny(steps=2, method="grpo"))
-    assert [run.config["method"] for run in find_runs(tmp_path)] == ["proma", "grpo"]
+    assert [run.config["method"] for run in read_runs(tmp_path).runs] == ["proma", "grpo"]
     with pytest.raises(UsageError, match="no runs"):
-        find_runs(tmp_path / "y" / "z" / "checkpoint")
+        read_runs(tmp_path / "y" / "z" / "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ def read_runs(root: Path) -> Reading:
     runs: list[Run] = []
     problems: list[str] = []
     unknown: set[str] = set()
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a directory")
     for path in sorted(root.rglob("config.json")):
         try:
             run = _checked(read_run(path.parent))

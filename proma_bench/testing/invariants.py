@@ -134,11 +134,13 @@ def assert_scale_invariant(
 ) -> None:
     """Multiplying each sequence gradient by a number of its own other than zero changes nothing.
 
-    ``scales`` [B] default to powers of two, which are exact in every type: 2^20, 2^-20 and so on (float16: 4, 1/4).
+    ``scales`` [B] default to powers of two, which are exact: 2^20, 2^-20 and so on. Float16 gradients are scaled in
+    float32, for they have no room for that in their own type.
     """
+    if seq_grads.dtype == torch.float16:
+        seq_grads = seq_grads.float()
     if scales is None:
-        exponent = 2.0 if seq_grads.dtype == torch.float16 else 20.0
-        scales = torch.tensor([2.0 ** (exponent * (-1) ** i) for i in range(len(seq_grads))])
+        scales = torch.tensor([2.0 ** (20.0 * (-1) ** i) for i in range(len(seq_grads))])
     scaled = seq_grads * scales.to(seq_grads.dtype).reshape(-1, *[1] * (seq_grads.dim() - 1))
     failure = "not scale invariant: scaling the sequence gradients changed the result"
     _require_no_change(fn, running, seq_grads, scaled, tolerance, failure)
