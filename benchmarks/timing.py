@@ -102,10 +102,15 @@ def _timing(seconds: np.ndarray, baseline: np.ndarray) -> Timing:
 
 
 def _timed(call: Callable[[], object], repeats: int) -> float:
-    started = time.perf_counter()
+    """Seconds; with one thread those that the process was running, which work of others on the machine does not add to.
+
+    With several threads, those that wait for one another would count as busy.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     for _ in range(repeats):
         call()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _timed_on_gpu(call: Callable[[], object], repeats: int) -> float:
