@@ -136,7 +136,7 @@ class GymConfig(RunConfig):
     """
 
     tier: ClassVar[str] = "gym"
-    budget_steps: ClassVar[dict[str, int]] = {"smoke": 4, "quick": 30, "full": 100}
+    budget_steps: ClassVar[dict[str, int]] = {"smoke": 4, "quick": 20, "full": 100}
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
         "quick": (0.005, 0.01),
