@@ -9,10 +9,13 @@ import time
 
 import pytest
 
-from proma_bench.config import METHODS
+from proma_bench.config import CONFIGS, METHODS
 from proma_bench.errors import UsageError
 from proma_bench.ladder import make_plan
 from proma_bench.report.reading import read_runs
+
+
+RUNGS = {config().rung for config in CONFIGS.values()}
 
 
 def proma_bench(*arguments):
@@ -65,6 +68,13 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
     again = proma_bench("ladder", "--tiers", "bandit", "--seeds", 1, "--out", root)
     assert "9 of 9 runs are finished already" in again.stdout
     assert metrics == {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
+
+
+def test_the_smoke_ladder_climbs_every_rung_of_the_default(tmp_path):
+    result = proma_bench("ladder", "--budget", "smoke", "--seeds", 1, "--jobs", 2, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())} == RUNGS
+    assert "unknown metric" not in result.stdout
 
 
 def test_another_plan_does_not_go_into_the_same_directory(ladder):
