@@ -6,7 +6,9 @@ besides, and how episodes end, is told in :mod:`proma_bench.tiers.environments`.
 
 The *score* of this rung is a return. In the terms that all rungs share, ``reward`` is the mean return of the sampled
 batch, and ``accuracy`` the mean return of the greedy policy (most likely action, mean of the Gaussian) on validation
-seeds that training never draws. ``accuracy_sampled`` is not measured: that would be another batch of episodes.
+seeds that training never draws. The two need not go together: in a grid without chance, a policy that reaches its goal
+whenever it is sampled may run into a wall for ever when it is greedy. ``accuracy_sampled`` is not measured: that would
+be another batch of episodes.
 ``truncated`` is the share of the validation episodes that the time limit ended.
 """
 
