@@ -14,7 +14,6 @@ from proma_bench.errors import UsageError
 from proma_bench.ladder import make_plan
 from proma_bench.report.reading import read_runs
 
-
 RUNGS = {config().rung for config in CONFIGS.values()}
 
 

@@ -174,8 +174,10 @@ def make(config: GymConfig) -> gymnasium.Env:
         if limit is None and environment.spec is not None and environment.spec.max_episode_steps is None:
             environment = gymnasium.wrappers.TimeLimit(environment, LONGEST)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise UsageError(f"{config.env}: {_missing(error)}") from None
-    except gymnasium.error.Error:
+        raise UsageError(f"{config.env}: {_reason(error)}") from None
+    except gymnasium.error.Error as error:
+        if config.env in gymnasium.registry:  # known, and broken
+            raise UsageError(f"{config.env}: {_reason(error)}") from None
         near = difflib.get_close_matches(config.env, gymnasium.registry, n=1, cutoff=0.0)[0]
         raise UsageError(f"unknown environment {config.env!r}; did you mean {near!r}?{_home(config.env)}") from None
     except TypeError as error:
@@ -185,8 +187,8 @@ def make(config: GymConfig) -> gymnasium.Env:
     return environment
 
 
-def _missing(error: Exception) -> str:
-    """Gymnasium's own line, which names the package, and that of Python with the package added where it is known."""
+def _reason(error: Exception) -> str:
+    """Gymnasium's own line, which names the package; Python's with the package added where that is known."""
     line = str(error).strip().partition("\n")[0].rstrip(".")
     module = (getattr(error, "name", None) or "").partition(".")[0]
     return f'{line}, run `pip install "gymnasium[{module}]"`' if module in ("jax", "mujoco") else line
