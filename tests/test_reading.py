@@ -103,7 +103,7 @@ def test_a_directory_without_runs_is_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path / "missing")]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"proma-bench: no runs (no config.json) under {tmp_path}",
-        f"proma-bench: no runs (no config.json) under {tmp_path / 'missing'}",
+        f"proma-bench: {tmp_path / 'missing'} is not a directory",
     ]
     assert not list(tmp_path.iterdir())
 
