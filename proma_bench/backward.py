@@ -48,7 +48,7 @@ class Proma:
 
     ``param.grad`` is the running gradient: clipping, any optimizer and ``zero_grad`` work as usual. With one microbatch
     it is the gradient of ``-(advantages * log_probs).sum()``; every further one first projects what is there already,
-    tensor by tensor. Backward passes outside of `backward` and `microbatch` are autograd's own.
+    tensor by tensor. Backward passes outside of `backward` and `microbatch` give the plain gradient.
 
     Under DistributedDataParallel, with ``no_sync`` on all but the last microbatch, each rank projects its own running
     gradient over its own microbatches, and the results are averaged. That is not a projection of the averaged gradient.
@@ -105,7 +105,11 @@ class Proma:
             calls (see `virtual`); a small model is much faster with few large backward passes.
 
         Raises ValueError, before any gradient changes, for shapes that do not match, for numbers that are not finite,
-        and for a graph that does not lead through the module.
+        and for a graph that does not lead through the module or leads to parameters of others. (Inside a reentrant
+        checkpoint the graph cannot be seen beforehand; there the backward pass itself raises.)
+
+        The first axis is taken for the sequence wherever it has that length: activations with time or positions first
+        are not told apart when there are as many of them as sequences.
         """
         _check_vector("log_probs", log_probs)
         if log_probs.shape != advantages.shape:

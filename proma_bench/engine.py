@@ -69,6 +69,7 @@ class BackwardEngine:
         self._microbatches = 0
         self._gates: dict[Tensor, Tensor] = {}
         self._uses: dict[Tensor, list[SequenceGrads]] = {}
+        self._will_end_pass = False
         self._returned: dict[Tensor, Tensor] = {}
 
     @contextmanager
@@ -78,19 +79,23 @@ class BackwardEngine:
             raise ValueError(f"microbatch_size must be at least 1, got {size}")
         if self._microbatch is not None:
             raise RuntimeError("microbatches cannot be nested: one backward pass, one set of advantages")
+        self._forget()
         microbatch = self._microbatch = _Microbatch(advantages, layout, size)
         try:
             yield
-            with torch.no_grad():
-                self._update_pending(microbatch)
         finally:
             self._microbatch = None
-            self._workspace.used = 0
-            self._uses.clear()
-            self._returned.clear()
+            self._forget()
         if not microbatch.finished:
             raise RuntimeError("no gradient of this microbatch came through a trainable layer of the module")
         self._microbatches += -(-advantages.shape[0] // microbatch.size)
+
+    def _forget(self) -> None:
+        """What a backward pass leaves behind that raised an error half-way."""
+        self._will_end_pass = False
+        self._workspace.used = 0
+        self._uses.clear()
+        self._returned.clear()
 
     def clear_records(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
@@ -109,12 +114,16 @@ class BackwardEngine:
     def capture(self, call: Call, inputs: tuple[Any, ...], grad_output: Tensor) -> None:
         """Note what one call of a layer contributes to the sequence gradients of its parameters."""
         layer, layout = call.layer, Layout(1)
+        if not self._will_end_pass:
+            self._will_end_pass = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._end_pass)
         if self._microbatch is not None:
             layout = self._microbatch.layout
             layer.check_shape(grad_output.shape, layout)
         with _without_autocast(grad_output):
             seq_grads = layer.rule.function(layer.module, inputs, grad_output, layout)
-            if not layer.checked:
+            # gradients that are zero, or sums over a single sequence, would prove nothing
+            if not layer.checked and layout.sequences > 1 and bool(grad_output.any()):
                 if problem := check_rule(layer.module, inputs, grad_output, seq_grads, layout.sequences):
                     raise ValueError(f"{layer.title}: {problem}")
                 layer.checked = True
@@ -139,6 +148,21 @@ class BackwardEngine:
         if self._microbatch is not None:
             self._returned[parameter] = gradient
         return gradient
+
+    def knows(self, parameter: Tensor) -> bool:
+        """Whether the parameter is one of the module's."""
+        return parameter in self._names
+
+    def _end_pass(self) -> None:
+        """At the end of a backward pass: finish what is pending, and let go of what no gate has asked for.
+
+        The latter are layers on the way to an input whose gradient alone was wanted, as by `torch.autograd.grad`.
+        """
+        self._will_end_pass = False
+        if self._microbatch is not None:
+            with torch.no_grad():
+                self._update_pending(self._microbatch)
+        self._uses.clear()
 
     # ---------------------------------------------------------------------------------------- the gradient
 
@@ -227,7 +251,8 @@ class BackwardEngine:
             if returned is None or returned.data_ptr() != gradient.data_ptr():
                 raise RuntimeError(
                     f"parameter {self._name(parameter)!r} received a gradient from outside of its module's forward "
-                    "(its weights used directly, as in F.linear(x, layer.weight)); call the module instead"
+                    "(its weights used directly, as in F.linear(x, layer.weight)), or a hook on it that is older than "
+                    "Proma changed its gradient; call the module instead, and register such hooks after attaching"
                 )
 
         return check

@@ -39,6 +39,9 @@ class Engine(Protocol):
     def finish(self, parameter: Tensor) -> Tensor | None:
         """All uses of the parameter have been captured: its gradient, please."""
 
+    def knows(self, parameter: Tensor) -> bool:
+        """Whether the parameter is one of the module's."""
+
 
 class Call(NamedTuple):
     """One forward call of a layer.
@@ -76,15 +79,12 @@ class Layer:
     def attach(self) -> None:
         """Replace the module's ``forward``."""
         self.forward = self.module.forward
-        self._own_forward = self.module.__dict__.get("forward")
         self.module.__dict__["_proma_layer"] = self
         self.module.__dict__["forward"] = MethodType(forward, self.module)
 
     def detach(self) -> None:
         """Put the module's ``forward`` back."""
         del self.module.__dict__["_proma_layer"], self.module.__dict__["forward"]
-        if self._own_forward is not None:
-            self.module.__dict__["forward"] = self._own_forward
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied or unpickled module is an ordinary one
@@ -102,7 +102,7 @@ class Layer:
         finally:
             for _, store, key, parameter in trainable:
                 store[key] = parameter
-        inputs = _positional(self.forward, args, kwargs) if kwargs else args
+        inputs = self._positional(args, kwargs) if kwargs else args
         return self._tap(
             output, inputs, {name: parameter for name, _, _, parameter in trainable if parameter is not None}
         )
@@ -111,8 +111,8 @@ class Layer:
         if not isinstance(output, Tensor):
             kind = type(output).__name__
             raise TypeError(f"{self.title}: forward returned a {kind}; a layer with a rule must return one tensor")
-        if output._is_view() or any(output is value for value in inputs):
-            output = output.clone()  # only a tensor of the layer's own can be marked
+        if not self.rule.marks_output or output._is_view() or any(output is value for value in inputs):
+            output = output.clone()  # only a tensor that nobody else keeps can be marked
         constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in inputs)
         tensors = [value.detach() for value in inputs if isinstance(value, Tensor)]
         gates = [self.engine.gate(parameter) for parameter in parameters.values()]
@@ -120,6 +120,14 @@ class Layer:
             output, Call(self, constants, parameters, output.shape), len(tensors), *tensors, *gates
         )
         return tapped
+
+    def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The arguments in the order of the signature, for rules take them by position."""
+        bound = inspect.signature(self.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        if lost := sorted(bound.kwargs.keys() & kwargs.keys()):
+            raise TypeError(f"{self.title}: a layer with a rule takes its arguments by position; got {', '.join(lost)}")
+        return bound.args
 
     def check_shape(self, shape: torch.Size, layout: Layout) -> None:
         """Raise ValueError if an output of this shape does not fit the sequences."""
@@ -133,13 +141,6 @@ def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if layer is None:  # a copy
         return type(module).forward(module, *args, **kwargs)
     return layer(*args, **kwargs) if torch.is_grad_enabled() else layer.forward(*args, **kwargs)
-
-
-def _positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments in the order of the signature, for rules take them by position."""
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.args
 
 
 class _Tap(torch.autograd.Function):
@@ -173,6 +174,7 @@ class _Gate(torch.autograd.Function):
 
 
 _TAP_NODE: Any = _Tap._backward_cls
+_GATE_NODE: Any = _Gate._backward_cls
 _CHECKPOINT_NODE: Any = CheckpointFunction._backward_cls
 
 
@@ -213,7 +215,8 @@ def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
 def tapped_calls(root: Tensor, engine: Engine) -> tuple[list[Call], bool]:
     """The calls of the engine's layers that a graph leads through, and whether a part of it cannot be seen.
 
-    A reentrant checkpoint hides the graph of its inside.
+    A reentrant checkpoint hides the graph of its inside. Raises ValueError for a parameter that is not the module's:
+    the backward pass is seeded with ones, so its gradient would come without the advantages.
     """
     calls: list[Call] = []
     opaque = False
@@ -226,7 +229,19 @@ def tapped_calls(root: Tensor, engine: Engine) -> tuple[list[Call], bool]:
                 calls.append(node.call)
         elif isinstance(node, _CHECKPOINT_NODE):
             opaque = True
+        elif not isinstance(node, _GATE_NODE):
+            _refuse_foreign(node, engine)
         above = {parent for parent, _ in node.next_functions} - seen
         seen |= above
         stack.extend(above)
     return calls, opaque
+
+
+def _refuse_foreign(node: Any, engine: Engine) -> None:
+    for parent, _ in node.next_functions:
+        parameter = getattr(parent, "variable", None)
+        if isinstance(parameter, nn.Parameter) and not engine.knows(parameter):
+            raise ValueError(
+                f"log_probs depends on a parameter of shape {list(parameter.shape)} that is not part of the module "
+                "that this Proma is attached to; attach it, once all are there, to a module that holds all of them"
+            )

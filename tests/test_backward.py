@@ -501,16 +501,97 @@ def test_copies_and_pickles_of_an_attached_module_are_ordinary() -> None:
     torch.save(module.state_dict(), io.BytesIO())
 
 
-def test_an_instance_forward_survives() -> None:
+def test_a_forward_replaced_on_the_instance_is_refused_where_a_rule_would_be_blind_to_it() -> None:
     module = initialise(Classifier(), torch.float32)
+    module.forward = lambda rows: module.layers(rows) * 2.0  # on a container nothing depends on it
+    with Proma(module) as proma:
+        proma.backward(module(torch.randn(4, 6))[:, 0], torch.ones(4))
     plain = module.layers[0].forward
-    module.layers[0].forward = lambda rows: plain(rows) * 2  # as accelerate does
-    own = module.layers[0].forward
-    rows = torch.randn(4, 6)
-    before = module(rows)
-    with Proma(module):
-        assert torch.equal(module(rows), before)
-    assert module.layers[0].forward is own
+    module.layers[0].forward = lambda rows: plain(rows) * 2
+    with pytest.raises(ValueError, match=r"'layers.0' \(Linear\).*forward was replaced"):
+        Proma(module)
+
+
+def test_a_pass_that_wants_another_gradient_leaves_nothing_behind() -> None:
+    module = initialise(Classifier(), torch.float32)
+    rows = torch.randn(4, 6, requires_grad=True)
+    module(rows).sum().backward()
+    wanted = {name: p.grad.clone() for name, p in module.named_parameters()}
+    with Proma(module) as proma:
+        module.zero_grad()
+        torch.autograd.grad(module(rows).sum(), rows)
+        module(rows).sum().backward()
+        assert_gradients(module, wanted, 1e-6)
+        module.zero_grad()
+        torch.autograd.grad(module(rows[:2]).sum(), rows)
+        proma.backward(module(rows).sum(1), torch.ones(4))
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(parameter.grad, -wanted[name])
+
+
+def test_gradients_are_complete_when_the_backward_pass_returns() -> None:
+    module = initialise(TokenPolicy())
+    wanted = expected(module, EXACT)
+    with Proma(module, EXACT) as proma:
+        for micro in MICROS:
+            log_probs, _ = micro.padded(module)
+            with proma.microbatch(micro.advantages):
+                (-log_probs.sum()).backward()
+                if micro is MICROS[-1]:
+                    assert_gradients(module, wanted, 1e-9)
+
+
+def test_an_error_half_way_leaves_nothing_behind() -> None:
+    module = initialise(TokenPolicy())
+    wanted = expected(module, EXACT)
+    with Proma(module, EXACT) as proma:
+        handle = module.embedding.weight.register_hook(lambda _: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                proma.backward(MICROS[0].padded(module)[0], MICROS[0].advantages)
+        handle.remove()
+        module.zero_grad()
+        for micro in MICROS:
+            proma.backward(micro.padded(module)[0], micro.advantages)
+    assert_gradients(module, wanted, 1e-9)
+
+
+def test_parameters_of_others_are_refused() -> None:
+    module, temperature = initialise(Classifier(), torch.float32), nn.Parameter(torch.ones(()))
+    with Proma(module) as proma, pytest.raises(ValueError, match=r"shape \[\] that is not part of the module"):
+        proma.backward(module(torch.randn(4, 6))[:, 0] * temperature, torch.ones(4))
+
+
+def test_a_layer_may_keep_its_output() -> None:
+    class Sigmoid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, generator=seeded(0)))
+
+        def forward(self, rows: Tensor, *, scale: float = 1.0) -> Tensor:
+            return torch.sigmoid(rows * self.weight * scale)
+
+    module = Sigmoid().double()
+    rows = torch.randn(2, 4, 6, dtype=torch.float64, generator=seeded(0))
+    micros = [Micro(lambda m, i, x=x: m(x[i : i + 1]).sum(), torch.ones(4, dtype=torch.float64)) for x in rows]
+    wanted = oracle_gradients(module, micros, EXACT)
+    with Proma(module, EXACT) as proma:
+        for x in rows:
+            proma.backward(module(x).sum(1), torch.ones(4, dtype=torch.float64))
+        assert_gradients(module, wanted, 1e-9)
+        with pytest.raises(TypeError, match="arguments by position; got scale"):
+            module(rows[0], scale=2.0)
+
+
+def test_a_gradient_of_zero_proves_nothing_about_a_rule() -> None:
+    module = nn.Sequential(Mixing(), nn.Linear(3, 1, bias=False)).double()
+    nn.init.zeros_(module[1].weight)
+    rows, ones = torch.randn(4, 3, generator=seeded(0)).double(), torch.ones(4).double()
+    with Proma(module) as proma:
+        proma.backward(module(rows).squeeze(1), ones)
+        nn.init.ones_(module[1].weight)
+        with pytest.raises(ValueError, match="rows are not independent"):
+            proma.backward(module(rows).squeeze(1).square(), ones)
 
 
 # ------------------------------------------------------------------------------------------------- what it costs

@@ -43,19 +43,21 @@ def rule_for(module: nn.Module) -> Rule | str | None:
     the RMSNorms of transformers by their look and the generic rule.
     """
     rule = registered_rule(module)
+    if rule is None and next(module.parameters(recurse=False), None) is None:
+        return None
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the instance, where no rule can see it; give it a class of its own"
     if rule is not None and not rule.trusted:
         return rule
     if reason := refusal(module):
         return reason
     if rule is not None:
         return rule
-    if next(module.parameters(recurse=False), None) is None:
-        return None
     if is_transformers_rms_norm(module):
-        return Rule(transformers_rms_norm, trusted=False)
+        return Rule(transformers_rms_norm, trusted=False, marks_output=True)
     if any(True for child in module.children() for _ in child.parameters()):
         return (
             "they stand beside modules with parameters of their own; move them into a small module, or make the whole "
             f"one layer with register_rule({type(module).__name__})(generic)"
         )
-    return Rule(generic, trusted=False)
+    return Rule(generic, trusted=False, marks_output=False)

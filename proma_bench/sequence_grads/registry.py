@@ -21,10 +21,15 @@ adds up several. ``layout.group`` puts the rows of a tensor in the order of the 
 
 
 class Rule(NamedTuple):
-    """A rule, and whether it is exempt from the one check against autograd that each module gets on its first use."""
+    """A rule, and what is known of the modules that it serves.
+
+    trusted: exempt from the one check against autograd that each module gets on its first use.
+    marks_output: nothing keeps the module's output for the backward pass, so it can be marked without a copy.
+    """
 
     function: RuleFunction
     trusted: bool
+    marks_output: bool
 
 
 _RULES: dict[type[nn.Module], Rule] = {}
@@ -54,7 +59,7 @@ def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Call
 
     def register(function: RuleFunction) -> RuleFunction:
         for module_type in module_types:
-            _RULES[module_type] = Rule(function, trusted)
+            _RULES[module_type] = Rule(function, trusted, marks_output=trusted)
         return function
 
     return register
