@@ -79,7 +79,6 @@ class Proma:
         if way not in WAYS:
             raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
         self._engine = BackwardEngine(module, self.config, workspace_bytes, way, record)
-        self._record = record
         self._layers = layers_of(module, self._engine)
         if not self._layers:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")
@@ -162,7 +161,7 @@ class Proma:
 
         Raises RuntimeError unless attached with ``record=True``.
         """
-        if not self._record:
+        if not self._engine.record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
         return [record for records in self._engine.records for record in _unpacked(records)]
 

@@ -62,7 +62,7 @@ class BackwardEngine:
         self.config = config
         self.records: list[Records] = []
         self._way = way
-        self._record = record
+        self.record = record
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
         self._workspace = Workspace(workspace_bytes)
         self._microbatch: _Microbatch | None = None
@@ -113,11 +113,13 @@ class BackwardEngine:
 
     def capture(self, call: Call, inputs: tuple[Any, ...], grad_output: Tensor) -> None:
         """Note what one call of a layer contributes to the sequence gradients of its parameters."""
-        layer, layout = call.layer, Layout(1)
         if not self._will_end_pass:
             self._will_end_pass = True
             torch.autograd.Variable._execution_engine.queue_callback(self._end_pass)
-        if self._microbatch is not None:
+        layer = call.layer
+        if self._microbatch is None:
+            layout = Layout(1)
+        else:
             layout = self._microbatch.layout
             layer.check_shape(grad_output.shape, layout)
         with _without_autocast(grad_output):
@@ -215,7 +217,7 @@ class BackwardEngine:
         gram = torch.stack([measured.gram for _, measured in group])
         overlap = torch.stack([measured.overlap for _, measured in group])
         removed = successive_removals(gram, overlap, advantages, size, self.config)
-        if self._record:
+        if self.record:
             growth = square_growth(gram, advantages, removed, size)
             self._keep_records(group, removed, growth)
         return (advantages - removed.coefficients).to(advantages.dtype)
