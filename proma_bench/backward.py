@@ -6,7 +6,7 @@ in `engine.py` and `taps.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
@@ -62,23 +62,30 @@ class Proma:
         config: ProjectionConfig | None = None,
         *,
         record: bool = False,
+        unprojected: Collection[str] = (),
         workspace_bytes: int = 256 * 2**20,
         way: Way = "auto",
     ) -> None:
         """Attach to every layer of ``module`` that has trainable parameters.
 
         record: keep what `stats` returns; costs one more pass over each running gradient.
+        unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
         workspace_bytes: limit of the buffer for sequence gradients that are written out.
         way: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `sequence_grads.cost`.
 
         Raises ValueError, and attaches nothing, for a module whose parameters no rule covers, for a module that has a
-        Proma already, and for a projection method that needs the gradients written out (``qr``).
+        Proma already, for a name in ``unprojected`` that is no parameter's, and for a projection method that needs the
+        gradients written out (``qr``).
         """
         self.config = config or ProjectionConfig()
         require_gram_method(self.config)
         if way not in WAYS:
             raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
-        self._engine = BackwardEngine(module, self.config, workspace_bytes, way, record)
+        parameters = dict(module.named_parameters())
+        if unknown := [name for name in unprojected if name not in parameters]:
+            raise ValueError(f"unprojected names no parameter of {type(module).__name__}: {', '.join(unknown)}")
+        plain = {parameters[name] for name in unprojected}
+        self._engine = BackwardEngine(module, self.config, plain, workspace_bytes, way, record)
         self._layers = layers_of(module, self._engine)
         if not self._layers:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")

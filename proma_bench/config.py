@@ -15,6 +15,7 @@ from proma_bench.errors import UsageError, require_known
 
 METHODS = ("reinforce", "grpo", "proma")
 PROJECTIONS = ("exact", "iterative", "ridge")
+NORMALISATIONS = ("token-mean", "sequence-mean", "sum")
 BUDGETS = ("smoke", "quick", "full")
 
 
@@ -28,6 +29,8 @@ class RunConfig:
     """Optimizer steps of a run in each of the ladder's budgets."""
     sweep: ClassVar[dict[str, tuple[float, ...]]]
     """Learning rates of the ladder's frontier in each of its budgets; the default rate is among them."""
+    score: ClassVar[str] = "accuracy"
+    """The metric that the claims take for the score."""
 
     method: str = "proma"
     """Update rule: reinforce, grpo (ratios, clipped) or proma."""
@@ -37,6 +40,8 @@ class RunConfig:
     """Optimizer steps."""
     learning_rate: float = 0.005
     """Learning rate of Adam."""
+    warmup_steps: int = 0
+    """Optimizer steps over which the learning rate rises to its value."""
     group_size: int = 8
     """Samples a context; advantages are relative to their group (the paper: 8)."""
     microbatch_size: int = 8
@@ -45,6 +50,8 @@ class RunConfig:
     """Optimizer steps on each batch of samples (the paper: 2)."""
     shuffle: bool = True
     """Mix the groups before cutting microbatches; otherwise neighbours stay together, one group after another."""
+    normalisation: Literal["token-mean", "sequence-mean", "sum"] = "token-mean"
+    """What a row weighs: as all rows of the step (the paper), as all of its sequence, or one over the sequences."""
     clip: float = 0.2
     """GRPO only: the likelihood ratio is clipped to 1 - clip .. 1 + clip."""
     projection: Literal["exact", "iterative", "ridge"] = "iterative"
@@ -55,18 +62,25 @@ class RunConfig:
     """PROMA only: remove at most this multiple of the microbatch gradient's norm; None removes without limit."""
     shrinkage: float = 1.0
     """PROMA only: the share of the projected component that is removed, 0 to 1."""
+    projected: Literal["all", "linear"] = "all"
+    """PROMA only: tensors that are projected: all, or weights of linear layers alone, as in the author's code."""
+    validate_every: int = 1
+    """Optimizer steps between validations; the last step is always validated."""
     checkpoint_every: int = 10
     """Optimizer steps between checkpoints (rounded up to whole batches)."""
 
     def __post_init__(self) -> None:
         require_known("method", self.method, METHODS)
-        positive = ("steps", "group_size", "microbatch_size", "steps_per_batch", "sweeps", "checkpoint_every")
+        positive = "steps group_size microbatch_size steps_per_batch sweeps validate_every checkpoint_every".split()
         for name in positive:
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("seed", self.seed >= 0, "0 or more")
+        for name in ("seed", "warmup_steps"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", self.learning_rate > 0 and math.isfinite(self.learning_rate), "above 0")
         self._require("clip", 0 < self.clip < 1, "between 0 and 1")
         require_known("projection", self.projection, PROJECTIONS)
+        require_known("normalisation", self.normalisation, NORMALISATIONS)
+        require_known("projected", self.projected, ("all", "linear"))
         self._require("max_removed", self.max_removed is None or 0 <= self.max_removed < math.inf, "None or 0 or more")
         self._require("shrinkage", 0 <= self.shrinkage <= 1, "between 0 and 1")
 
@@ -178,7 +192,67 @@ class GymConfig(RunConfig):
         return SCORE_RANGES.get(self.env) if self.max_episode_steps is None else None
 
 
-CONFIGS: dict[str, type[RunConfig]] = {config.tier: config for config in (BanditConfig, GymConfig)}
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(RunConfig):
+    """A tiny Qwen3 answers questions: a sequence is a generated answer, reward 1 when it is right.
+
+    It begins from a supervised warm start on answers half of which are wrong, which is made once and then kept in
+    PROMA_BENCH_CACHE (~/.cache/proma_bench unless set). Questions and scores are reasoning-gym's.
+    """
+
+    tier: ClassVar[str] = "transformer"
+    budget_steps: ClassVar[dict[str, int]] = {"smoke": 4, "quick": 40, "full": 160}
+    sweep: ClassVar[dict[str, tuple[float, ...]]] = {
+        "smoke": (5e-5, 1e-4),
+        "quick": (1e-4,),
+        "full": (5e-5, 1e-4, 2e-4),
+    }
+    score: ClassVar[str] = "accuracy_sampled"  # the greedy answers are good from the start
+
+    task: str = "chain_sum"
+    """Name of a reasoning-gym task: chain_sum (here of two or three one-digit terms), gcd, spell_backward, ..."""
+    learning_rate: float = 1e-4
+    """Learning rate of Adam."""
+    warmup_steps: int = 10
+    """Optimizer steps over which the learning rate rises to its value."""
+    contexts: int = 64
+    """Questions a batch, each answered group_size times."""
+    steps_per_batch: int = 4
+    """Optimizer steps on each batch of samples; the later ones give GRPO something to clip."""
+    answer_tokens: int = 12
+    """Answers are cut off after so many tokens."""
+    context_tokens: int = 256
+    """The longest prompt and answer together; a longer prompt is not answered, and counted as overlong."""
+    validation_questions: int = 256
+    """Questions that training never draws."""
+    validation_samples: int = 8
+    """Answers sampled to each of them, besides the greedy one."""
+    validate_every: int = 5
+    """Optimizer steps between validations; the last step is always validated."""
+    packed: bool = False
+    """Train on sequences packed one after another, without padding; the gradients are the same."""
+    warm_start_steps: int = 600
+    """Optimizer steps of the warm start; 0 starts from random weights."""
+    flawed: float = 0.5
+    """The share of the warm start's answers that are wrong."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = "contexts answer_tokens context_tokens validation_questions validation_samples".split()
+        for name in names:
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        divisible = self.contexts % self.steps_per_batch == 0
+        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+        self._require("answer_tokens", self.answer_tokens < self.context_tokens, "below context_tokens")
+        self._require("warm_start_steps", self.warm_start_steps >= 0, "0 or more")
+        self._require("flawed", 0 <= self.flawed <= 1, "between 0 and 1")
+
+    @property
+    def rung(self) -> str:
+        return f"{self.tier}/{self.task}"
+
+
+CONFIGS: dict[str, type[RunConfig]] = {config.tier: config for config in (BanditConfig, GymConfig, TransformerConfig)}
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

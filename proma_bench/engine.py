@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -57,9 +57,16 @@ class BackwardEngine:
     """
 
     def __init__(
-        self, module: nn.Module, config: ProjectionConfig, workspace_bytes: int, way: Way, record: bool
+        self,
+        module: nn.Module,
+        config: ProjectionConfig,
+        unprojected: Set[Tensor],
+        workspace_bytes: int,
+        way: Way,
+        record: bool,
     ) -> None:
         self.config = config
+        self._unprojected = unprojected
         self.records: list[Records] = []
         self._way = way
         self.record = record
@@ -179,7 +186,8 @@ class BackwardEngine:
             )
         microbatch.finished.add(parameter)
         advantages = microbatch.advantages.to(parameter.device, dtype)
-        if parameter.grad is None and microbatch.size == advantages.shape[0]:
+        is_first = parameter.grad is None and microbatch.size == advantages.shape[0]
+        if is_first or parameter in self._unprojected:
             return plain_gradient(uses, advantages, shape)
         if not self._workspace.has_room(advantages.shape[0] * parameter.numel(), dtype):
             self._update_pending(microbatch)

@@ -6,17 +6,24 @@ ladder; ``old_log_probs`` has the rows' shape in each:
     [B]      a row is a sequence                              (bandit)
     [N]      flattened rows, ``sequence_ids`` [N] in 0..B-1   (environment steps of B episodes)
     [B, T]   padded rows, ``mask`` [B, T] true where real     (tokens of B answers)
+
+Of text, ``observations`` [B, P + T] are the tokens of prompts and answers, the last T of them the rows' own; -1 is
+padding, on the left of a prompt and on the right of an answer. Selected sequences lose the columns that are padding
+in all of them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+PADDING = -1
+"""What stands for no token."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Experience:
     old_log_probs: their log-probabilities when they were sampled, [*rows].
     rewards, advantages: one a sequence, [B].
     sequence_ids, mask: see the module's layouts.
+    marks: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length limit).
     """
 
     observations: Shaped[Tensor, "..."]
@@ -37,6 +45,7 @@ class Experience:
     advantages: Float[Tensor, " B"]
     sequence_ids: Int[Tensor, " N"] | None = None
     mask: Bool[Tensor, "B T"] | None = None
+    marks: Mapping[str, Bool[Tensor, " B"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -62,8 +71,8 @@ class Experience:
         return values if self.mask is None else values.unsqueeze(1).expand_as(self.mask)
 
     def mean(self, values: Float[Tensor, "*rows"]) -> float:
-        """The mean over real rows."""
-        return float(self.per_sequence(values).sum()) / self.rows
+        """The mean over real rows; 0 where there are none."""
+        return float(self.per_sequence(values).sum()) / max(1, self.rows)
 
     def select(self, sequences: Int[Tensor, " b"]) -> Experience:
         """The given sequences, in the given order (flattened rows keep theirs)."""
@@ -74,7 +83,7 @@ class Experience:
             ids = position[self.sequence_ids]
             rows = (ids >= 0).nonzero().squeeze(1)
             ids = ids[rows]
-        return Experience(
+        selected = Experience(
             observations=self.observations[rows],
             actions=self.actions[rows],
             old_log_probs=self.old_log_probs[rows],
@@ -82,6 +91,25 @@ class Experience:
             advantages=self.advantages[sequences],
             sequence_ids=ids,
             mask=None if self.mask is None else self.mask[rows],
+            marks={name: mark[sequences] for name, mark in self.marks.items()},
+        )
+        return selected if self.mask is None else selected._trimmed()
+
+    def _trimmed(self) -> Experience:
+        """Text without the columns that are padding in every sequence; one row always stays."""
+        assert self.mask is not None
+        width = self.mask.shape[1]
+        used = self.mask.any(dim=0).nonzero()
+        rows = int(used[-1]) + 1 if len(used) else 1
+        prompt = self.observations.shape[1] - width
+        start = int((self.observations[:, :prompt] == PADDING).all(dim=0).sum())
+        end = prompt + rows
+        return replace(
+            self,
+            observations=self.observations[:, start:end],
+            actions=self.actions[:, :rows],
+            old_log_probs=self.old_log_probs[:, :rows],
+            mask=self.mask[:, :rows],
         )
 
     def split(self, parts: int) -> Iterator[Experience]:
@@ -100,11 +128,13 @@ class Experience:
         """The sequences of all parts, in order."""
         if len(parts) == 1:
             return parts[0]
-        first, starts = parts[0], itertools.accumulate((len(part) for part in parts), initial=0)
+        if parts[0].mask is not None:
+            parts = _padded_alike(parts)
 
         def cat(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in parts])
 
+        starts = itertools.accumulate((len(part) for part in parts), initial=0)
         ids = [
             part.sequence_ids + start
             for part, start in zip(parts, starts, strict=False)
@@ -117,5 +147,35 @@ class Experience:
             rewards=cat("rewards"),
             advantages=cat("advantages"),
             sequence_ids=torch.cat(ids) if ids else None,
-            mask=None if first.mask is None else cat("mask"),
+            mask=None if parts[0].mask is None else cat("mask"),
+            marks={name: torch.cat([part.marks[name] for part in parts]) for name in parts[0].marks},
         )
+
+
+def _padded_alike(parts: Sequence[Experience]) -> list[Experience]:
+    """Texts with as many columns of prompt and of answer as the longest part has."""
+    answer = max(part.actions.shape[1] for part in parts)
+    prompt = max(part.observations.shape[1] - part.actions.shape[1] for part in parts)
+    padded = []
+    for part in parts:
+        right = answer - part.actions.shape[1]
+        left = prompt - (part.observations.shape[1] - part.actions.shape[1])
+        assert part.mask is not None
+        padded.append(
+            replace(
+                part,
+                observations=_widened(part.observations, left, right, PADDING),
+                actions=_widened(part.actions, 0, right, 0),
+                old_log_probs=_widened(part.old_log_probs, 0, right, 0.0),
+                mask=_widened(part.mask, 0, right, False),
+            )
+        )
+    return padded
+
+
+def _widened(values: Tensor, left: int, right: int, padding: float) -> Tensor:
+    """More columns [B, left + T + right, ...]."""
+    shape = [len(values), left + values.shape[1] + right, *values.shape[2:]]
+    widened = values.new_full(shape, padding)
+    widened[:, left : left + values.shape[1]] = values
+    return widened

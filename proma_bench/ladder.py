@@ -73,7 +73,7 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
         for event in run_all(todo, processes, running.show):
             name = event.job.config.name
             if event.problem is None:
-                progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics[-1])}")
+                progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics)}")
             else:
                 fate = "given up" if event.final else "starting it once more"
                 progress.console.print(f"[red]{name} failed[/]; {fate}: {escape(event.problem)}")

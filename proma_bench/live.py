@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +13,11 @@ from proma_bench.runs import Metrics, Run, read_metrics, run_in
 from proma_bench.workers import Job
 
 
-def describe(metrics: Metrics) -> str:
-    """An optimizer step in a few words."""
-    return "score {accuracy:.3f}  entropy {entropy:.3f}  local KL {kl_local:.5f}".format(**metrics)
+def describe(history: Sequence[Metrics]) -> str:
+    """The last optimizer step in a few words, with the last score that was measured."""
+    scores = [metrics["accuracy"] for metrics in history if metrics["accuracy"] is not None]
+    score = f"{scores[-1]:.3f}" if scores else "-"
+    return f"score {score}  " + "entropy {entropy:.3f}  local KL {kl_local:.5f}".format(**history[-1])
 
 
 def progress_bars(console: Console) -> Progress:
@@ -41,15 +43,18 @@ def train_with_progress(
     with progress_bars(console) as progress:
         task = progress.add_task(config.name, total=config.steps, state="")
 
+        history: list[Metrics] = []
+
         def on_step(metrics: Metrics) -> None:
             track(metrics)
+            history.append(metrics)
             step = metrics["step"]
-            progress.update(task, completed=step, state=describe(metrics))
+            progress.update(task, completed=step, state=describe(history))
             if not console.is_terminal and step % max(1, config.steps // 10) == 0:
-                console.print(f"step {step} of {config.steps}: {describe(metrics)}")
+                console.print(f"step {step} of {config.steps}: {describe(history)}")
 
         run = run_in(path, config, resume=resume, on_step=on_step, on_note=progress.console.print)
-        progress.update(task, completed=len(run.metrics), state=describe(run.metrics[-1]))
+        progress.update(task, completed=len(run.metrics), state=describe(run.metrics))
     console.print(f"run: {path}", soft_wrap=True)
     return run
 
@@ -70,4 +75,4 @@ class RunningJobs:
                 self._tasks[job.path] = self._progress.add_task(job.config.name, total=job.config.steps, state="")
             history = read_metrics(job.path / "metrics.jsonl")
             if history:
-                self._progress.update(self._tasks[job.path], completed=len(history), state=describe(history[-1]))
+                self._progress.update(self._tasks[job.path], completed=len(history), state=describe(history))

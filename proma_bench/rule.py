@@ -10,6 +10,7 @@ from proma_bench.errors import UsageError
 if TYPE_CHECKING:
     from proma_bench.config import RunConfig
 
+SCORES = ("accuracy", "accuracy_sampled")
 MARGIN = 0.02
 """A final score counts as not lower if it is lower by less than this share of the rung's score range."""
 
@@ -22,6 +23,8 @@ class Rule:
     """With fewer paired seeds a verdict is at most inconclusive."""
     confidence: float = 0.95
     """Level of the two-sided bootstrap intervals."""
+    score: str = "accuracy"
+    """The metric that is the score: accuracy (greedy) or accuracy_sampled."""
     margin: float = MARGIN
     """What "not lower" allows, in units of the score."""
     learning_rate: float | None = None
@@ -36,7 +39,8 @@ class Rule:
     def __str__(self) -> str:
         return (
             f"interquartile mean of the differences of paired seeds, {self.confidence:.0%} bootstrap interval "
-            f"({self.resamples} resamples), at least {self.min_pairs} pairs, margin {self.margin:g}"
+            f"({self.resamples} resamples), at least {self.min_pairs} pairs, margin {self.margin:g}; "
+            f"the score is {self.score}"
         )
 
 
@@ -46,7 +50,7 @@ def rule_for(config: RunConfig) -> Rule:
     The margin is a share of its score range, and nothing where no range is known; the learning rate is its default.
     """
     low, high = config.score_range or (0.0, 0.0)
-    return Rule(margin=MARGIN * (high - low), learning_rate=type(config).learning_rate)
+    return Rule(score=config.score, margin=MARGIN * (high - low), learning_rate=type(config).learning_rate)
 
 
 def to_json(rule: Rule) -> dict[str, Any]:
@@ -59,11 +63,13 @@ def from_json(stored: object) -> Rule:
     if not isinstance(stored, dict) or stored.keys() != {field.name for field in fields(Rule)}:
         raise UsageError(f"not a rule with {', '.join(field.name for field in fields(Rule))}")
     counts = {"min_pairs", "resamples", "smoothing", "levels"}
-    numbers = stored.keys() - counts - ({"learning_rate"} if stored["learning_rate"] is None else set())
+    numbers = stored.keys() - counts - {"score"} - ({"learning_rate"} if stored["learning_rate"] is None else set())
     if not all(type(stored[name]) is int and 1 <= stored[name] <= 100_000 for name in counts):
         raise UsageError(f"a rule's {', '.join(sorted(counts))} are whole numbers up to 100,000")
     if not all(type(stored[name]) in (int, float) and 0 <= stored[name] < float("inf") for name in numbers):
         raise UsageError(f"a rule's {', '.join(sorted(numbers))} are numbers from 0 on")
+    if stored["score"] not in SCORES:
+        raise UsageError(f"a rule's score is {' or '.join(SCORES)}, not {stored['score']!r:.40}")
     if not 0.5 <= stored["confidence"] < 1:
         raise UsageError(f"a rule's confidence is at least 0.5 and below 1, not {stored['confidence']}")
     return Rule(**stored)

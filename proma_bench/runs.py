@@ -3,7 +3,7 @@
     config.json     the settings, the versions and the rule that will judge the run, written before the first step
     metrics.jsonl   one object an optimizer step, flushed as it is written
     checkpoint/     the last two checkpoints (see :mod:`proma_bench.checkpoints`)
-    summary.json    the last step's and the mean metrics; there once the run is finished
+    summary.json    the initial scores, the last step's and the mean metrics; there once the run is finished
 
 A process may be killed at any moment: a resumed run cuts ``metrics.jsonl`` back to its checkpoint and repeats the
 steps in between, with the same results.
@@ -28,7 +28,7 @@ from proma_bench.errors import RunError, UsageError
 
 Metrics = dict[str, Any]
 
-_PACKAGES = ("proma-bench", "torch", "numpy", "scikit-learn", "gymnasium")
+_PACKAGES = ("proma-bench", "torch", "numpy", "scikit-learn", "gymnasium", "transformers", "reasoning_gym")
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -162,7 +162,8 @@ def run_in(
                     if training.step - saved >= config.checkpoint_every or training.step == config.steps:
                         checkpoints.save(path / "checkpoint", training)
                         saved = training.step
-            write_json(path / "summary.json", _summary(read_metrics(path / "metrics.jsonl")))
+            initial = training.tier.evaluate(training.initial)
+            write_json(path / "summary.json", _summary(read_metrics(path / "metrics.jsonl"), initial))
         return read_run(path)
 
 
@@ -204,14 +205,16 @@ def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> No
     os.replace(unfinished, path)
 
 
-def _summary(history: list[Metrics]) -> dict[str, Any]:
-    """The last step's metrics, and each metric's mean over all steps that have it (of single numbers only)."""
+def _summary(history: list[Metrics], initial: Metrics) -> dict[str, Any]:
+    """The scores before training, the last step's metrics, and each metric's mean over all steps that have it."""
     last = history[-1]
     present = {
-        name: [step[name] for step in history if isinstance(step[name], int | float)] for name in last if name != "step"
+        name: [step[name] for step in history if isinstance(step.get(name), int | float)]
+        for name in last
+        if name != "step"
     }
     mean = {name: sum(values) / len(values) for name, values in present.items() if values}
-    return {"last": last, "mean": mean}
+    return {"initial": initial, "last": last, "mean": mean}
 
 
 def _versions() -> dict[str, str]:

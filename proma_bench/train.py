@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from proma_bench import metrics
 from proma_bench.backward import Proma
@@ -35,7 +36,7 @@ class Training:
         self.policy = self.tier.policy(self.generators["weights"])
         self.initial = copy.deepcopy(self.policy).requires_grad_(False)  # for measurement only
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate)
-        self.proma = Proma(self.policy, _projection(config), record=True) if config.method == "proma" else None
+        self.proma = _attach(self.policy, config) if config.method == "proma" else None
 
     def batch(self) -> Iterator[Metrics]:
         """Sample one batch and take its optimizer steps, as far as the run still goes."""
@@ -49,23 +50,37 @@ class Training:
         order = self.generators["order"] if self.config.shuffle else None
         microbatches = experience.microbatches(self.config.microbatch_size, order)
         with torch.no_grad():
-            before = self.policy.distribution(experience.observations)
+            before = self.policy.on(experience)
+        self._warm_up()
         update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma)
         with torch.no_grad():
-            after = self.policy.distribution(experience.observations)
-            initial = self.initial.distribution(experience.observations)
+            after = self.policy.on(experience)
+            initial = self.initial.on(experience)
         self.step += 1
         return {
             "step": self.step,
             "reward": float(experience.rewards.mean()),
-            **self.tier.evaluate(self.policy),
+            **self._validation(),
             "entropy": metrics.entropy(after, experience),
             "kl_local": metrics.kl(before, after, experience),
             "kl_global": metrics.kl(after, initial, experience),
             **update,
             "seconds": time.perf_counter() - started,
             "sequences": len(experience),
+            **{name: int(mark.sum()) for name, mark in experience.marks.items()},
         }
+
+    def _warm_up(self) -> None:
+        """The learning rate of the coming step: rising in a line to its value, then constant."""
+        share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * self.config.learning_rate
+
+    def _validation(self) -> dict[str, float | None]:
+        """The scores of the policy; those that all rungs have are None where it is not validated."""
+        if self.step % self.config.validate_every and self.step < self.config.steps:
+            return {"accuracy": None, "accuracy_sampled": None}
+        return self.tier.evaluate(self.policy)
 
 
 def train(config: RunConfig) -> list[Metrics]:
@@ -77,8 +92,11 @@ def train(config: RunConfig) -> list[Metrics]:
     return history
 
 
-def _projection(config: RunConfig) -> ProjectionConfig:
-    return ProjectionConfig(config.projection, config.sweeps, config.max_removed, config.shrinkage)
+def _attach(policy: nn.Module, config: RunConfig) -> Proma:
+    projection = ProjectionConfig(config.projection, config.sweeps, config.max_removed, config.shrinkage)
+    linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
+    others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name
+    return Proma(policy, projection, record=True, unprojected=others if config.projected == "linear" else ())
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from proma_bench.errors import RunError
@@ -25,27 +26,31 @@ def optimizer_step(
     config: RunConfig,
     proma: Proma | None = None,
 ) -> dict[str, Any]:
-    """Accumulate the gradient of the mean over all rows of the step, microbatch after microbatch, and apply it.
+    """Accumulate the gradient of the step's objective, microbatch after microbatch, and apply it.
 
-    Every row of the step weighs the same ("token mean"), whichever microbatch it is in. With ``proma`` the running
-    gradient is projected before each microbatch is added; without, gradients add up plainly. Where that is faster,
-    PROMA takes several microbatches in one backward pass, with the same result.
+    What a row weighs (``config.normalisation``) does not depend on the microbatch that it is in. With ``proma`` the
+    running gradient is projected before each microbatch is added; without, gradients add up plainly. Where that is
+    faster, PROMA takes several microbatches in one backward pass, with the same result.
     Returns ``grad_norm`` and, of PROMA, what the projection did (None otherwise). Raises RunError before the weights
     change when an objective is not finite.
     """
-    size, rows = len(microbatches[0]), sum(microbatch.rows for microbatch in microbatches)
-    for experience in _passes(microbatches, rows, proma):
+    size, sequences = len(microbatches[0]), sum(map(len, microbatches))
+    rows = sum(microbatch.rows for microbatch in microbatches)
+    if rows == 0:
+        return {"grad_norm": 0.0, **_projection_stats(proma)}  # not a single token was answered: nothing to learn from
+    for experience in _passes(microbatches, rows / sequences, proma):
         if _adds_nothing(experience, config, proma):
             continue
-        log_probs = policy.distribution(experience.observations).log_prob(experience.actions)
-        objective = OBJECTIVES[config.method](log_probs, experience, config.clip)
-        objective = experience.per_sequence(objective) / rows
+        log_probs = policy.on(experience).log_prob(experience.actions)
+        objective = experience.per_sequence(OBJECTIVES[config.method](log_probs, experience, config.clip))
+        objective = objective * _weights(experience, config, rows, sequences)
         if not objective.isfinite().all():
             raise RunError("log-probabilities are no longer finite; a lower learning rate may help")
         if proma is None:
             (-objective.sum()).backward()
         else:
-            proma.backward(objective, experience.advantages, experience.sequence_ids, microbatch_size=size)
+            ids = policy.sequence_ids(experience)
+            proma.backward(objective, experience.advantages, ids, microbatch_size=size)
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     result = {"grad_norm": float(get_total_norm(gradients)), **_projection_stats(proma)}
     optimizer.step()
@@ -53,13 +58,29 @@ def optimizer_step(
     return result
 
 
-def _passes(microbatches: Sequence[Experience], rows: int, proma: Proma | None) -> Iterator[Experience]:
-    """What goes through one backward pass each: a microbatch, or for PROMA on a small policy several."""
+def _weights(experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor | float:
+    """What every row of a sequence weighs, for a step of so many rows and sequences.
+
+    token-mean: all rows alike (the paper's run). sequence-mean: all sequences alike, whatever their length (GRPO as
+    published). sum: the log-prob of the sequence itself, the unbiased gradient of the mean reward.
+    """
+    if config.normalisation == "token-mean":
+        return 1 / rows
+    if config.normalisation == "sum":
+        return 1 / sequences
+    lengths = experience.per_sequence(torch.ones_like(experience.old_log_probs))
+    return 1 / (lengths.clamp_min(1.0) * sequences)
+
+
+def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None) -> Iterator[Experience]:
+    """What goes through one backward pass each: a microbatch, or for PROMA on a small policy several.
+
+    rows: the mean number of a sequence.
+    """
     if proma is None:
         yield from microbatches
         return
-    size, sequences = len(microbatches[0]), sum(map(len, microbatches))
-    joined = proma.microbatches_per_pass(size, rows / sequences, len(microbatches))
+    joined = proma.microbatches_per_pass(len(microbatches[0]), rows, len(microbatches))
     for start in range(0, len(microbatches), joined):
         yield Experience.join(microbatches[start : start + joined])
 

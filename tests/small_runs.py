@@ -2,7 +2,7 @@
 
 import torch
 
-from proma_bench.config import BanditConfig, GymConfig
+from proma_bench.config import BanditConfig, GymConfig, TransformerConfig
 from proma_bench.runs import run_in
 
 
@@ -16,6 +16,13 @@ def tiny_gym(**settings):
     """The same of short episodes on CartPole."""
     defaults = {"steps": 6, "contexts": 4, "group_size": 3, "microbatch_size": 2, "hidden": 16, "checkpoint_every": 2}
     return GymConfig(**{**defaults, "validation_episodes": 2, "max_episode_steps": 20, **settings})
+
+
+def tiny_transformer(**settings):
+    """The same of answers of a model that has hardly begun to imitate."""
+    defaults = {"steps": 4, "contexts": 4, "group_size": 3, "microbatch_size": 3, "steps_per_batch": 2}
+    defaults |= {"checkpoint_every": 2, "validate_every": 2, "validation_questions": 6, "validation_samples": 2}
+    return TransformerConfig(**{**defaults, "answer_tokens": 5, "warm_start_steps": 4, **settings})
 
 
 def without_timings(history):

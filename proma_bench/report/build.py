@@ -40,4 +40,4 @@ def report(root: Path, console: Console) -> Path:
 def _curves(rung: RungClaims, root: Path) -> Path:
     """Learning curves at the same-settings learning rate."""
     name, shown = rung.comparable.rung, at_rate(groups(rung.comparable.members), rung.rate)
-    return write_png(learning_curves(name, shown), root / "plots" / f"{file_name(name)}.png")
+    return write_png(learning_curves(name, shown, rung.rule.score), root / "plots" / f"{file_name(name)}.png")

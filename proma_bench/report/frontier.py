@@ -2,7 +2,8 @@
 
 A method that learns slower has lower KL for free. So each run is read off *along its score*:
 
-1. Score and metric are smoothed by a centred moving mean over ``rule.smoothing`` steps (fewer at the ends).
+1. Score (``rule.score``) and metric are smoothed by a centred moving mean over ``rule.smoothing`` measured steps (fewer
+   at the ends).
 2. The *envelope* is the running maximum of the smoothed score: the best that the run has reached so far.
 3. A score is reached at the first point, between two steps linearly interpolated, where the envelope is there; the
    smoothed metric is interpolated at that point.
@@ -31,11 +32,11 @@ class Trajectory:
     lowest, highest: the range of scores that it passed through; NaN when no score was measured.
     """
 
-    def __init__(self, run: Run, smoothing: int) -> None:
+    def __init__(self, run: Run, smoothing: int, score: str = "accuracy") -> None:
         self._run, self._smoothing = run, smoothing
-        score = series(run, "accuracy")
-        self._measured = ~np.isnan(score)
-        self._envelope = np.maximum.accumulate(moving_mean(score[self._measured], smoothing))
+        scores = series(run, score)
+        self._measured = ~np.isnan(scores)
+        self._envelope = np.maximum.accumulate(moving_mean(scores[self._measured], smoothing))
         ends = (self._envelope[0], self._envelope[-1]) if len(self._envelope) else (np.nan, np.nan)
         self.lowest, self.highest = map(float, ends)
 
@@ -56,8 +57,8 @@ class Trajectory:
 class Frontier:
     """The runs of one method and seed, one a learning rate, along their scores."""
 
-    def __init__(self, runs: Sequence[Run], smoothing: int) -> None:
-        self.trajectories = [Trajectory(run, smoothing) for run in runs]
+    def __init__(self, runs: Sequence[Run], smoothing: int, score: str = "accuracy") -> None:
+        self.trajectories = [Trajectory(run, smoothing, score) for run in runs]
 
     @property
     def lowest(self) -> float:
@@ -85,7 +86,7 @@ def difference_at_equal_score(ours: Sequence[Run], theirs: Sequence[Run], metric
 
     Both are the runs of one method and seed. NaN when they have no range of scores in common.
     """
-    frontiers = [Frontier(runs, rule.smoothing) for runs in (ours, theirs)]
+    frontiers = [Frontier(runs, rule.smoothing, rule.score) for runs in (ours, theirs)]
     scores = common_scores(frontiers, rule.levels)
     mine, other = (frontier.at(metric, scores) for frontier in frontiers)
     return float(np.mean(mine - other)) if len(scores) else float("nan")

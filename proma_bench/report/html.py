@@ -81,7 +81,8 @@ def _rung(root: Path, rung: RungClaims) -> dict[str, Any]:
 
 
 def _curves(rung: RungClaims) -> Figure:
-    return learning_curves(rung.comparable.rung, at_rate(groups(rung.comparable.members), rung.rate))
+    shown = at_rate(groups(rung.comparable.members), rung.rate)
+    return learning_curves(rung.comparable.rung, shown, rung.rule.score)
 
 
 def _frontier(rung: RungClaims) -> Figure | None:

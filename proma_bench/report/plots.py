@@ -24,11 +24,12 @@ from proma_bench.runs import Run
 
 LABELS = {
     "accuracy": "validation score (greedy)",
+    "accuracy_sampled": "validation score (sampled)",
     "entropy": "entropy (nats)",
     "kl_local": "local KL, before ‖ after a step (nats)",
     "kl_global": "global KL, current ‖ initial (nats)",
 }
-CURVES = ("accuracy", "entropy", "kl_local", "kl_global")
+BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
 POINTS = 40  # of a curve along the score
 
@@ -62,13 +63,19 @@ def plain(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------- figures
 
 
-def learning_curves(rung: str, groups: Sequence[Group]) -> Figure:
-    """Score, entropy, local and global KL against the optimizer step: means over seeds with intervals."""
+def learning_curves(rung: str, groups: Sequence[Group], score: str) -> Figure:
+    """Score, entropy, local and global KL against the optimizer step: means over seeds with intervals.
+
+    Only steps count at which all seeds were measured.
+    """
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    for axes, metric in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+    for axes, metric in zip(figure.subplots(2, 2).flat, (score, *BESIDE_SCORE), strict=True):
         for group in groups:
             values = group.series(metric)
-            _draw(axes, np.arange(1.0, values.shape[1] + 1), values, style_of(group.method), _label(group, groups))
+            measured = ~np.isnan(values).any(axis=0)
+            steps = np.arange(1.0, values.shape[1] + 1)[measured]
+            if measured.any():
+                _draw(axes, steps, values[:, measured], style_of(group.method), _label(group, groups))
         axes.set(xlabel="optimizer step", ylabel=LABELS[metric])
     seeds = sorted({len(group.runs) for group in groups})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
@@ -93,7 +100,7 @@ def along_score(found: Comparable, rates: Sequence[float], rule: Rule) -> Figure
             for axes, metric in panels if len(scores) else []:
                 axes.plot(scores, values[metric].mean(axis=0), color=style.colour, linewidth=0.7, alpha=0.5)
     for axes, metric in panels:
-        axes.set(xlabel=LABELS["accuracy"], ylabel=LABELS[metric])
+        axes.set(xlabel=LABELS[rule.score], ylabel=LABELS[metric])
         if metric != "entropy" and all((line.get_ydata() > 0).all() for line in axes.lines):
             axes.set_yscale("log")
     if not figure.axes[0].get_legend_handles_labels()[1]:
@@ -200,7 +207,7 @@ def _frontiers(found: Comparable, method: str, rates: Sequence[float], rule: Rul
     """
     seeds = sorted({seed for name, _, seed in found.runs if name == method})
     complete = [seed for seed in seeds if rates and all((method, rate, seed) in found.runs for rate in rates)]
-    frontiers = [Frontier(found.select(method, rates, seed), rule.smoothing) for seed in complete]
+    frontiers = [Frontier(found.select(method, rates, seed), rule.smoothing, rule.score) for seed in complete]
     scores = common_scores(frontiers, POINTS) if frontiers else np.empty(0)
     values = {metric: [frontier.at(metric, scores) for frontier in frontiers] for metric in ALONG_SCORE}
     return scores, {metric: np.reshape(rows, (len(rows), len(scores))) for metric, rows in values.items()}

@@ -17,7 +17,7 @@ from proma_bench.runs import Run, read_run
 
 METRICS = frozenset(
     "step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio removed_by_layer clamped "
-    "truncated seconds sequences".split()
+    "truncated empty cut overlong unanswerable seconds sequences".split()
 )
 BY_LAYER = "removed_by_layer"
 LONGEST_NAME = 80

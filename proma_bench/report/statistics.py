@@ -86,9 +86,9 @@ def at_rate(found: Sequence[Group], learning_rate: float | None) -> list[Group]:
 
 
 def rung(config: dict[str, Any]) -> str:
-    """The rung's name, with its environment where it has one: ``bandit``, ``gym/CartPole-v1``."""
-    environment = config.get("env")
-    return f"{config['tier']}/{environment:.80}" if isinstance(environment, str) else str(config["tier"])
+    """The rung's name, with its environment or task: ``bandit``, ``gym/CartPole-v1``, ``transformer/chain_sum``."""
+    kind = config.get("env", config.get("task"))
+    return f"{config['tier']}/{kind:.80}" if isinstance(kind, str) else str(config["tier"])
 
 
 def _setting(run: Run) -> tuple[str, str, float]:

@@ -33,6 +33,7 @@ def _mean(series: Array) -> Array:
 
 COLUMNS = (
     Column("greedy score\nat the end", "accuracy", _end),
+    Column("sampled score\nat the end", "accuracy_sampled", _end),
     Column("reward\nsteps' mean", "reward", _mean),
     Column("local KL\nsteps' mean", "kl_local", _mean, digits=4),
     Column("global KL\nat the end", "kl_global", _end),

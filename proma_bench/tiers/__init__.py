@@ -21,7 +21,16 @@ class Policy(nn.Module):
     """A module that gives the distribution of the next action in every row."""
 
     def distribution(self, observations: Tensor) -> Distribution:
+        """The distributions for observations alone, where a row needs no more."""
         raise NotImplementedError
+
+    def on(self, experience: Experience) -> Distribution:
+        """The distributions in the rows of some experience; their ``log_prob`` takes its ``actions``."""
+        return self.distribution(experience.observations)
+
+    def sequence_ids(self, experience: Experience) -> Tensor | None:
+        """The sequence of every row of the activations; None where their first axis is the sequence."""
+        return experience.sequence_ids
 
 
 @runtime_checkable
@@ -38,7 +47,11 @@ class Tier(Protocol):
         """``accuracy`` (greedy) and ``accuracy_sampled`` on validation data that training never sees."""
 
 
-_HOMES = {"bandit": "proma_bench.tiers.bandit:Bandit", "gym": "proma_bench.tiers.gym:Gym"}
+_HOMES = {
+    "bandit": "proma_bench.tiers.bandit:Bandit",
+    "gym": "proma_bench.tiers.gym:Gym",
+    "transformer": "proma_bench.tiers.transformer:Transformer",
+}
 
 
 def make_tier(config: RunConfig) -> Tier:

@@ -1,0 +1,106 @@
+"""Answers from a model of transformers, in the trainer's own process.
+
+A prompt goes through the model once and its key-value cache is repeated for the samples of its group. Answers that have
+ended leave the batch as soon as they are half of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from proma_bench.experience import PADDING
+from proma_bench.rollout import Prompts, Rollout, padded_left
+
+
+class HuggingFaceSampler:
+    """Samples from the weights that the model has at that moment."""
+
+    def __init__(
+        self, model: PreTrainedModel, ends: Collection[int], answer_tokens: int, sequences_at_once: int = 512
+    ) -> None:
+        """ends: tokens that end an answer. answer_tokens: where answers are cut off."""
+        self.model, self.answer_tokens = model, answer_tokens
+        self._ends = torch.tensor(sorted(ends))
+        self._at_once = sequences_at_once
+
+    @torch.no_grad()
+    def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
+        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones."""
+        device = self.model.device
+        tokens = padded_left(prompts).to(device)
+        generator = _on_device(generator, device)
+        parts = [self._answers(part, samples, generator) for part in tokens.split(max(1, self._at_once // samples))]
+        answers, log_probs = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
+        longest = max(1, int((answers != PADDING).sum(dim=1).max()))
+        finished = torch.isin(answers, self._ends).any(dim=1)
+        return Rollout(
+            tokens.cpu().repeat_interleave(samples, 0), answers[:, :longest], log_probs[:, :longest], finished
+        )
+
+    def _answers(
+        self, prompts: Int[Tensor, "Q P"], samples: int, generator: torch.Generator | None
+    ) -> tuple[Int[Tensor, "R T"], Float[Tensor, "R T"]]:
+        rows, ends = len(prompts) * samples, self._ends.to(prompts.device)
+        answers = prompts.new_full((rows, self.answer_tokens), PADDING)
+        log_probs = torch.zeros(answers.shape, device=prompts.device)
+        seen = prompts != PADDING  # [Q, P], the attention mask; grows with every token
+        cache = DynamicCache(config=self.model.config)
+        logits = self._next(prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
+        cache.batch_repeat_interleave(samples)
+        seen = seen.repeat_interleave(samples, 0)
+        present = torch.arange(rows, device=prompts.device)  # which answers the batch still holds
+        ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
+        for column in range(self.answer_tokens):
+            token, log_prob = _draw(logits, generator)
+            going = present[~ended]
+            answers[going, column], log_probs[going, column] = token[~ended], log_prob[~ended]
+            ended |= torch.isin(token, ends)
+            going_on = int((~ended).sum())
+            if going_on == 0 or column + 1 == self.answer_tokens:
+                break
+            if 2 * going_on <= len(ended):
+                kept = (~ended).nonzero().squeeze(1)
+                cache.batch_select_indices(kept)
+                present, seen, token, ended = present[kept], seen[kept], token[kept], ended[kept]
+            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
+            logits = self._next(token.unsqueeze(1), seen, cache)
+        return answers, log_probs
+
+    def _next(
+        self, tokens: Int[Tensor, "R n"], seen: Bool[Tensor, "R m"], cache: DynamicCache
+    ) -> Float[Tensor, "R vocabulary"]:
+        """The logits after the last of the tokens, which follow what the cache holds; m counts both."""
+        positions = (seen.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=seen.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+
+def _draw(
+    logits: Float[Tensor, "R vocabulary"], generator: torch.Generator | None
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
+    log_probs = logits.log_softmax(dim=1)
+    if generator is None:
+        token = log_probs.argmax(dim=1, keepdim=True)
+    else:
+        token = torch.multinomial(log_probs.exp(), 1, generator=generator)
+    return token.squeeze(1), log_probs.gather(1, token).squeeze(1)
+
+
+def _on_device(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """Random numbers for another device come from a generator there that ours has seeded."""
+    if generator is None or generator.device == device:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

@@ -1,0 +1,94 @@
+"""Questions with verifiable answers, from `reasoning-gym <https://github.com/open-thought/reasoning-gym>`_."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import reasoning_gym
+from reasoning_gym.factory import DATASETS
+
+from proma_bench.errors import UsageError, require_known
+
+POOL = 6000
+"""Questions that are drawn, once, before duplicates go."""
+
+EASY: dict[str, dict[str, Any]] = {
+    "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
+    "gcd": {"max_value": 100},
+    "basic_arithmetic": {"max_terms": 3, "max_digits": 1, "allow_parentheses": False},
+    "spell_backward": {"max_word_len": 5},
+}
+"""Difficulties for a very small model; other tasks are as the library has them."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """text: what is asked. entry: the library's record of it."""
+
+    text: str
+    entry: dict[str, Any]
+
+    @property
+    def answer(self) -> str | None:
+        """An answer that the library gives; some questions have none."""
+        return self.entry["answer"]
+
+
+class Task:
+    """The questions of one task, each once; validation and training have none in common."""
+
+    def __init__(self, name: str, validation_questions: int) -> None:
+        """Raises UsageError for an unknown task, or one with too few distinct questions."""
+        require_known("task", name, DATASETS)
+        self.name = name
+        try:
+            self._dataset = reasoning_gym.create_dataset(name, seed=0, size=POOL, **EASY.get(name, {}))
+            entries = {entry["question"]: entry for entry in self._dataset}
+        except Exception as error:  # some tasks need files or packages of their own
+            raise UsageError(f"reasoning-gym cannot make the task {name}: {error}") from error
+        if len(entries) <= validation_questions:
+            raise UsageError(
+                f"the task {name} has {len(entries)} different questions; validation_questions must be fewer, "
+                f"got {validation_questions}"
+            )
+        questions = [
+            Question(text, entry) for text, entry in zip(_shortened(list(entries)), entries.values(), strict=True)
+        ]
+        self.validation, self.training = questions[:validation_questions], questions[validation_questions:]
+
+    def score(self, question: Question, answer: str) -> float:
+        """1 for an answer to which the library gives its full score, else 0, whatever the answer holds."""
+        try:
+            return float(self._dataset.score_answer(answer.strip(), question.entry) >= 1)
+        except Exception:  # the library's scorers parse what a model wrote
+            return 0.0
+
+    def is_answerable(self, question: Question) -> bool:
+        """Whether the library's own answer is right by its own scorer."""
+        return question.answer is not None and self.score(question, question.answer) == 1
+
+    @cached_property
+    def demonstrations(self) -> list[tuple[str, str]]:
+        """Training questions that have an answer, with it."""
+        return [
+            (question.text, question.answer)
+            for question in self.training
+            if question.answer is not None and self.is_answerable(question)
+        ]
+
+
+def _shortened(texts: list[str]) -> list[str]:
+    """The questions without the words that all of them begin and end with."""
+    words = [text.split(" ") for text in texts]
+    start = _words_in_common(words)
+    end = _words_in_common([line[:start:-1] for line in words])
+    return [" ".join(line[start : len(line) - end]) for line in words]
+
+
+def _words_in_common(lines: list[list[str]]) -> int:
+    """How many words all lines begin with."""
+    same = (len(set(column)) == 1 for column in zip(*lines, strict=False))
+    return sum(itertools.takewhile(bool, same))
