@@ -98,7 +98,7 @@ def section(found: Results, plot_folder: Path, page_folder: Path) -> str:
         path = plot_folder / f"{found.device}-{name}.png"
         return path, f"![{alternative}]({path.relative_to(page_folder).as_posix()})"
 
-    for build in (_backward, _small, _memory, _throughput, _projection, _sweeps):
+    for build in (_backward, _small, _memory, _throughput, _sampling, _projection, _sweeps):
         parts += build(found, picture)
     return "\n\n".join(parts)
 
@@ -162,6 +162,18 @@ def _throughput(found: Results, _: Any) -> list[str]:
         "Optimizer steps a second, sampling, metrics and evaluation included (time in times of REINFORCE's).",
         tables.throughput(cases),
     ]
+
+
+def _sampling(found: Results, _: Any) -> list[str]:
+    parts = []
+    if cases := found.suite("sampling"):
+        about = (
+            "The tiny Qwen3, 8 answers of 16 tokens to each prompt of 12; generated tokens a second, time in times of"
+        )
+        parts += ["#### Samplers", f"{about} the naive loop's.", tables.rates(cases)]
+    if cases := found.suite("environments"):
+        parts += ["Environment steps a second, time in times of the plain loop's.", tables.rates(cases)]
+    return parts
 
 
 def _projection(found: Results, picture: Any) -> list[str]:

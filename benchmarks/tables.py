@@ -28,6 +28,16 @@ def overhead(infos: Sequence[Info], *, quartiles: bool = True) -> str:
     return markdown(header, rows)
 
 
+def rates(infos: Sequence[Info]) -> str:
+    """One row a case and contender: how much a second, and the ratio of the times."""
+    rows = [
+        [title(info), name, f"{rate:,}", ratio(info["contenders"][name])]
+        for info in infos
+        for name, rate in info["rates"].items()
+    ]
+    return markdown(["", "", "a second", "time"], rows)
+
+
 def exact_over_iterative(infos: Sequence[Info]) -> str:
     """What the exact method costs in the engine, in times of the iterative one, over all cases."""
     pairs = [(info["contenders"]["PROMA exact"], info["contenders"]["PROMA iterative"]) for info in infos]

@@ -50,6 +50,4 @@ def test_environment_steps(env: str, compare: Any, benchmark: Any, settings: Set
     result = compare(
         f"environments: {env}", "environments", {LOOP: vector_loop(config, steps), SAMPLER: ours}, LOOP, env_steps=steps
     )
-    benchmark.extra_info["env_steps_per_second"] = {
-        name: round(steps / timing.seconds) for name, timing in result.items()
-    }
+    benchmark.extra_info["rates"] = {name: round(steps / timing.seconds) for name, timing in result.items()}

@@ -35,6 +35,10 @@ class RunOptions(Generic[Config]):
     """Directory of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Continue the run that the directory holds from its last checkpoint."""
+    ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Instead of one run, PROMA with one setting changed at a time, and the other methods, in one table."""
+    seeds: int = 3
+    """With --ablate: seeds of each variant, from --seed on."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Also send the metrics there; its package must be installed."""
 
@@ -44,12 +48,23 @@ class RunOptions(Generic[Config]):
         from proma_bench.live import train_with_progress
         from proma_bench.trackers import Tracker
 
+        if self.ablate:
+            self._ablate(console)
+            return
         torch.set_num_threads(1)  # as in the ladder: faster for small policies, and sums keep their order
         config = self.config
         default = Path("runs", config.rung, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
         path = self.out or default
         with Tracker(self.tracker, config, path) as tracker:
             train_with_progress(path, config, self.resume, console, tracker.log)
+
+    def _ablate(self, console: Console) -> None:
+        from proma_bench.ablation import ablate
+
+        if self.seeds < 1:
+            raise UsageError(f"seeds must be at least 1, got {self.seeds}")
+        root = self.out or Path("runs", "ablation", self.config.rung)
+        ablate(self.config, self.seeds, root, _cores(), console)
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class Ladder:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         root = self.out or Path("runs", f"ladder-{self.budget}")
         plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds)
-        climb(plan, root, self.jobs or len(os.sched_getaffinity(0)), console)
+        climb(plan, root, self.jobs or _cores(), console)
         Report(root)(console)
 
 
@@ -99,6 +114,10 @@ class Report:
         from proma_bench.report.build import report
 
         report(self.directory, console)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {"run": Run, "ladder": Ladder, "report": Report}

@@ -62,7 +62,11 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
     Raises UsageError when ``root`` holds a ladder of another plan, RunError at the end when a run failed twice.
     """
     _record(plan, root)
-    jobs = plan.jobs(root)
+    finish(plan.jobs(root), processes, console)
+
+
+def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
+    """Do those of the jobs that are not finished, with bars. Raises RunError at the end when one failed twice."""
     todo = [job for job in jobs if not _finished(job)]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")

@@ -57,7 +57,7 @@ def warm_start(
         try:
             load_model(model, str(path))
         except (OSError, SafetensorError):  # not there, or damaged
-            print(f"training the warm start for {task.name}, once, about a minute: {path}", file=sys.stderr)
+            print(f"training the warm start for {task.name}, once, a minute or two: {path}", file=sys.stderr)
             imitate(model, task, tokenizer, steps, flawed)
             unfinished = path.with_suffix(".unfinished")
             save_model(model, str(unfinished))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from proma_bench.config import RunConfig
 from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
 
 
@@ -55,6 +56,27 @@ def summary_table(tier: str, groups: Sequence[Group]) -> Table:
         name = f"{escape(group.method)}\nlr {group.learning_rate:g}, n {len(group.runs)}"
         table.add_row(name, *(_cell(column, group) for column in COLUMNS))
     return table
+
+
+def ablation_table(config: RunConfig, groups: Mapping[str, Group], seeds: int) -> Table:
+    """One row a variant, by its name."""
+    title = f"{escape(config.rung)}, {config.steps} steps, lr {config.learning_rate:g}: mean over {seeds} seeds"
+    title += f" [{CONFIDENCE:.0%} bootstrap interval]" if seeds > 1 else ""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("variant")
+    for column in COLUMNS:
+        table.add_column(column.heading, justify="right")
+    for name, group in groups.items():
+        table.add_row(name, *(_cell(column, group) for column in COLUMNS))
+    return table
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, its title above it."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    first, *rest = [[cell.replace("\n", " ").replace("\\[", "[") for cell in row] for row in zip(*columns, strict=True)]
+    rules = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join([f"{table.title}", "", *(f"| {' | '.join(row)} |" for row in (first, rules, *rest))])
 
 
 def _cell(column: Column, group: Group) -> str:

@@ -1,0 +1,77 @@
+"""Which parts of PROMA matter: one setting changed at a time, each variant from the same seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from proma_bench.config import RunConfig
+from proma_bench.ladder import finish
+from proma_bench.report.settings import run_command
+from proma_bench.report.statistics import Group
+from proma_bench.report.table import ablation_table, markdown
+from proma_bench.runs import read_run
+from proma_bench.workers import Job
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "PROMA": {},
+    "exact": {"projection": "exact"},
+    "iterative, 1 sweep": {"sweeps": 1},
+    "iterative, 4 sweeps": {"sweeps": 4},
+    "iterative, 8 sweeps": {"sweeps": 8},
+    "ridge": {"projection": "ridge"},
+    "no clamp": {"max_removed": None},
+    "exact, no clamp": {"projection": "exact", "max_removed": None},
+    "clamp 0.25": {"max_removed": 0.25},
+    "clamp 1": {"max_removed": 1.0},
+    "shrinkage 0.5": {"shrinkage": 0.5},
+    "microbatches of 2": {"microbatch_size": 2},
+    "microbatches of 4": {"microbatch_size": 4},
+    "microbatches of 16": {"microbatch_size": 16},
+    "microbatches of 32": {"microbatch_size": 32},
+    "microbatches of one group": {"shuffle": False},
+    "linear weights only": {"projected": "linear"},
+    "REINFORCE": {"method": "reinforce"},
+    "GRPO": {"method": "grpo"},
+}
+"""What differs from the run as it was asked for, with method proma."""
+
+
+def ablate(config: RunConfig, seeds: int, root: Path, processes: int, console: Console) -> None:
+    """Run every variant with seeds from ``config.seed`` on, at ``root/VARIANT/seed-N``, and compare them in one table.
+
+    Finished runs are not repeated. The table is printed and written to ``root/ablation.md``. Raises as
+    :func:`proma_bench.runs.run_in`, and RunError when runs failed.
+    """
+    runs = {name: _jobs(config, name, seeds, root) for name in VARIANTS}
+    finish([job for jobs in zip(*runs.values(), strict=True) for job in jobs], processes, console)
+    groups = {name: _group(jobs) for name, jobs in runs.items()}
+    table = ablation_table(config, groups, seeds)
+    console.print(table)
+    command = f"{run_command(_stored(config))} --ablate --seeds {seeds}"
+    path = root / "ablation.md"
+    path.write_text(f"Made by\n\n    {command}\n\n{markdown(table)}\n")
+    console.print(f"table: {path}", soft_wrap=True, markup=False)
+
+
+def _jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:
+    variant = dataclasses.replace(config, **{"method": "proma", **VARIANTS[name]})
+    folder = root / re.sub(r"[^a-z0-9.]+", "-", name.lower())
+    every = range(config.seed, config.seed + seeds)
+    return [Job(folder / f"seed-{seed}", dataclasses.replace(variant, seed=seed)) for seed in every]
+
+
+def _group(jobs: Sequence[Job]) -> Group:
+    config = jobs[0].config
+    return Group(config.rung, config.method, config.learning_rate, [read_run(job.path) for job in jobs])
+
+
+def _stored(config: RunConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "method"} | {
+        "tier": config.tier
+    }
