@@ -25,8 +25,8 @@ class RunConfig:
 
     tier: ClassVar[str]
     """The rung's name."""
-    budget_steps: ClassVar[dict[str, int]]
-    """Optimizer steps of a run in each of the ladder's budgets."""
+    budgets: ClassVar[dict[str, dict[str, Any]]]
+    """The settings of a run in each of the ladder's budgets, where they are not the default."""
     sweep: ClassVar[dict[str, tuple[float, ...]]]
     """Learning rates of the ladder's frontier in each of its budgets; the default rate is among them."""
     score: ClassVar[str] = "accuracy"
@@ -109,7 +109,9 @@ class BanditConfig(RunConfig):
     """A small MLP names scikit-learn's digits: a context is an image, an action a label, reward 1 when right."""
 
     tier: ClassVar[str] = "bandit"
-    budget_steps: ClassVar[dict[str, int]] = {"smoke": 6, "quick": 60, "full": 300}
+    budgets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"steps": 6}, "quick": {"steps": 60}, "full": {"steps": 300},
+    }  # fmt: skip
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
         "quick": (0.0025, 0.005, 0.01),  # three of four, to stay within minutes
@@ -150,7 +152,9 @@ class GymConfig(RunConfig):
     """
 
     tier: ClassVar[str] = "gym"
-    budget_steps: ClassVar[dict[str, int]] = {"smoke": 4, "quick": 20, "full": 100}
+    budgets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"steps": 4}, "quick": {"steps": 20}, "full": {"steps": 100},
+    }  # fmt: skip
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
         "quick": (0.005, 0.01),
@@ -201,7 +205,11 @@ class TransformerConfig(RunConfig):
     """
 
     tier: ClassVar[str] = "transformer"
-    budget_steps: ClassVar[dict[str, int]] = {"smoke": 4, "quick": 40, "full": 160}
+    budgets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"steps": 4, "contexts": 8, "validation_questions": 32, "warm_start_steps": 10},
+        "quick": {"steps": 40},
+        "full": {"steps": 160},
+    }
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (5e-5, 1e-4),
         "quick": (5e-5,),

@@ -36,9 +36,9 @@ class Plan:
         """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
         jobs = []
         for tier in self.tiers:
-            steps = CONFIGS[tier].budget_steps[self.budget]
+            settings = CONFIGS[tier].budgets[self.budget]
             for rate, seed, method in itertools.product(self.learning_rates[tier], range(self.seeds), self.methods):
-                config = CONFIGS[tier](method=method, seed=seed, steps=steps, learning_rate=rate)
+                config = CONFIGS[tier](method=method, seed=seed, learning_rate=rate, **settings)
                 jobs.append(Job(root / tier / method / f"lr-{rate:g}" / f"seed-{seed}", config))
         return jobs
 

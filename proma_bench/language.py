@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from torch.distributions import Categorical
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
 from transformers import PreTrainedModel
 
+from proma_bench.errors import RunError
 from proma_bench.experience import PADDING, Experience
 from proma_bench.tiers import Policy
+from proma_bench.tokens import TokenDistribution, TrainedTokens
 
 
 class LanguagePolicy(Policy):
     """The distributions of the answers' tokens, given the prompt and the answer so far.
 
-    packed: run the model on all sequences one after another, [1, total], instead of padded to one length.
+    packed: train on all sequences one after another, [1, total], instead of padded to one length.
     """
 
     def __init__(self, model: PreTrainedModel, packed: bool = False) -> None:
         super().__init__()
         self.model, self.packed = model, packed
+        self._tokens_at_once = 2**15  # where no gradient is wanted
 
-    def on(self, experience: Experience) -> Categorical:
-        """Distributions [B, T] over the vocabulary; what they are where an answer is padded means nothing."""
+    def on(self, experience: Experience) -> Distribution:
+        """Distributions [B, T] over the vocabulary; what they are where an answer is padded means nothing.
+
+        Without gradients they are a snapshot, good for measurements after the weights have changed.
+        """
+        if not torch.is_grad_enabled():
+            head = functools.partial(F.linear, weight=self._head.weight.clone(), bias=self._head.bias)
+            assert experience.mask is not None
+            return TokenDistribution(self._hidden_rows(experience), experience.mask, head)
         width = experience.actions.shape[1]
-        tokens = _context(experience)
-        logits = self._packed_logits(tokens)[:, -width:] if self.packed else self._padded_logits(tokens, width)
-        return Categorical(logits=logits.float(), validate_args=False)
+        if self.packed:
+            return Categorical(logits=self._packed_logits(_context(experience))[:, -width:], validate_args=False)
+        return TrainedTokens(self._hidden(experience), self._head)
 
     def sequence_ids(self, experience: Experience) -> Int[Tensor, "1 total"] | None:
         if not self.packed:
@@ -36,15 +49,38 @@ class LanguagePolicy(Policy):
         rows = torch.arange(len(real), device=real.device).unsqueeze(1)
         return rows.expand_as(real)[real].unsqueeze(0)
 
-    def _padded_logits(self, tokens: Int[Tensor, "B L"], width: int) -> Float[Tensor, "B T vocabulary"]:
+    @property
+    def _head(self) -> nn.Linear:
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def _hidden_rows(self, experience: Experience) -> Float[Tensor, "rows hidden"]:
+        """The hidden states of all real rows, a few sequences at a time; fewer where the memory does not suffice."""
+        parts, start = [], 0
+        while start < len(experience):
+            count = max(1, self._tokens_at_once // experience.observations.shape[1])
+            part = experience.select(torch.arange(start, min(start + count, len(experience))))
+            try:
+                parts.append(self._hidden(part)[part.mask])
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise RunError("out of memory in a forward pass of one sequence; lower answer_tokens") from None
+                self._tokens_at_once //= 2
+                continue
+            start += count
+        return torch.cat(parts)
+
+    def _hidden(self, experience: Experience) -> Float[Tensor, "B T hidden"]:
+        tokens = _context(experience)
         real = tokens != PADDING
-        return self.model(
+        states = self.model.base_model(
             input_ids=tokens.clamp_min(0),
             attention_mask=real.long(),
             position_ids=_positions(real),
             use_cache=False,
-            logits_to_keep=width,
-        ).logits
+        ).last_hidden_state
+        return states[:, -experience.actions.shape[1] :]
 
     def _packed_logits(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L vocabulary"]:
         """Positions that begin again tell transformers where one sequence ends and the next begins."""
@@ -52,8 +88,8 @@ class LanguagePolicy(Policy):
         packed = self.model(
             input_ids=tokens[real].unsqueeze(0), position_ids=_positions(real)[real].unsqueeze(0), use_cache=False
         ).logits.squeeze(0)
-        logits = packed.new_zeros(*tokens.shape, packed.shape[-1])
-        logits[real] = packed
+        logits = torch.zeros(*tokens.shape, packed.shape[-1], device=packed.device)
+        logits[real] = packed.float()
         return logits
 
 

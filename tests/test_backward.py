@@ -823,3 +823,21 @@ def test_a_layer_that_returns_a_tuple_is_refused() -> None:
     module = Two()
     with Proma(module), pytest.raises(TypeError, match=r"the module \(Two\): forward returned a tuple"):
         module(torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_parameters_left_out_get_their_plain_gradient_and_the_others_what_they_got(layout: str) -> None:
+    """The weight of embedding and head is one tensor, and left out of both."""
+    plain, projected, some = (initialise(TokenPolicy()) for _ in range(3))
+    run(plain, layout, ProjectionConfig(shrinkage=0.0))
+    run(projected, layout, EXACT)
+    run(some, layout, EXACT, unprojected=["embedding.weight", "norm.bias"])
+    for name, parameter in some.named_parameters():
+        source = plain if name in ("embedding.weight", "norm.bias") else projected
+        torch.testing.assert_close(parameter.grad, source.get_parameter(name).grad, msg=name)
+    assert not torch.allclose(plain.embedding.weight.grad, projected.embedding.weight.grad)
+
+
+def test_an_unknown_parameter_cannot_be_left_out() -> None:
+    with pytest.raises(ValueError, match="unprojected names no parameter of Classifier: nothing"):
+        Proma(Classifier(), unprojected=["nothing"])

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_runs import tiny
+from small_runs import tiny, tiny_transformer
 from torch.distributions import kl_divergence
 
 from proma_bench.config import METHODS
@@ -80,3 +80,26 @@ def test_the_share_removed_is_recorded_for_each_parameter_tensor():
         assert all(0 <= share <= 1 for share in shares.values())
         assert step["removed_ratio"] == pytest.approx(sum(shares.values()) / len(shares))
     assert train(tiny(microbatch_size=16))[0]["removed_by_layer"] == {}  # one microbatch projects nothing
+
+
+def test_the_learning_rate_rises_in_a_line_to_its_value():
+    training, rates = Training(tiny(warmup_steps=4, learning_rate=0.01)), []
+    while training.step < training.config.steps:
+        for _ in training.batch():
+            rates.append(training.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+def test_scores_are_measured_when_asked_and_at_the_end():
+    plain, sparse = train(tiny()), train(tiny(validate_every=4))
+    assert [step["accuracy"] is not None for step in sparse] == [False, False, False, True, False, True]
+    assert sparse[3]["accuracy"] == plain[3]["accuracy"] and sparse[5]["accuracy"] == plain[5]["accuracy"]
+    assert [step["kl_local"] for step in sparse] == [step["kl_local"] for step in plain]
+
+
+def test_only_weights_of_linear_layers_are_projected_where_that_is_asked_for():
+    """The author's published construction: biases, and weights that something else uses too, are left out."""
+    shares = train(tiny(projected="linear"))[-1]["removed_by_layer"]
+    assert sorted(shares) == ["layers.0.weight", "layers.2.weight", "layers.4.weight"]
+    shares = train(tiny_transformer(projected="linear", max_removed=None))[-1]["removed_by_layer"]
+    assert len(shares) == 4 * 7 and not any("embed" in name or "norm" in name for name in shares)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,15 +32,23 @@ def _mean(series: Array) -> Array:
     return series.mean(axis=1)
 
 
+SAMPLED = Column("sampled score\nat the end", "accuracy_sampled", _end)
+REWARD = Column("reward\nsteps' mean", "reward", _mean)
 COLUMNS = (
     Column("greedy score\nat the end", "accuracy", _end),
-    Column("sampled score\nat the end", "accuracy_sampled", _end),
-    Column("reward\nsteps' mean", "reward", _mean),
+    SAMPLED,
+    REWARD,
     Column("local KL\nsteps' mean", "kl_local", _mean, digits=4),
     Column("global KL\nat the end", "kl_global", _end),
     Column("entropy\nat the end", "entropy", _end),
     Column("clamp active\nsteps' mean", "clamped", _mean, digits=2),
 )
+
+
+def _columns(groups: Iterable[Group]) -> list[Column]:
+    """What samples score is told once: on validation data where that is measured, else in training."""
+    is_measured = all(bool((~np.isnan(SAMPLED.reduce(group.series(SAMPLED.metric)))).all()) for group in groups)
+    return [column for column in COLUMNS if column is not (REWARD if is_measured else SAMPLED)]
 
 
 def summary_table(tier: str, groups: Sequence[Group]) -> Table:
@@ -50,11 +58,12 @@ def summary_table(tier: str, groups: Sequence[Group]) -> Table:
     title = f"{escape(tier)}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
     table.add_column("method")
-    for column in COLUMNS:
+    columns = _columns(groups)
+    for column in columns:
         table.add_column(column.heading, justify="right")
     for group in groups:
         name = f"{escape(group.method)}\nlr {group.learning_rate:g}, n {len(group.runs)}"
-        table.add_row(name, *(_cell(column, group) for column in COLUMNS))
+        table.add_row(name, *(_cell(column, group) for column in columns))
     return table
 
 
@@ -64,10 +73,11 @@ def ablation_table(config: RunConfig, groups: Mapping[str, Group], seeds: int) -
     title += f" [{CONFIDENCE:.0%} bootstrap interval]" if seeds > 1 else ""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("variant")
-    for column in COLUMNS:
+    columns = _columns(groups.values())
+    for column in columns:
         table.add_column(column.heading, justify="right")
     for name, group in groups.items():
-        table.add_row(name, *(_cell(column, group) for column in COLUMNS))
+        table.add_row(name, *(_cell(column, group) for column in columns))
     return table
 
 

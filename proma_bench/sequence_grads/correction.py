@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from proma_bench.sequence_grads.cost import Way, cheaper_way
-from proma_bench.sequence_grads.factors import Dense, OuterProducts, Scattered, SequenceGrads
+from proma_bench.sequence_grads.factors import Dense, OuterProducts, RaggedProducts, Scattered, SequenceGrads
 
 BLOCK_BYTES = 8 * 2**20  # of S at a time: fits a CPU's cache, and is large enough for an efficient matrix product
 CONTRACTION = 8192  # elements; see `gram_matrix`
@@ -74,7 +74,7 @@ def measure(
     match uses:
         case [Dense(seq_grads=seq_grads)]:
             return _measure_dense(uses, seq_grads.flatten(1), shape[0], running)
-        case [OuterProducts() as use] if (_way(use) if way == "auto" else way) == "tokens":
+        case [OuterProducts() | RaggedProducts() as use] if (_way(use) if way == "auto" else way) == "tokens":
             return _measure_tokens(uses, use, running)
     embeddings = [use for use in uses if isinstance(use, Scattered)]
     tokens = sum(use.index.numel() for use in embeddings)
@@ -83,9 +83,10 @@ def measure(
     return _measure_rows(uses, running, shape, advantages, workspace)
 
 
-def _way(use: OuterProducts) -> Way:
-    sequences, length, outputs = use.left.shape
-    return cheaper_way(sequences, sequences * length, outputs, use.right.shape[-1])
+def _way(use: OuterProducts | RaggedProducts) -> Way:
+    sequences = use.left.shape[0] if isinstance(use, OuterProducts) else len(use.bounds) - 1
+    outputs, inputs = use.left.shape[-1], use.right.shape[-1]
+    return cheaper_way(sequences, use.left.numel() // outputs, outputs, inputs)
 
 
 def _measure_dense(uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None) -> Measured:
@@ -93,7 +94,9 @@ def _measure_dense(uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, 
     return Measured(uses, gram_matrix(seq_grads), overlap, [(0, seq_grads)], rows, "dense")
 
 
-def _measure_tokens(uses: Sequence[SequenceGrads], use: OuterProducts, running: Tensor | None) -> Measured:
+def _measure_tokens(
+    uses: Sequence[SequenceGrads], use: OuterProducts | RaggedProducts, running: Tensor | None
+) -> Measured:
     gram = use.token_gram()
     overlap = gram.new_zeros(gram.shape[0]) if running is None else use.token_overlap(running.to(gram.dtype))
     return Measured(uses, gram, overlap, [], 0, "tokens")

@@ -80,6 +80,47 @@ class OuterProducts:
         return ((self.left.flatten(0, 1) @ running).view_as(self.right) * self.right).sum(dim=(1, 2))
 
 
+class RaggedProducts:
+    """The same of sequences of unequal length that follow one another: nothing is copied, and nothing padded.
+
+    left, right: the rows of all sequences. ids: the sequence of each row. bounds: where each sequence begins, and the
+    end. One product a sequence, so this is for a CPU; a GPU takes padded `OuterProducts`.
+    """
+
+    def __init__(
+        self,
+        left: Float[Tensor, "N o"],
+        right: Float[Tensor, "N i"],
+        ids: Int[Tensor, " N"],
+        bounds: list[int],
+        dtype: torch.dtype,
+    ) -> None:
+        self.left, self.right, self.ids, self.bounds = left.to(dtype), right.to(dtype), ids, bounds
+
+    def write_rows(self, out: Tensor, start: int, *, add: bool) -> None:
+        left = self.left[:, start : start + out.shape[1]]
+        for rows, first, last in zip(out, self.bounds, self.bounds[1:], strict=False):
+            rows.addmm_(left[first:last].T, self.right[first:last], beta=int(add))
+
+    def weighted_sum(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
+        left, right, weights = self.left[:, start : start + out.shape[0]], self.right, weights[self.ids].unsqueeze(1)
+        if left.shape[1] < right.shape[1]:
+            left = left * weights
+        else:
+            right = right * weights
+        out.addmm_(left.T, right, beta=int(add))
+
+    def token_gram(self) -> Float[Tensor, "B B"]:
+        pairs = (self.left @ self.left.T).mul_(self.right @ self.right.T)
+        sequences = len(self.bounds) - 1
+        rows = pairs.new_zeros(sequences, pairs.shape[1]).index_add_(0, self.ids, pairs)
+        return pairs.new_zeros(sequences, sequences).index_add_(1, self.ids, rows)
+
+    def token_overlap(self, running: Float[Tensor, "o i"]) -> Float[Tensor, " B"]:
+        overlaps = ((self.left @ running) * self.right).sum(dim=1)
+        return overlaps.new_zeros(len(self.bounds) - 1).index_add_(0, self.ids, overlaps)
+
+
 class Scattered:
     """``S_i[r] = sum of grads_it over t with index_it = r``: the rows of an embedding table."""
 

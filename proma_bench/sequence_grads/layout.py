@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -21,10 +21,13 @@ class Layout:
         """Raises ValueError for ids that are not whole numbers from 0 to ``sequences - 1``."""
         self.sequences = sequences
         self._leading: tuple[int, ...] | None = None
+        self._bounds: list[int] | None = None
+        self._padded: tuple[Tensor, Tensor] | None = None
         if sequence_ids is not None:
             _check_ids(sequence_ids, sequences)
             self._leading = tuple(sequence_ids.shape)
-            self._index, self._padding = _padded_index(sequence_ids.flatten(), sequences)
+            self._ids = sequence_ids.flatten()
+            self._bounds = _bounds(self._ids, sequences)
 
     @property
     def row_axes(self) -> int:
@@ -50,11 +53,32 @@ class Layout:
         features = rows.shape[rows.ndim - feature_axes :]
         if self._leading is None:
             return rows.reshape(self.sequences, -1, *features)
+        if self._padded is None:
+            self._padded = _padded_index(self._ids, self.sequences)
+        index, padding = self._padded
         extra = math.prod(rows.shape[len(self._leading) : rows.ndim - feature_axes])
         flat = rows.reshape(math.prod(self._leading), extra, *features)
-        padding = self._padding.reshape(-1, *[1] * (flat.ndim - 1))
-        padded = flat.index_select(0, self._index).masked_fill(padding, 0)
+        padding = padding.reshape(-1, *[1] * (flat.ndim - 1))
+        padded = flat.index_select(0, index).masked_fill_(padding, 0)
         return padded.reshape(self.sequences, -1, *features)
+
+    def ragged(self, rows: Tensor) -> tuple[Float[Tensor, "N d"], Int[Tensor, " N"], list[int]] | None:
+        """``[leading..., d]`` as rows that need no padding, the sequence of each, and where each sequence begins.
+
+        The last bound is the end. None where the sequences do not follow one another, or one product a sequence is
+        not the fastest way: on a GPU, and for rows of equal number.
+        """
+        if self._leading is None or self._bounds is None or rows.ndim != len(self._leading) + 1:
+            return None
+        return rows.flatten(0, -2), self._ids, self._bounds
+
+
+def _bounds(ids: Int[Tensor, " N"], sequences: int) -> list[int] | None:
+    """Where each sequence begins, and the end; None where rows are not in order or not on a CPU."""
+    if ids.device.type != "cpu" or bool((ids[1:] < ids[:-1]).any()):
+        return None
+    counts = torch.bincount(ids, minlength=sequences)
+    return [0, *counts.cumsum(0).tolist()]
 
 
 def _check_ids(ids: Tensor, sequences: int) -> None:
