@@ -1,0 +1,111 @@
+"""The backward engine and the language rung on a GPU; skipped where there is none."""
+
+import copy
+
+import pytest
+import torch
+from small_runs import tiny_transformer
+from torch import nn
+
+from proma_bench import ProjectionConfig, Proma
+from proma_bench.language import LanguagePolicy
+from proma_bench.sequence_grads.cost import WAYS
+from proma_bench.tiers.transformer import tiny_qwen3
+from proma_bench.train import Training
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
+
+METHODS = ["iterative", "exact", "ridge"]
+
+
+def log_probs_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=tokens).logits[:, :-1].float()
+    return logits.log_softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1).sum(1)
+
+
+def microbatches(device: str, count: int = 3, sequences: int = 8, length: int = 12):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        tokens = torch.randint(61, (sequences, length), generator=generator)
+        advantages = torch.randn(sequences, generator=generator)
+        yield tokens.to(device), advantages.to(device)
+
+
+def gradients(device: str, dtype: torch.dtype, config: ProjectionConfig, **options) -> list[torch.Tensor]:
+    model = copy.deepcopy(tiny_qwen3(61, 64)).to(device, dtype)
+    with Proma(model, config, **options) as proma:
+        for tokens, advantages in microbatches(device):
+            proma.backward(log_probs_of(model, tokens), advantages)
+    return [parameter.grad.double().cpu() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_are_the_cpus(method, way):
+    """In float32 on both; TF32 is off unless asked for."""
+    config = ProjectionConfig(method)
+    expected = gradients("cpu", torch.float32, config, way=way)
+    found = gradients("cuda", torch.float32, config, way=way)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_backward_pass_never_waits_for_the_gpu(method):
+    """Later microbatches, with the running gradient to project; torch raises at any synchronisation."""
+    model = tiny_qwen3(61, 64).to("cuda")
+    with Proma(model, ProjectionConfig(method)) as proma:
+        for number, (tokens, advantages) in enumerate(microbatches("cuda")):
+            loss = -log_probs_of(model, tokens).sum()
+            with proma.microbatch(advantages):
+                if number:
+                    torch.cuda.set_sync_debug_mode("error")
+                try:
+                    loss.backward()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_workspace_stays_below_its_limit():
+    """An embedding and a head of 40,000 tokens: gradients of eight sequences written out would be 160 MB each."""
+    limit, slack = 8 * 2**20, 1.05
+    peaks = {}
+    for attached in (False, True):
+        model = tiny_qwen3(40_000, 64).to("cuda")
+        proma = Proma(model, ProjectionConfig(), workspace_bytes=limit) if attached else None
+        for number, (tokens, advantages) in enumerate(microbatches("cuda")):
+            log_probs = log_probs_of(model, tokens)
+            if number == 1:
+                torch.cuda.reset_peak_memory_stats()
+            if proma is None:
+                (-(advantages * log_probs).sum()).backward()
+            else:
+                proma.backward(log_probs, advantages)
+        peaks[attached] = torch.cuda.max_memory_allocated()
+        del model, proma, log_probs
+        torch.cuda.empty_cache()
+    assert peaks[True] <= peaks[False] * slack + limit
+
+
+def test_a_policy_in_bfloat16_trains_on_the_gpu():
+    """Experience of the third rung, on a GPU: gradients of float32, but for rounding."""
+    training = Training(tiny_transformer(method="reinforce"))
+    with torch.no_grad():
+        experience = training.tier.sample(training.policy, training.generators)
+    found = {}
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
+        policy = LanguagePolicy(copy.deepcopy(training.policy.model).to(device, dtype))
+        advantages = torch.linspace(-1, 1, len(experience), device=device)
+        with Proma(policy, ProjectionConfig()) as proma:
+            log_probs = policy.on(moved(experience, device)).log_prob(experience.actions.to(device))
+            proma.backward(torch.where(experience.mask.to(device), log_probs, 0.0).sum(1), advantages)
+        parts = [parameter.grad.double().cpu().flatten() for parameter in policy.parameters()]
+        found[device, dtype] = torch.cat(parts)
+    expected = found["cpu", torch.float32]
+    assert torch.cosine_similarity(found["cuda", torch.float32], expected, dim=0) > 0.9999
+    assert torch.cosine_similarity(found["cuda", torch.bfloat16], expected, dim=0) > 0.98
+
+
+def moved(experience, device):
+    tensors = {name: value.to(device) for name, value in vars(experience).items() if isinstance(value, torch.Tensor)}
+    return type(experience)(**{**vars(experience), **tensors})
