@@ -1,5 +1,7 @@
 """Runs of a second or less."""
 
+import signal
+
 import torch
 
 from proma_bench.config import BanditConfig, GymConfig, TransformerConfig
@@ -33,3 +35,8 @@ def go_on(path, config):
     """What a process does that is going to be killed."""
     torch.set_num_threads(1)
     run_in(path, config, resume=True)
+
+
+def heed_ctrl_c():
+    """In a new process: a shell starts what is in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from small_runs import heed_ctrl_c
 
 from proma_bench.config import CONFIGS, METHODS
 from proma_bench.errors import UsageError
@@ -85,12 +86,13 @@ def test_another_plan_does_not_go_into_the_same_directory(ladder):
 def test_ctrl_c_stops_the_workers_and_leaves_what_a_report_can_read(tmp_path):
     command = [sys.executable, "-m", "proma_bench", "ladder", "--budget", "full", "--jobs", "1", "--out", tmp_path]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
     while process.poll() is None and not any(file.stat().st_size for file in tmp_path.rglob("metrics.jsonl")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors.count("\n") == 1
     assert "interrupted" in errors
