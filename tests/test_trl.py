@@ -1,0 +1,206 @@
+"""PROMA in TRL: gradients against the float64 oracle, logs, a run that learns, and a test of each refusal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing is downloaded here, and nothing reported
+
+pytest.importorskip("trl", reason="needs the extra [trl]")
+
+from oracle import assert_gradients, oracle_gradients
+from test_backward_transformer import norm_in_the_type_of_its_input, tiny_qwen3
+from tiny_trl import MICROBATCHES, SIZE, Recording, TokenWeight, at, make_trainer, micros, own_tokens, token_mean
+from trl import GRPOConfig
+
+from proma_bench import ProjectionConfig
+from proma_bench.integrations.trl import PROMAConfig
+from proma_bench.integrations.trl_refusals import REFUSED
+
+__all__ = ["norm_in_the_type_of_its_input"]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*deprecated and will be removed in v6:FutureWarning"),  # TRL uses the old name
+]
+
+RELATIVE = 1e-6  # TRL's masks make weights of float32
+
+
+def check(trainer: Any, weight: TokenWeight = token_mean, config: ProjectionConfig | None = None) -> None:
+    """Train, then compare every step's gradients with the oracle's."""
+    trainer.train()
+    assert len(trainer.gradients) == trainer.args.max_steps
+    for step, (state, found) in enumerate(zip(trainer.states, trainer.gradients, strict=True)):
+        model = at(trainer.model, state)
+        seen = trainer.seen[step * MICROBATCHES : (step + 1) * MICROBATCHES]
+        wanted = oracle_gradients(model, micros(seen, weight, trainer.temperature), config or ProjectionConfig())
+        assert wanted.keys() == found.keys()
+        for name, parameter in model.named_parameters():
+            parameter.grad = found.get(name)
+        assert_gradients(model, wanted, RELATIVE)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("checkpointing", [None, False, True], ids=["kept", "checkpointed", "reentrant"])
+def test_gradients_equal_the_oracle(tmp_path: Path, lora: bool, checkpointing: bool | None) -> None:
+    settings: dict[str, Any] = {"activation_checkpointing": checkpointing is not None}
+    if checkpointing is not None:
+        settings["activation_checkpointing_kwargs"] = {"use_reentrant": checkpointing}
+    check(make_trainer(tmp_path, lora=lora, **settings))
+
+
+def test_settings_reach_the_projection(tmp_path: Path) -> None:
+    settings = {"projection": "exact", "max_removed": None, "shrinkage": 0.7, "temperature": 0.8}
+    check(make_trainer(tmp_path, **settings), config=ProjectionConfig("exact", max_removed=None, shrinkage=0.7))
+
+
+WEIGHTS: dict[str, TokenWeight] = {
+    "bnpo": lambda step, m, i: 1 / int(own_tokens(step[m]).sum()) / MICROBATCHES,
+    "grpo": lambda step, m, i: 1 / int(own_tokens(step[m])[i].sum()) / SIZE / MICROBATCHES,
+    "dr_grpo": lambda step, m, i: 1 / 6 / SIZE / MICROBATCHES,
+}
+
+
+@pytest.mark.parametrize("loss_type", WEIGHTS)
+def test_other_normalisations(tmp_path: Path, loss_type: str) -> None:
+    check(make_trainer(tmp_path, loss_type=loss_type), WEIGHTS[loss_type])
+
+
+def test_two_optimizer_steps_on_one_batch_of_samples(tmp_path: Path) -> None:
+    """A token weighs as on average over the steps, and the second step has no likelihood ratios."""
+    trainer = make_trainer(tmp_path, steps_per_generation=2 * MICROBATCHES, max_steps=2, learning_rate=0.01)
+    check(trainer, lambda step, m, i: 2 / sum(int(own_tokens(inputs).sum()) for inputs in trainer.seen))
+
+
+def test_tokens_of_tools_are_not_the_policys_own(tmp_path: Path) -> None:
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(len(prompts))
+        count = len(prompts)
+        answers = torch.randint(2, 61, (count, 5), generator=generator).tolist()
+        masks = torch.randint(2, (count, 5), generator=generator).tolist()
+        lengths = [2 + number % 4 for number in range(count)]
+        return {
+            "prompt_ids": [[3, 4]] * count,
+            "completion_ids": [ids[:n] for ids, n in zip(answers, lengths, strict=True)],
+            "logprobs": [[0.0] * n for n in lengths],
+            "env_mask": [mask[:n] for mask, n in zip(masks, lengths, strict=True)],
+        }
+
+    trainer = make_trainer(tmp_path, rollout_func=rollout)
+    check(trainer)
+    assert any((inputs["completion_mask"] > inputs["tool_mask"]).any() for inputs in trainer.seen)
+
+
+def test_weights_of_whole_sequences_multiply_the_advantages(tmp_path: Path) -> None:
+    class Weighted(Recording):
+        changes = staticmethod(lambda inputs: {"importance_sampling_ratio": torch.tensor([[0.0], [0.5], [1.0], [2.0]])})
+
+    check(make_trainer(tmp_path, Weighted))
+
+
+def test_a_head_in_float32_is_projected_and_left_as_it_was(tmp_path: Path) -> None:
+    """TRL replaces the head's ``forward``."""
+    trainer = make_trainer(tmp_path, model=tiny_qwen3(torch.float32, tied=False), cast_lm_head_to_fp32=True)
+    head = trainer.model.lm_head
+    forward = head.forward
+    trainer.train()
+    assert head.forward is forward
+    model = at(trainer.model, trainer.states[0]).double()
+    model.lm_head = torch.nn.Linear(64, 61, bias=False, dtype=torch.float64)
+    model.lm_head.weight.data.copy_(trainer.states[0]["lm_head.weight"])
+    wanted = oracle_gradients(model, micros(trainer.seen), ProjectionConfig())
+    for name, parameter in model.named_parameters():
+        parameter.grad = trainer.gradients[0][name].double()
+    assert_gradients(model, wanted, 1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------- logs, runs
+
+
+def test_logs(tmp_path: Path) -> None:
+    """local_kl is that of the last microbatch, measured here once more; without a projection there is nothing removed."""
+    trainer = make_trainer(tmp_path, max_steps=2, learning_rate=0.01)
+    trainer.train()
+    first, second = trainer.state.log_history[:2]
+    assert 0 < first["removed_ratio"] < 1 and 0 <= first["clamped"] <= 1
+    assert not any("clip_ratio" in name for name in first)
+    inputs = trainer.seen[MICROBATCHES - 1]
+    tokens = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    length = inputs["completion_ids"].shape[1]
+    before, after = (
+        at(trainer.model, state)(tokens, attention_mask=mask).logits[:, -length - 1 : -1].log_softmax(-1)
+        for state in trainer.states[:2]
+    )
+    real = inputs["completion_mask"].bool()
+    divergence = (before.exp() * (before - after)).sum(-1)[real].mean()
+    assert first["local_kl"] == pytest.approx(float(divergence), rel=1e-6)
+    tokens_seen = sum(int(inputs["completion_mask"].sum()) for inputs in trainer.seen[:MICROBATCHES])
+    assert 0 < first["loss"] < 6 and tokens_seen > 0  # nats a token
+    assert second["entropy"] != first["entropy"]
+
+
+def test_plain_accumulation_is_reported_as_such(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, shrinkage=0.0)
+    check(trainer, config=ProjectionConfig(shrinkage=0.0))
+    assert trainer.state.log_history[0]["removed_ratio"] == 0
+
+
+def test_twenty_steps_improve_the_reward(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, model=tiny_qwen3(torch.float32), max_steps=20, learning_rate=0.003)
+    trainer.train()
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert len(rewards) == 20
+    assert sum(rewards[:3]) / 3 < 0.65 and sum(rewards[-3:]) / 3 > 0.9, rewards
+
+
+def test_the_model_is_left_as_it_was_and_trains_again(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    forwards = [vars(module).get("forward") for module in trainer.model.modules()]
+    trainer.train()
+    assert [vars(module).get("forward") for module in trainer.model.modules()][1:] == forwards[1:]
+    trainer.train()
+    assert len(trainer.gradients) == 2
+
+
+def test_evaluation(tmp_path: Path) -> None:
+    from tiny_trl import PROMPTS
+
+    trainer = make_trainer(tmp_path, eval_dataset=PROMPTS.select(range(2)), per_device_eval_batch_size=4)
+    logged = trainer.evaluate()
+    assert logged["eval_loss"] > 0 and logged["eval_entropy"] > 0
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+OTHERS: dict[str, Any] = {
+    "beta": 0.1,
+    "entropy_coef": 0.1,
+    "use_adaptive_entropy": True,
+    "top_entropy_quantile": 0.2,
+    "vllm_importance_sampling_mode": "token_truncate",
+    "importance_sampling_level": "token",
+    "num_iterations": 2,
+    "off_policy_mask_threshold": 0.5,
+    "epsilon": 0.1,
+    "epsilon_high": 0.28,
+    "delta": 1.5,
+    "loss_type": "cispo",
+    "use_liger_kernel": True,
+    "torch_compile": True,
+    "deepspeed": {"zero_optimization": {"stage": 2}},
+}
+
+
+def test_every_refusal_has_a_case() -> None:
+    assert OTHERS.keys() == REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}=.* is not possible with PROMA: "):
+        make_trainer(tmp_path, **{name: OTHERS[name]})
