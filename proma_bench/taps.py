@@ -79,15 +79,12 @@ class Layer:
     def attach(self) -> None:
         """Replace the module's ``forward``."""
         self.forward = self.module.forward
-        self.own_forward = self.module.__dict__.get("forward")  # others replace it, too
         self.module.__dict__["_proma_layer"] = self
         self.module.__dict__["forward"] = MethodType(forward, self.module)
 
     def detach(self) -> None:
         """Put the module's ``forward`` back."""
         del self.module.__dict__["_proma_layer"], self.module.__dict__["forward"]
-        if self.own_forward is not None:
-            self.module.__dict__["forward"] = self.own_forward
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied or unpickled module is an ordinary one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,28 @@ pytest.importorskip("trl", reason="needs the extra [trl]")
 
 from oracle import assert_gradients, oracle_gradients
 from test_backward_transformer import norm_in_the_type_of_its_input, tiny_qwen3
-from tiny_trl import MICROBATCHES, SIZE, Recording, TokenWeight, at, make_trainer, micros, own_tokens, token_mean
+from tiny_trl import (
+    MICROBATCHES,
+    PROMPTS,
+    SIZE,
+    Recording,
+    TokenWeight,
+    at,
+    make_trainer,
+    micros,
+    own_tokens,
+    token_mean,
+    tokenizer,
+)
+from torch import nn
+from transformers import ProcessorMixin
+from transformers.distributed import DistributedConfig
+from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
 from proma_bench import ProjectionConfig
-from proma_bench.integrations.trl import PROMAConfig
-from proma_bench.integrations.trl_refusals import REFUSED
+from proma_bench.integrations.trl import PROMAConfig, PROMATrainer
+from proma_bench.integrations.trl_refusals import REFUSED, refuse_settings, refuse_setup
 
 __all__ = ["norm_in_the_type_of_its_input"]
 pytestmark = [
@@ -102,22 +119,6 @@ def test_weights_of_whole_sequences_multiply_the_advantages(tmp_path: Path) -> N
     check(make_trainer(tmp_path, Weighted))
 
 
-def test_a_head_in_float32_is_projected_and_left_as_it_was(tmp_path: Path) -> None:
-    """TRL replaces the head's ``forward``."""
-    trainer = make_trainer(tmp_path, model=tiny_qwen3(torch.float32, tied=False), cast_lm_head_to_fp32=True)
-    head = trainer.model.lm_head
-    forward = head.forward
-    trainer.train()
-    assert head.forward is forward
-    model = at(trainer.model, trainer.states[0]).double()
-    model.lm_head = torch.nn.Linear(64, 61, bias=False, dtype=torch.float64)
-    model.lm_head.weight.data.copy_(trainer.states[0]["lm_head.weight"])
-    wanted = oracle_gradients(model, micros(trainer.seen), ProjectionConfig())
-    for name, parameter in model.named_parameters():
-        parameter.grad = trainer.gradients[0][name].double()
-    assert_gradients(model, wanted, 1e-4)
-
-
 # ------------------------------------------------------------------------------------------------------- logs, runs
 
 
@@ -137,8 +138,8 @@ def test_logs(tmp_path: Path) -> None:
         for state in trainer.states[:2]
     )
     real = inputs["completion_mask"].bool()
-    divergence = (before.exp() * (before - after)).sum(-1)[real].mean()
-    assert first["local_kl"] == pytest.approx(float(divergence), rel=1e-6)
+    divergence = (before.exp() * (before - after)).sum(-1)[real].mean().item()
+    assert first["local_kl"] == pytest.approx(divergence, rel=1e-6)
     tokens_seen = sum(int(inputs["completion_mask"].sum()) for inputs in trainer.seen[:MICROBATCHES])
     assert 0 < first["loss"] < 6 and tokens_seen > 0  # nats a token
     assert second["entropy"] != first["entropy"]
@@ -151,11 +152,12 @@ def test_plain_accumulation_is_reported_as_such(tmp_path: Path) -> None:
 
 
 def test_twenty_steps_improve_the_reward(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, model=tiny_qwen3(torch.float32), max_steps=20, learning_rate=0.003)
+    model = tiny_qwen3(torch.float32)
+    trainer = make_trainer(tmp_path, model=model, max_steps=20, learning_rate=0.01, lr_scheduler_type="constant")
     trainer.train()
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     assert len(rewards) == 20
-    assert sum(rewards[:3]) / 3 < 0.65 and sum(rewards[-3:]) / 3 > 0.9, rewards
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.25, rewards
 
 
 def test_the_model_is_left_as_it_was_and_trains_again(tmp_path: Path) -> None:
@@ -168,8 +170,6 @@ def test_the_model_is_left_as_it_was_and_trains_again(tmp_path: Path) -> None:
 
 
 def test_evaluation(tmp_path: Path) -> None:
-    from tiny_trl import PROMPTS
-
     trainer = make_trainer(tmp_path, eval_dataset=PROMPTS.select(range(2)), per_device_eval_batch_size=4)
     logged = trainer.evaluate()
     assert logged["eval_loss"] > 0 and logged["eval_entropy"] > 0
@@ -190,9 +190,9 @@ OTHERS: dict[str, Any] = {
     "epsilon_high": 0.28,
     "delta": 1.5,
     "loss_type": "cispo",
+    "cast_lm_head_to_fp32": True,
     "use_liger_kernel": True,
     "torch_compile": True,
-    "deepspeed": {"zero_optimization": {"stage": 2}},
 }
 
 
@@ -204,3 +204,64 @@ def test_every_refusal_has_a_case() -> None:
 def test_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}=.* is not possible with PROMA: "):
         make_trainer(tmp_path, **{name: OTHERS[name]})
+
+
+def refusal(tmp_path: Path, **changed: Any) -> str:
+    """Of settings that cannot be made here, or not together, but can arrive."""
+    args = PROMAConfig(str(tmp_path), use_cpu=True, activation_checkpointing=False)
+    for name, value in changed.items():
+        setattr(args, name, value)
+    with pytest.raises(ValueError) as caught:
+        refuse_settings(args)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("optimizer", ["lomo", "adalomo", "galore_adamw_layerwise"])
+def test_optimizers_within_the_backward_pass_are_refused(tmp_path: Path, optimizer: str) -> None:
+    assert refusal(tmp_path, optim=OptimizerNames(optimizer)).startswith(f"optim='{optimizer}' is not possible")
+
+
+def test_deepspeed_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path, deepspeed_plugin=object()).startswith("deepspeed is not possible with PROMA")
+
+
+def test_out_of_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sweeps must be"):
+        make_trainer(tmp_path, sweeps=0)
+
+
+def test_settings_of_grpo_are_no_settings_of_proma(tmp_path: Path) -> None:
+    args = GRPOConfig(str(tmp_path), use_cpu=True, activation_checkpointing=False)
+    with pytest.raises(TypeError, match="args must be a PROMAConfig, got GRPOConfig"):
+        PROMATrainer(tiny_qwen3(torch.float32), lambda **_: [0.0], args, PROMPTS, processing_class=tokenizer())
+
+
+def setup(**changed: Any) -> SimpleNamespace:
+    """As much of a trainer as its setup is judged by."""
+    usual = {"aux_loss_enabled": False, "router_aux_loss_coef": 0.0, "processing_class": None, "is_fsdp_enabled": False}
+    model = SimpleNamespace(config=SimpleNamespace(distributed_config=changed.pop("distributed_config", None)))
+    accelerator = SimpleNamespace(is_fsdp2=False)
+    return SimpleNamespace(**usual | {"model": model, "accelerator": accelerator} | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"aux_loss_enabled": True, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef=0.01 is not possible"),
+        ({"processing_class": ProcessorMixin()}, "processing_class is a processor for images"),
+        ({"is_fsdp_enabled": True}, "fsdp_version 1 is not possible"),
+        ({"distributed_config": DistributedConfig(tp_size=2)}, "distributed_config.tp_size=2 is not possible"),
+        ({"distributed_config": DistributedConfig(pp_size=2)}, "distributed_config.pp_size=2 is not possible"),
+    ],
+)
+def test_setups_that_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        refuse_setup(setup(**changed))
+    refuse_setup(setup())
+
+
+def test_layers_without_a_rule_are_refused_at_once(tmp_path: Path) -> None:
+    model = tiny_qwen3(torch.float32)
+    model.extra = nn.GRU(3, 3)
+    with pytest.raises(ValueError, match="module 'extra' .* no rule covers"):
+        make_trainer(tmp_path, model=model)

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from proma_bench.integrations.trl import PROMAConfig, PROMATrainer
 
 PROMPTS = Dataset.from_dict({"prompt": ["AB", "C", "DEF", "GHIJ", "K", "LM", "NOP", "QRST"] * 8})
+LORA = LoraConfig(r=3, target_modules=["q_proj", "down_proj"])
 MICROBATCHES, SIZE = 3, 4
 
 
@@ -105,7 +106,7 @@ def make_trainer(
         args=PROMAConfig(**defaults | settings),
         train_dataset=PROMPTS,
         processing_class=tokenizer(),
-        peft_config=LoraConfig(r=3, target_modules=["q_proj", "down_proj"]) if lora else None,
+        peft_config=LORA if lora else None,
         **options,
     )
     if lora:  # nothing may be zero
@@ -149,10 +150,9 @@ def micros(step: list[dict[str, Any]], weight: TokenWeight = token_mean, tempera
 
 def at(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """A copy of the model with these weights, and without what TRL and accelerate made of its ``forward``."""
-    result = copy.deepcopy(model)
+    result = copy.deepcopy(model).eval()
     for module in result.modules():
         vars(module).pop("forward", None)
-    with torch.no_grad():
-        for name, parameter in result.named_parameters():
-            parameter.copy_(state[name])
+    for name, parameter in result.named_parameters():
+        parameter.data.copy_(state[name])
     return result

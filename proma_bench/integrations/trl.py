@@ -72,7 +72,7 @@ class PROMATrainer(GRPOTrainer):
         self,
         model: str | PreTrainedModel | nn.Module,
         reward_funcs: Any = None,
-        args: PROMAConfig | None = None,
+        args: GRPOConfig | None = None,
         *others: Any,
         **options: Any,
     ) -> None:

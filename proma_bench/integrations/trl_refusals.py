@@ -32,9 +32,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "epsilon_high": ((None,), _NO_RATIO),
     "delta": ((None,), _NO_RATIO),
     "loss_type": (("dapo", "bnpo", "grpo", "dr_grpo"), "only the normalisation is taken from it"),
+    "cast_lm_head_to_fp32": ((False,), "it replaces the head's forward, and logits are turned into float32 anyway"),
     "use_liger_kernel": ((False,), "it replaces layers by others that PROMA has no rule for"),
     "torch_compile": ((False,), "PROMA works inside of the backward pass, where a compiled one is closed"),
-    "deepspeed": ((None,), _NO_GRADIENT),
 }
 """By setting: the values that are possible, and why others are not."""
 
@@ -46,6 +46,8 @@ def refuse_settings(args: PROMAConfig) -> None:
             raise ValueError(f"{name}={value!r} is not possible with PROMA: {reason}; {_must_be(possible)}")
     if args.optim in ("lomo", "adalomo") or args.optim.endswith("layerwise"):
         raise ValueError(f"optim={args.optim.value!r} is not possible with PROMA: {_NO_GRADIENT}")
+    if args.deepspeed_plugin is not None:
+        raise ValueError(f"deepspeed is not possible with PROMA: {_NO_GRADIENT}; use fsdp_version 2")
 
 
 def _must_be(possible: tuple[Any, ...]) -> str:
