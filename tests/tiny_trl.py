@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from proma_bench.integrations.trl import PROMAConfig, PROMATrainer
 PROMPTS = Dataset.from_dict({"prompt": ["AB", "C", "DEF", "GHIJ", "K", "LM", "NOP", "QRST"] * 8})
 LORA = LoraConfig(r=3, target_modules=["q_proj", "down_proj"])
 MICROBATCHES, SIZE = 3, 4
+NAMES = {field.name for field in fields(PROMAConfig)}
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in NAMES else "gradient_checkpointing"
+"""What transformers calls it, before 5.22 and since."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -98,7 +102,7 @@ def make_trainer(
     known = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
     sizes = {"per_device_train_batch_size": SIZE, "gradient_accumulation_steps": MICROBATCHES, "num_generations": 4}
     others = {"max_completion_length": 6, "max_steps": 1, "max_grad_norm": 0.0, "logging_steps": 1}
-    defaults = known | sizes | others | {"activation_checkpointing": False, "disable_tqdm": True}
+    defaults = known | sizes | others | {CHECKPOINTING: False, "disable_tqdm": True}
     options = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset") if name in settings}
     trainer = kind(
         model=tiny_qwen3(torch.float64) if model is None else model,
