@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
@@ -35,25 +35,6 @@ class Question:
     def answer(self) -> str | None:
         """An answer that the library gives; some questions have none."""
         return self.entry["answer"]
-
-
-@runtime_checkable
-class Questions(Protocol):
-    """What a language model is asked; validation and training have no question in common."""
-
-    name: str
-    training: list[Question]
-    validation: list[Question]
-
-    def score(self, question: Question, answer: str) -> float:
-        """1 for a right answer, else 0, whatever the answer holds."""
-
-    def is_answerable(self, question: Question) -> bool:
-        """Whether the answer that comes with the question is right by ``score``."""
-
-    @property
-    def demonstrations(self) -> list[tuple[str, str]]:
-        """Training questions that have an answer, with it."""
 
 
 class Task:

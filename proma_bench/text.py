@@ -14,7 +14,7 @@ from proma_bench.experience import PADDING, Experience
 from proma_bench.language import LanguagePolicy
 from proma_bench.objectives import group_advantages
 from proma_bench.rollout import Rollout, Sampler
-from proma_bench.tasks import Question, Questions
+from proma_bench.tasks import Question, Task
 from proma_bench.tiers import Generators
 
 
@@ -24,9 +24,7 @@ class Answers:
     context_tokens: of the prompt and the longest answer together. A longer prompt gets no answer and no reward.
     """
 
-    def __init__(
-        self, task: Questions, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, context_tokens: int
-    ) -> None:
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, context_tokens: int) -> None:
         self.task, self._tokenizer = task, tokenizer
         self._longest_prompt = context_tokens - answer_tokens
 
