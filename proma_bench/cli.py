@@ -51,8 +51,9 @@ class RunOptions(Generic[Config]):
         if self.ablate:
             self._ablate(console)
             return
-        torch.set_num_threads(1)  # as in the ladder: faster for small policies, and sums keep their order
         config = self.config
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         default = Path("runs", config.rung, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
         path = self.out or default
         with Tracker(self.tracker, config, path) as tracker:
