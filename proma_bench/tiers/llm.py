@@ -6,7 +6,8 @@ score. The settings are those of the paper's run (arXiv 2601.10498), which used 
 
 from __future__ import annotations
 
-import itertools
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,14 +16,18 @@ from proma_bench.config import LLMConfig
 from proma_bench.config.language import PINNED, TINY
 from proma_bench.errors import UsageError
 from proma_bench.experience import Experience
+from proma_bench.gsm8k import GSM8K
 from proma_bench.language import LanguagePolicy
 from proma_bench.models import Pretrained, byte_tokenizer, tiny_qwen3
 from proma_bench.prompts import Chat, FewShot, Prompting
 from proma_bench.rollout import Sampler
 from proma_bench.rollout.huggingface import HuggingFaceSampler
 from proma_bench.tasks import Task
-from proma_bench.text import Answers, Questions
+from proma_bench.text import Answers
 from proma_bench.tiers import Generators, Policy
+
+if TYPE_CHECKING:
+    from proma_bench.rollout.vllm import VLLMSampler
 
 GSM8K_INSTRUCTION = ' Let\'s think step by step and output the final answer after "####".'
 SHORT_INSTRUCTION = "\nReply with the answer and nothing else."
@@ -38,7 +43,7 @@ class LLM:
         self._pretrained = Pretrained(config.model, config.revision or PINNED.get(config.model))
         self._prompting = self._make_prompting()
         self.answers = Answers(self.task, self._prompting, config.prompt_tokens)
-        self._sampler: HuggingFaceSampler | None = None
+        self._sampler: HuggingFaceSampler | VLLMSampler | None = None
 
     def policy(self, generator: torch.Generator) -> Policy:
         """The pretrained model, the same for every generator."""
@@ -64,6 +69,12 @@ class LLM:
     def evaluate(self, policy: LanguagePolicy) -> dict[str, float | None]:
         return self.answers.scores(self._sampler_of(policy), self.config.validation_samples)
 
+    def test(self, policy: LanguagePolicy) -> dict[str, float | None]:
+        """The scores on the test set. Raises UsageError for a task that has none."""
+        if not isinstance(self.task, GSM8K):
+            raise UsageError(f"the task {self.task.name} has no test set; its validation problems are never trained on")
+        return self.answers.scores(self._sampler_of(policy), self.config.validation_samples, self.task.test)
+
     def _make_prompting(self) -> Prompting:
         config = self.config
         tokenizer: PreTrainedTokenizerBase
@@ -80,23 +91,34 @@ class LLM:
     def _examples(self) -> list[tuple[str, str]]:
         """Solved training problems, which training never draws from then on."""
         wanted = self.config.few_shot
-        solved = (question for question in self.task.training if self.task.is_answerable(question))
-        examples = list(itertools.islice(solved, wanted))
-        left = [question for question in self.task.training if question not in examples]
-        if len(examples) < wanted or not left:
+        examples = self.task.demonstrations[:wanted]
+        shown = {text for text, _ in examples}
+        self.task.training = [question for question in self.task.training if question.text not in shown]
+        if len(examples) < wanted or not self.task.training:
             raise UsageError(f"few_shot must be below the number of training problems with an answer, got {wanted}")
-        self.task.training = left
-        return [(question.text, str(question.answer)) for question in examples]
+        return examples
 
     def _sampler_of(self, policy: LanguagePolicy) -> Sampler:
         """Made once for a policy: it has learned how much fits into the memory."""
         if self._sampler is None or self._sampler.model is not policy.model:
             ends, limit = self._prompting.ends, self.config.answer_tokens
-            self._sampler = HuggingFaceSampler(policy.model, ends, limit, dtype=policy.dtype)
+            if _uses_vllm(self.config.sampler):
+                from proma_bench.rollout.vllm import VLLMSampler
+
+                context = self.config.prompt_tokens + limit
+                self._sampler = VLLMSampler(policy.model, ends, limit, context, dtype=policy.dtype)
+            else:
+                self._sampler = HuggingFaceSampler(policy.model, ends, limit, dtype=policy.dtype)
         return self._sampler
 
 
-def questions(config: LLMConfig) -> Questions:
+def _uses_vllm(sampler: str) -> bool:
+    return sampler == "vllm" or (sampler == "auto" and torch.cuda.is_available() and find_spec("vllm") is not None)
+
+
+def questions(config: LLMConfig) -> Task | GSM8K:
     """The task's problems. Raises UsageError where they cannot be had."""
     count = config.validation_questions
+    if config.task == "gsm8k":
+        return GSM8K(config.data, count)
     return Task(config.task, count, config.task_options, shortened=config.few_shot > 0, numbers_apart=True)
