@@ -75,6 +75,12 @@ class Pretrained:
             ) from error
 
 
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Gradient checkpointing layer by layer, in training mode."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5 on
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, so that no text of any task is unknown, and one that ends an answer."""
     end, alphabet = "<end>", sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -99,6 +99,10 @@ class RunConfig:
         """What progress bars and messages call the run."""
         return f"{self.rung} {self.method} lr {self.learning_rate:g} seed {self.seed}"
 
+    def remark(self, metrics: dict[str, Any]) -> str | None:
+        """What a user should be told of a step with these metrics; None for nothing."""
+        return None
+
     def _require(self, name: str, valid: bool, wanted: str) -> None:
         if not valid:
             raise UsageError(f"{name} must be {wanted}, got {getattr(self, name)!r}")

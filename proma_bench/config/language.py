@@ -10,6 +10,10 @@ from proma_bench.errors import require_known
 
 PINNED = {"Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca"}
 """The commits of models on the hub that are taken unless another is asked for."""
+LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.05}
+"""Nats a token between the sampler's log-probs and the trainer's, in the mean, that rounding explains."""
+SMOKE_RUN = "smoke-run"
+"""What stands for the task in the name of a rung on which the model knows nothing."""
 TINY = "tiny-random"
 """The name of a model that need not be had from anywhere: it knows nothing, and shows that the rung runs."""
 
@@ -95,6 +99,21 @@ class LLMConfig(RunConfig):
         "full": {},
     }
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {"smoke": (2e-6,), "quick": (2e-6,), "full": (2e-6,)}
+    smoke_run: ClassVar[dict[str, Any]] = {
+        "model": TINY, "task": "chain_sum", "steps": 2, "contexts": 4, "group_size": 2, "prompt_tokens": 200,
+        "answer_tokens": 4, "validation_questions": 4,
+    }  # fmt: skip
+    """The settings where there is neither a GPU nor a model: the code runs, and nothing can be learned from it."""
+    on_cpu: ClassVar[dict[str, Any]] = {
+        "task": "basic_arithmetic", "few_shot": 4, "few_shot_template": "{question} = {answer}\n", "steps": 20,
+        "task_options": {
+            "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2, "operators": "+",
+            "allow_parentheses": False, "allow_negation": False,
+        },
+        "contexts": 16, "warmup_steps": 4, "answer_tokens": 6, "dtype": "float32", "gradient_checkpointing": False,
+        "constant_few_shot": True,
+    }  # fmt: skip
+    """The settings of the ladder for a small model on a CPU: sums of two numbers after four solved ones."""
     threads: ClassVar[int | None] = None
 
     model: str = "Qwen/Qwen3-0.6B"
@@ -157,6 +176,15 @@ class LLMConfig(RunConfig):
         self._require("task_options", self.task != "gsm8k" or not self.task_options, "empty for gsm8k")
         self._require("data", self.task == "gsm8k" or self.data is None, "left out unless the task is gsm8k")
 
+    def remark(self, metrics: dict[str, Any]) -> str | None:
+        gap, largest = metrics["sampler_gap"], LARGEST_GAP[self.dtype]
+        if gap <= largest:
+            return None
+        return (
+            f"step {metrics['step']}: the sampler's log-probs are {gap:.2g} from the trainer's in the mean, where "
+            f"rounding explains {largest:g} (sampler_gap): the answers are not quite the trained policy's own"
+        )
+
     @property
     def rung(self) -> str:
-        return f"{self.tier}/{self.task}" if self.model != TINY else f"{self.tier}/smoke-run"
+        return f"{self.tier}/{self.task}" if self.model != TINY else f"{self.tier}/{SMOKE_RUN}"

@@ -18,7 +18,7 @@ from proma_bench.errors import UsageError
 from proma_bench.experience import Experience
 from proma_bench.gsm8k import GSM8K
 from proma_bench.language import LanguagePolicy
-from proma_bench.models import Pretrained, byte_tokenizer, tiny_qwen3
+from proma_bench.models import Pretrained, byte_tokenizer, checkpoint_layers, tiny_qwen3
 from proma_bench.prompts import Chat, FewShot, Prompting
 from proma_bench.rollout import Sampler
 from proma_bench.rollout.huggingface import HuggingFaceSampler
@@ -52,7 +52,7 @@ class LLM:
             tiny_qwen3(len(self._prompting.tokenizer), 1024) if is_tiny else self._pretrained.model()
         )
         if self.config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(model)
         policy = LanguagePolicy(
             model,
             prefix=self._prompting.prefix,
