@@ -116,11 +116,29 @@ class Report:
         report(self.directory, console)
 
 
+@dataclass(frozen=True)
+class Tutorials:
+    """Open the tutorials in JupyterLab, in a copy that is yours. Files that are there already are never overwritten."""
+
+    out: Path = Path("proma-tutorials")
+    """Directory of the copy."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.notebooks import open_tutorials
+
+        open_tutorials(self.out, console)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {"run": Run, "ladder": Ladder, "report": Report}
+COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
+    "run": Run,
+    "ladder": Ladder,
+    "report": Report,
+    "tutorials": Tutorials,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
