@@ -120,8 +120,8 @@ plt.show()
 # %% [markdown]
 # A valley. Its floor runs across $S$: move along it as far as you like, and in this context the policy does the
 # same as before. That is the idea that the whole project rests on: *a sampled sequence sees only the component of
-# a step along its own* $S$. To second order it pays $\tfrac12 \langle S, \delta\rangle^2$ for it, which lesson 1
-# derives.
+# a step along its own* $S$. To second order, what it sees of the KL is $\tfrac12 \langle S, \delta\rangle^2$, which
+# lesson 1 derives.
 #
 # ## Accumulation, and what a newcomer does to the old
 #
