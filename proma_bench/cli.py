@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from proma_bench.config import CONFIGS, RunConfig
-from proma_bench.errors import RunError, UsageError, require_known
+from proma_bench.errors import RunError, UsageError, require_installed, require_known
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -117,6 +117,22 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Try a projection of your own on hostile inputs: which promises it keeps, and what breaks the others."""
+
+    function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
+    """Any fn(running [*W], seq_grads [B, *W]) -> [*W]; modules of the current directory are found, too."""
+    inexact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Ask only for what approximate methods promise as well."""
+
+    def __call__(self, console: Console) -> None:
+        require_installed("hypothesis", "hypothesis")
+        from proma_bench.verify import verify
+
+        verify(self.function, not self.inexact, console)
+
+
+@dataclass(frozen=True)
 class Tutorials:
     """Open the tutorials in JupyterLab, in a copy that is yours. Files that are there already are never overwritten."""
 
@@ -137,6 +153,7 @@ COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
     "run": Run,
     "ladder": Ladder,
     "report": Report,
+    "verify": Verify,
     "tutorials": Tutorials,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from proma_bench.errors import UsageError
+from proma_bench.errors import UsageError, require_installed
 
 PATTERNS = ("*.ipynb", "*.mplstyle", "checks/*.py")
 _PACKAGE = Path(__file__).parent
@@ -53,8 +52,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 def open_tutorials(folder: Path, console: Console) -> None:
     """Copy the tutorials there and become JupyterLab, at lesson 0. Raises UsageError where JupyterLab is missing."""
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise UsageError("JupyterLab is not installed: python -m pip install jupyterlab ipywidgets hypothesis")
+    require_installed("jupyterlab", "jupyterlab ipywidgets hypothesis")
     new, kept = copy_tutorials(folder)
     console.print(f"tutorials: {escape(str(folder))} ({len(new)} new files)", soft_wrap=True)
     if kept:

@@ -1,7 +1,7 @@
 """The exercises' checks, one module a lesson. A check says what is wrong with an answer in the terms of its lesson.
 
-A check is a function of the reader's answer, decorated with `exercise`. It returns what to say about a right answer, and
-says what is wrong with another one by raising AssertionError, most easily around an invariant of `proma_bench.testing`:
+A check is a function of the reader's answer, decorated with `exercise`. It returns what to say about a right answer,
+and raises AssertionError with what is wrong about another one, best around an invariant of `proma_bench.testing`:
 
     @exercise
     def projection_of_two(answer):
@@ -41,7 +41,7 @@ class Unanswered(Exception):
 
 
 def exercise(check: Callable[..., str]) -> Callable[..., Verdict]:
-    """Make a check return a `Verdict`. An answer of ``...``, or a function that returns nothing, is not answered yet."""
+    """Make a check return a `Verdict`. What is ``...``, or a function that returns nothing, is not answered yet."""
 
     @functools.wraps(check)
     def judge(*answers: Any) -> Verdict:
