@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,6 +174,22 @@ def test_evaluation(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, eval_dataset=PROMPTS.select(range(2)), per_device_eval_batch_size=4)
     logged = trainer.evaluate()
     assert logged["eval_loss"] > 0 and logged["eval_entropy"] > 0
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
+    """With a tiny model and few steps."""
+    tiny_qwen3(torch.float32).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    page = (Path(__file__).parents[1] / "docs/trl.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    small = {"Qwen/Qwen3-0.6B": str(tmp_path / "model"), "runs/sums": str(tmp_path / "run"), "max_steps=100": "max_steps=1"}
+    for written, instead in small.items():
+        assert code.count(written) == 1
+        code = code.replace(written, instead)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/trl.md", "exec"), names)
+    assert names["trainer"].state.global_step == 1
+    assert names["right"]([" 7", "8"], ["7", "7"]) == [1.0, 0.0]
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
