@@ -37,14 +37,14 @@ class VLLMSampler:
         ends: Collection[int],
         answer_tokens: int,
         context_tokens: int,
-        dtype: torch.dtype | None = None,
         gpu_memory_utilization: float = 0.8,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Starts the engine, unless the process has it: seconds on a CPU, and on a GPU more.
 
         ends: tokens that end an answer. answer_tokens: where answers are cut off. context_tokens: of a prompt and the
-        longest answer together. dtype: what the engine computes in; None is the model's. gpu_memory_utilization: the
-        share of a GPU's memory that the engine takes to sample.
+        longest answer together. gpu_memory_utilization: the share of a GPU's memory that the engine takes to sample.
+        dtype: of the engine, see `precision`; None is the model's.
         Raises UsageError without vLLM, RunError where the engine does not start.
         """
         self.model, self.answer_tokens = model, answer_tokens
