@@ -231,9 +231,8 @@ class BackwardEngine:
         return (advantages - removed.coefficients).to(advantages.dtype)
 
     def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
-        squares = torch.stack(
-            [growth.new_zeros(()) if p.grad is None else p.grad.square().sum(dtype=torch.float64) for p, _ in group]
-        )
+        norms = [growth.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p, _ in group]
+        squares = torch.stack([norm.double() for norm in norms]).square()
         before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(
             Records(
