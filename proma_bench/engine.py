@@ -189,7 +189,7 @@ class BackwardEngine:
         is_first = parameter.grad is None and microbatch.size == advantages.shape[0]
         if is_first or parameter in self._unprojected:
             return plain_gradient(uses, advantages, shape)
-        if not self._workspace.has_room(advantages.shape[0] * parameter.numel(), dtype):
+        if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), dtype):
             self._update_pending(microbatch)
         start = self._workspace.used
         running = None if parameter.grad is None else parameter.grad.reshape(shape)

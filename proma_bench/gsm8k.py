@@ -168,9 +168,14 @@ def _row(line: bytes, place: str) -> Row:
     return {"question": row["question"], "answer": row["answer"]}
 
 
+def digest_of(rows: list[Row]) -> str:
+    """The SHA-256 of the file that OpenAI would publish them in."""
+    return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
+
+
 def _require_published(rows: list[Row], split: Split, place: str) -> None:
     count, published = PUBLISHED[split]
-    digest = hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
+    digest = digest_of(rows)
     if (len(rows), digest) != (count, published):
         raise UsageError(
             f"{place} is not the published GSM8K: {len(rows):,} rows with SHA-256 {digest}, the published one has "

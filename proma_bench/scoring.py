@@ -24,7 +24,7 @@ from sympy import Basic, Float, Rational
 TAIL = 300
 """Characters at the end of a completion that are read at all (VeRL's number)."""
 
-DEEPEST = 4
+DEEPEST = 3
 """Brackets within brackets; the parser's time grows exponentially with them."""
 
 WORDS = "final answer is".split()
@@ -71,14 +71,14 @@ _REPLACEMENTS = [
     for pattern, replacement in [
         (r"[^\S\n]", " "),
         (r"[^\x20-\x7e\n]", "?"),
-        (r"#{2,}", " answer: "),  # the strict form, not quite kept
+        (r"#{4,}", " answer: "),  # the strict form, not quite kept
         (r"\\text\{[^{}]*\}", " "),
         (r"\\[,;:! ]", ""),  # small spaces, also within numbers
         (r"\\?%", " "),
         (r"[\w.()]*(?:\^|(?<=[\d)])\*\*(?=[\d(-]))(?:\{[^{}]*\}|[\w.+-]*)", " "),  # powers
-        (r"\*\*|!", " "),  # bold; an exclamation
+        (r"\*\*|[!_]", " "),  # bold; an exclamation
         (rf"\\(?!(?:{'|'.join(COMMANDS)})(?![a-z]))[a-z]+", " "),
-        (rf"(?<![\\a-z])(?!(?:{'|'.join(WORDS)})\b)[a-z_]\w*", " "),
+        (rf"(?<![\\a-z])(?!(?:{'|'.join(WORDS)})\b)[a-z]\w*", " "),
         (r"-\\\$|(?<!\S)-\$(?=[\d.])", "-"),  # -$18
         (r"\\\$", " "),
         (r"\\[{}]|(?<!\\)[\[\]]|[^\w\s.,:=+*/(){}$\\\[\]?-]", " "),
@@ -87,9 +87,10 @@ _REPLACEMENTS = [
 
 
 def _depth(text: str) -> int:
+    """Of brackets of all kinds; closing what is not open does not count."""
     depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
+    for sign in text:
+        depth = max(0, depth + (sign in "([{") - (sign in ")]}"))
         deepest = max(deepest, depth)
     return deepest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,18 +97,21 @@ class Task:
 
 
 def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[list[Question], list[Question]]:
-    """The first ``count`` and the rest; questions with the same numbers stay together if these must be apart."""
+    """``count`` questions and the rest; questions with the same numbers stay together if these must be apart.
+
+    In that case they are shuffled first: the first to be drawn are the easy ones, of which there are few.
+    """
     if not numbers_apart:
         return questions[:count], questions[count:]
     together: dict[tuple[str, ...], list[Question]] = {}
     for question in questions:
         together.setdefault(_numbers(question), []).append(question)
+    groups = list(together.values())
+    random.Random(0).shuffle(groups)
     validation = list[Question]()
-    for alike in together.values():
-        if len(validation) < count:
-            validation += alike
-    held_out = {_numbers(question) for question in validation}
-    return validation[:count], [question for question in questions if _numbers(question) not in held_out]
+    while groups and len(validation) < count:
+        validation += groups.pop()
+    return validation[:count], [question for alike in groups for question in alike]
 
 
 def _numbers(question: Question) -> tuple[str, ...]:

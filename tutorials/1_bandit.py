@@ -331,7 +331,9 @@ runs = {
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
 for (method, rate), history in runs.items():
-    style = {"color": "black"} if method == "PROMA" else {"color": "#D55E00", "linestyle": "dashed"}
+    style = (
+        {"color": "black", "linestyle": "solid"} if method == "PROMA" else {"color": "#D55E00", "linestyle": "dashed"}
+    )
     marker = {"marker": "os^D"[RATES.index(rate) % 4], "markevery": max(1, STEPS // 6), "label": f"{method}, {rate:g}"}
     panels[0].plot(range(1, STEPS + 1), history[:, 0], **style, **marker)
     panels[1].plot(history[:, 1].cumsum(0), history[:, 0], **style, **marker)
