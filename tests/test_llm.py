@@ -248,7 +248,7 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         return hidden(self, *arguments)
 
     monkeypatch.setattr(LanguagePolicy, "_hidden", full)
-    message = r"a training pass of \d+ sequences; turn on gradient_checkpointing, or lower answer_tokens, or lower micro"
+    message = r"a training pass of \d+ sequences; turn on gradient_checkpointing, or lower answer_tokens, or lower mi"
     with pytest.raises(RunError, match=message):
         train(tiny_llm(model, gradient_checkpointing=False, max_removed=None))
 
