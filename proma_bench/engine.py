@@ -189,7 +189,7 @@ class BackwardEngine:
         is_first = parameter.grad is None and microbatch.size == advantages.shape[0]
         if is_first or parameter in self._unprojected:
             return plain_gradient(uses, advantages, shape)
-        if not self._workspace.has_room(advantages.shape[0] * parameter.numel(), dtype):
+        if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), dtype):
             self._update_pending(microbatch)
         start = self._workspace.used
         running = None if parameter.grad is None else parameter.grad.reshape(shape)
@@ -231,9 +231,8 @@ class BackwardEngine:
         return (advantages - removed.coefficients).to(advantages.dtype)
 
     def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
-        squares = torch.stack(
-            [growth.new_zeros(()) if p.grad is None else p.grad.square().sum(dtype=torch.float64) for p, _ in group]
-        )
+        norms = [growth.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p, _ in group]
+        squares = torch.stack([norm.double() for norm in norms]).square()
         before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(
             Records(

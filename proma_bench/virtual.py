@@ -102,7 +102,3 @@ def _diagonal_blocks(gram: Float[Tensor, "P N N"], size: int) -> Float[Tensor, "
     """The Gram matrices of the microbatches."""
     blocks = gram.unflatten(1, (-1, size)).unflatten(3, (-1, size))
     return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)
-
-
-def _times(matrix: Float[Tensor, "P a b"], vector: Float[Tensor, "P b"]) -> Float[Tensor, "P a"]:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

@@ -1,8 +1,9 @@
 """From the sequence gradients of a parameter tensor to Gram matrix and overlaps, and from coefficients to a sum.
 
-The rows of ``S`` are written out in blocks small enough to stay in the cache while each block gives its share of the
-Gram matrix and of the overlaps. Blocks are kept in a workspace as far as that reaches, so that ``sum_i u_i S_i`` reads
-each of them once more; what is not kept is had from one more product of the factors.
+The rows of ``S`` are written out in blocks, with the same rows of ``A`` below them as one more sequence, so that one
+pass over a block gives its share of the Gram matrix and of the overlaps. Blocks are kept in a workspace as far as that
+reaches, so that ``sum_i u_i S_i`` reads each of them once more; what is not kept is had from one more product of the
+factors.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 from proma_bench.sequence_grads.cost import Way, cheaper_way
 from proma_bench.sequence_grads.factors import Dense, OuterProducts, RaggedProducts, Scattered, SequenceGrads
 
-BLOCK_BYTES = 8 * 2**20  # of S at a time: fits a CPU's cache, and is large enough for an efficient matrix product
-CONTRACTION = 8192  # elements; see `gram_matrix`
+BLOCK_BYTES = 32 * 2**20  # of S at a time: the products that write fewer rows take up to twice as long
+CONTRACTION = 4096  # elements; see `gram_matrix`
 
 
 class Workspace:
@@ -90,8 +91,12 @@ def _way(use: OuterProducts | RaggedProducts) -> Way:
 
 
 def _measure_dense(uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None) -> Measured:
-    overlap = _overlap(seq_grads, running)
-    return Measured(uses, gram_matrix(seq_grads), overlap, [(0, seq_grads)], rows, "dense")
+    gram = gram_matrix(seq_grads)
+    if running is None:
+        overlap = gram.new_zeros(gram.shape[0])
+    else:
+        overlap = torch.mv(seq_grads, running.flatten().to(seq_grads.dtype))
+    return Measured(uses, gram, overlap, [(0, seq_grads)], rows, "dense")
 
 
 def _measure_tokens(
@@ -110,24 +115,28 @@ def _measure_rows(
     workspace: Workspace,
 ) -> Measured:
     sequences, dtype = advantages.shape[0], advantages.dtype
-    gram, overlap = advantages.new_zeros(sequences, sequences), advantages.new_zeros(sequences)
+    stacked = sequences if running is None else sequences + 1
+    products = advantages.new_zeros(stacked, sequences)
     blocks: list[tuple[int, Tensor]] = []
     kept_rows, row_size = 0, math.prod(shape[1:])
-    for start, rows in _row_blocks(shape[0], sequences * row_size * dtype.itemsize):
-        elements = sequences * rows * row_size
-        view = workspace.view(elements, dtype, advantages.device)
-        written = view.view(sequences, rows, *shape[1:])
+    largest = min(BLOCK_BYTES, workspace.limit_bytes // 2) // dtype.itemsize  # room for one to keep and one to write
+    for start, rows in _row_blocks(shape[0], stacked * row_size, largest):
+        elements = rows * row_size
+        stack = workspace.view(stacked * elements, dtype, advantages.device).view(stacked, elements)
+        seq_grads = stack[:sequences]
+        written = seq_grads.view(sequences, rows, *shape[1:])
         for number, use in enumerate(uses):
             use.write_rows(written, start, add=number > 0)
-        seq_grads = view.view(sequences, -1)
-        gram += gram_matrix(seq_grads)
-        overlap += _overlap(seq_grads, None if running is None else running[start : start + rows])
+        if running is not None:
+            stack[-1] = running[start : start + rows].flatten()
+        products += inner_products(stack, seq_grads)
         room_for = elements if start + rows == shape[0] else 2 * elements  # this block, and the next to be written
-        if kept_rows == start and workspace.has_room(room_for, dtype):
-            workspace.used += elements
+        if kept_rows == start and workspace.has_room(stacked * room_for, dtype):
+            workspace.used += sequences * elements
             blocks.append((start, seq_grads))
             kept_rows = start + rows
     way = "rows" if kept_rows == shape[0] else f"rows, {kept_rows} of {shape[0]} kept"
+    gram, overlap = products[:sequences], products[-1] if running is not None else products.new_zeros(sequences)
     return Measured(uses, gram, overlap, blocks, kept_rows, way, is_partly_kept=kept_rows < shape[0])
 
 
@@ -197,24 +206,23 @@ def plain_gradient(
 
 
 def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
-    """``rows @ rows.T`` by short contractions: one long one loses three of float32's digits, and is slower too."""
-    length = rows.shape[1]
+    """``rows @ rows.T``, see `inner_products`."""
+    return inner_products(rows, rows)
+
+
+def inner_products(left: Float[Tensor, "A n"], right: Float[Tensor, "B n"]) -> Float[Tensor, "A B"]:
+    """``left @ right.T`` by short contractions: one long one loses three of float32's digits, and is slower too."""
+    length = left.shape[1]
     whole = length - length % CONTRACTION
     if whole <= CONTRACTION:
-        return rows @ rows.T
-    parts = rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1)
-    gram = torch.bmm(parts, parts.transpose(1, 2)).sum(dim=0)
-    return gram.addmm_(rows[:, whole:], rows[:, whole:].T) if whole < length else gram
+        return left @ right.T
+    lefts, rights = (rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1) for rows in (left, right))
+    products = torch.bmm(lefts, rights.transpose(1, 2)).sum(dim=0)
+    return products.addmm_(left[:, whole:], right[:, whole:].T) if whole < length else products
 
 
-def _overlap(seq_grads: Tensor, running: Tensor | None) -> Tensor:
-    if running is None:
-        return seq_grads.new_zeros(seq_grads.shape[0])
-    return torch.mv(seq_grads, running.flatten().to(seq_grads.dtype))
-
-
-def _row_blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """(first row, number of rows) of each block."""
-    block = max(1, min(rows, BLOCK_BYTES // max(1, row_bytes)))
+def _row_blocks(rows: int, row_size: int, elements: int) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of blocks of at most so many elements, of one row at least."""
+    block = max(1, min(rows, elements // max(1, row_size)))
     for start in range(0, rows, block):
         yield start, min(block, rows - start)
