@@ -114,9 +114,9 @@ class BackwardEngine:
 
     def gate(self, parameter: Tensor) -> Tensor:
         """The parameter's gate, made anew when the parameter has moved to another device or type."""
+        self._guard(self._parameters.meet(parameter))
+        parameter = self._parameters.canonical(parameter)
         gate = self._gates.get(parameter)
-        if gate is None:
-            self._guard(self._parameters.meet(parameter))
         if gate is None or gate.device != parameter.device or gate.dtype != parameter.dtype:
             gate = self._gates[parameter] = new_gate(parameter, self)
         return gate
@@ -142,7 +142,7 @@ class BackwardEngine:
         for name, parameter in call.parameters.items():
             if name not in seq_grads:
                 raise ValueError(f"{layer.title}: its rule gives no gradient for its parameter {name!r}")
-            self._uses.setdefault(parameter, []).append(seq_grads[name])
+            self._uses.setdefault(self._parameters.canonical(parameter), []).append(seq_grads[name])
 
     def finish(self, parameter: Tensor) -> Tensor | None:
         """The gradient of a parameter all of whose uses have been captured.

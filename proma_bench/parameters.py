@@ -30,6 +30,14 @@ class _Sharded(NamedTuple):
         return tensor
 
     @property
+    def optimized(self) -> Tensor:
+        """The optimizer's. Tied weights share it, be they in the care of different modules."""
+        from torch.distributed.tensor import DTensor
+
+        registered, sharded = self.registered, self.parameter.sharded_param
+        return registered if isinstance(registered, DTensor) else sharded  # it was tied since: taken over when first used
+
+    @property
     def unsharded(self) -> Tensor | None:
         """The whole parameter, once it has been gathered."""
         return getattr(self.parameter, "_unsharded_param", None)
@@ -50,11 +58,11 @@ class Parameters:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
-        self._sharded: dict[str, _Sharded] = {}
+        self._sharded: dict[str, list[_Sharded]] = {}
         self._unsharded: dict[Tensor, _Sharded] = {}
+        self._first: dict[str, Tensor] = {}
         if is_distributed():
-            registered = {sharded.registered: sharded for sharded in _fully_sharded(module)}
-            self._sharded = {name: registered[p] for p, name in self._names.items() if p in registered}
+            self._note_sharded()
             self._refuse_what_is_not_whole()
             self._note_unsharded()
 
@@ -78,9 +86,13 @@ class Parameters:
             return []
         found = self._note_unsharded()
         is_new = parameter not in self._names and is_distributed()
-        if is_new and len(_fully_sharded(self._module)) > len(self._sharded):
+        if is_new and len(_fully_sharded(self._module)) > sum(map(len, self._sharded.values())):
             raise RuntimeError("fully_shard was applied after Proma was attached; attach Proma after it")
         return found
+
+    def canonical(self, parameter: Tensor) -> Tensor:
+        """The tensor that stands for the parameter: of a weight that modules of two groups share, FSDP2 gathers two."""
+        return self._first.get(self.name(parameter), parameter)
 
     def running(self, parameter: Tensor) -> Tensor | None:
         """The running gradient of this rank, None if there is none yet.
@@ -99,12 +111,24 @@ class Parameters:
         accumulated: Tensor | None = sharded.parameter.unsharded_accumulated_grad
         return parameter.grad if accumulated is None else accumulated
 
+    def _note_sharded(self) -> None:
+        order = {parameter: number for number, parameter in enumerate(self._names)}
+        names: dict[Tensor, str] = {}  # by the optimizer's tensor
+        for sharded in sorted(_fully_sharded(self._module), key=lambda sharded: order[sharded.registered]):
+            name = names.setdefault(sharded.optimized, self._names[sharded.registered])
+            self._names[sharded.registered] = name
+            self._sharded.setdefault(name, []).append(sharded)
+
     def _note_unsharded(self) -> list[Tensor]:
-        unsharded = {name: sharded.unsharded for name, sharded in self._sharded.items()}
-        found = {p: name for name, p in unsharded.items() if p is not None and p not in self._unsharded}
-        self._unsharded |= {parameter: self._sharded[name] for parameter, name in found.items()}
-        self._names |= found
-        return list(found)
+        found = []
+        for name, uses in self._sharded.items():
+            for sharded in uses:
+                parameter = sharded.unsharded
+                if parameter is not None and parameter not in self._unsharded:
+                    self._unsharded[parameter], self._names[parameter] = sharded, name
+                    self._first.setdefault(name, parameter)
+                    found.append(parameter)
+        return found
 
     def _refuse_what_is_not_whole(self) -> None:
         from torch.distributed.fsdp import FullyShardedDataParallel
@@ -113,7 +137,7 @@ class Parameters:
         if any(isinstance(module, FullyShardedDataParallel) for module in self._module.modules()):
             raise ValueError("FullyShardedDataParallel (FSDP1) flattens parameters; use fully_shard (FSDP2) instead")
         for parameter, name in self._names.items():
-            is_whole = name in self._sharded and not self._sharded[name].parameter.is_dtensor
+            is_whole = name in self._sharded and not any(use.parameter.is_dtensor for use in self._sharded[name])
             if isinstance(parameter, DTensor) and not is_whole:
                 raise ValueError(
                     f"parameter {name!r} is a DTensor that no module in here has from fully_shard alone; attach Proma "

@@ -37,6 +37,7 @@ class Case(NamedTuple):
     """sharded: with FSDP2, as transformers loads a model; otherwise accelerate wraps it in DistributedDataParallel."""
 
     sharded: bool = False
+    tied: bool = True
     lora: bool = False
     checkpointed: bool = False
     learns: bool = False
@@ -49,6 +50,7 @@ CASES = {
     "ddp, lora, checkpointed": Case(lora=True, checkpointed=True),
     "ddp, twenty steps": Case(learns=True),
     "fsdp": Case(sharded=True),
+    "fsdp, untied": Case(sharded=True, tied=False),
     "fsdp, checkpointed": Case(sharded=True, checkpointed=True),
     "fsdp, lora": Case(sharded=True, lora=True),
     "fsdp, twenty steps": Case(sharded=True, learns=True),
@@ -57,10 +59,10 @@ CASES = {
 
 def run(case: Case, folder: Path) -> Results:
     dtype = torch.float32 if case.learns else torch.float64
-    model: Any = tiny_qwen3(dtype)
+    model: Any = tiny_qwen3(dtype, tied=case.tied)
     if case.sharded:
         config = DistributedConfig(fsdp_size=RANKS)
-        model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype, distributed_config=config)
+        model = AutoModelForCausalLM.from_pretrained(folder / f"tied-{case.tied}", dtype=dtype, distributed_config=config)
     settings: dict[str, Any] = {"activation_checkpointing": case.checkpointed, "ddp_backend": "gloo"}
     if case.learns:
         settings |= {"max_steps": 20, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
@@ -75,7 +77,7 @@ def compared(trainer: Any, case: Case) -> Results:
     """What the gradients were and, of this rank alone, what the oracle has, with all microbatches and all but the last."""
     from peft import get_peft_model
 
-    model: Any = tiny_qwen3(torch.float64)
+    model: Any = tiny_qwen3(torch.float64, tied=case.tied)
     model = at(get_peft_model(model, LORA) if case.lora else model, trainer.states[0])
     tokens = torch.stack([own_tokens(inputs).sum() for inputs in trainer.seen]).sum()
     dist.all_reduce(tokens)
@@ -96,7 +98,6 @@ def worker(rank: int, folder: Path, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     for number, case in enumerate(CASES.values()):
-        if case.sharded: continue
         torch.save(run(case, folder), folder / f"{number}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -105,10 +106,11 @@ def worker(rank: int, folder: Path, port: int) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Results]]:
     """By case, what each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
-    tiny_qwen3(torch.float64).save_pretrained(folder / "model")
+    for tied in (True, False):
+        tiny_qwen3(torch.float64, tied=tied).save_pretrained(folder / f"tied-{tied}")
     mp.spawn(worker, args=(folder, free_port()), nprocs=RANKS)
     return {
-        name: [torch.load(folder / f"{number}-{rank}.pt", weights_only=True) for rank in range(RANKS)] if not CASES[name].sharded else []
+        name: [torch.load(folder / f"{number}-{rank}.pt", weights_only=True) for rank in range(RANKS)]
         for number, name in enumerate(CASES)
     }
 

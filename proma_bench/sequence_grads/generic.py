@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -84,7 +83,8 @@ def _trainable(module: nn.Module) -> dict[str, Tensor]:
 
 def _without_hooks(module: nn.Module) -> nn.Module:
     """The module with its class's forward and none of its hooks: what a rule recomputes must not be seen by anyone."""
-    plain = copy.copy(module)
+    plain = object.__new__(type(module))  # copy.copy would construct one that fully_shard has made a class of its own
+    plain.__dict__.update(module.__dict__)
     plain.__dict__.pop("forward", None)
     for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         plain.__dict__[hooks] = {}
