@@ -35,7 +35,9 @@ class _Sharded(NamedTuple):
         from torch.distributed.tensor import DTensor
 
         registered, sharded = self.registered, self.parameter.sharded_param
-        return registered if isinstance(registered, DTensor) else sharded  # it was tied since: taken over when first used
+        return (
+            registered if isinstance(registered, DTensor) else sharded
+        )  # it was tied since: taken over when first used
 
     @property
     def unsharded(self) -> Tensor | None:

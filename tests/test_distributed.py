@@ -68,6 +68,20 @@ def hybrid(module: Qwen3ForCausalLM) -> nn.Module:
     return sharded(module, mesh=init_device_mesh("cpu", (RANKS, 1), mesh_dim_names=("replicas", "shards")))
 
 
+def tied_late(module: Qwen3ForCausalLM) -> nn.Module:
+    """As transformers shards what it loads: the head is tied when the root has taken it into its care, so FSDP2 gathers
+    two of the weight. It has been used, too, and is gathered at the moment."""
+    module.lm_head.weight = nn.Parameter(module.lm_head.weight.detach().clone())
+    for block in module.model.layers:
+        fully_shard(block)
+    fully_shard([module.model.embed_tokens, module.model.norm], reshard_after_forward=False)
+    fully_shard(module)
+    module.lm_head.weight = module.model.embed_tokens.weight
+    with torch.no_grad():
+        module(torch.tensor([[1, 2]]))
+    return module
+
+
 def narrow(module: Qwen3ForCausalLM, param: torch.dtype, reduced: torch.dtype) -> nn.Module:
     return sharded(module, mp_policy=MixedPrecisionPolicy(param_dtype=param, reduce_dtype=reduced))
 
@@ -101,6 +115,7 @@ CASES = {
     "fsdp, untied": Case(sharded, tied=False),
     "fsdp, each layer": Case(each_layer_sharded),
     "fsdp, whole": Case(kept_whole),
+    "fsdp, tied late": Case(tied_late),
     "fsdp, checkpointed": Case(sharded, reentrant=False),
     "fsdp, checkpointed, reentrant": Case(sharded, reentrant=True),
     "fsdp, hybrid": Case(hybrid),

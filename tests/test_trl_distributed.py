@@ -23,6 +23,8 @@ from oracle import oracle_gradients
 from test_backward_transformer import norm_forward, tiny_qwen3
 from tiny_trl import LORA, MICROBATCHES, at, make_trainer, micros, own_tokens
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
@@ -34,7 +36,10 @@ Results = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """sharded: with FSDP2, as transformers loads a model; otherwise accelerate wraps it in DistributedDataParallel."""
+    """sharded: with FSDP2, by transformers as it loads the model; otherwise it is accelerate's DistributedDataParallel.
+
+    accelerate's own FSDP2 plugin is for GPUs only.
+    """
 
     sharded: bool = False
     tied: bool = True
@@ -62,19 +67,25 @@ def run(case: Case, folder: Path) -> Results:
     model: Any = tiny_qwen3(dtype, tied=case.tied)
     if case.sharded:
         config = DistributedConfig(fsdp_size=RANKS)
-        model = AutoModelForCausalLM.from_pretrained(folder / f"tied-{case.tied}", dtype=dtype, distributed_config=config)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / f"tied-{case.tied}", dtype=dtype, distributed_config=config
+        )
     settings: dict[str, Any] = {"activation_checkpointing": case.checkpointed, "ddp_backend": "gloo"}
     if case.learns:
         settings |= {"max_steps": 20, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
     trainer = make_trainer(folder / "out", model=model, lora=case.lora, **settings)
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
-    found = {"log": log, "wrapped": type(trainer.model_wrapped).__name__}
+    parts = {type(part) for part in trainer.model_wrapped.modules()}
+    wrapped = {
+        kind.__name__ for kind in (DistributedDataParallel, FSDPModule) if any(issubclass(p, kind) for p in parts)
+    }
+    found = {"log": log, "wrapped": list(wrapped)}
     return found if case.learns else found | compared(trainer, case)
 
 
 def compared(trainer: Any, case: Case) -> Results:
-    """What the gradients were and, of this rank alone, what the oracle has, with all microbatches and all but the last."""
+    """What the gradients were, and the oracle's of this rank alone: after all microbatches, and before the last."""
     from peft import get_peft_model
 
     model: Any = tiny_qwen3(torch.float64, tied=case.tied)
@@ -157,5 +168,4 @@ def test_twenty_steps_improve_the_reward(name: str, results: dict[str, list[Resu
 def test_logs_are_means_over_the_ranks(name: str, results: dict[str, list[Results]]) -> None:
     first = results[name][0]["log"][0]
     assert 0 < first["removed_ratio"] < 1 and 0 <= first["clamped"] <= 1 and first["local_kl"] > 0
-    wrapped = results[name][0]["wrapped"]
-    assert ("FSDP" in wrapped) if CASES[name].sharded else wrapped == "DistributedDataParallel"
+    assert results[name][0]["wrapped"] == ["FSDPModule" if CASES[name].sharded else "DistributedDataParallel"]

@@ -30,7 +30,11 @@ def engine_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     In float32, for TRL leaves the type to vLLM. Not compiled: that takes a minute.
     """
-    for name, value in {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
+    for name, value in {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }.items():
         monkeypatch.setenv(name, value)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):  # TRL sets them
         monkeypatch.delenv(name, raising=False)
@@ -45,7 +49,7 @@ def test_samples_come_from_the_weights_of_the_moment(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    Qwen3ForCausalLM(Qwen3Config(VOCABULARY, **sizes, **heads)).save_pretrained(tmp_path / "model")
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=VOCABULARY, **sizes, **heads)).save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     with torch.compiler.set_stance("force_eager"):

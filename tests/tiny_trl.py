@@ -1,4 +1,4 @@
-"""A tiny Qwen3 in TRL: one token a character, a reward that any policy gradient finds, and what an update is judged by."""
+"""A tiny Qwen3 in TRL: one token a character, a reward that is easily raised, and what updates are judged by."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """PROMA in Hugging Face TRL: `PROMATrainer` is a `GRPOTrainer` whose update is PROMA's.
 
 Sampling, rewards, advantages, logging, checkpoints and all that accelerate does are TRL's. What differs is the backward
-pass: the loss is minus the sum of the sequences' weighted log-probs, without advantages, and `Proma` brings those in layer
-by layer. TRL's microbatch (``per_device_train_batch_size`` sequences) is PROMA's, and ``gradient_accumulation_steps`` of
-them make one optimizer step. What that cannot express is refused when the trainer is made, see `trl_refusals`.
+pass: the loss is minus the sum of the sequences' weighted log-probs, without advantages, and `Proma` brings those in,
+layer by layer. TRL's microbatch (``per_device_train_batch_size`` sequences) is PROMA's, and of them
+``gradient_accumulation_steps`` make one optimizer step. What that cannot express is refused when the trainer is made,
+see `trl_refusals`.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class PROMAConfig(GRPOConfig):
 class PROMATrainer(GRPOTrainer):
     """GRPOTrainer with PROMA's update; takes what GRPOTrainer takes.
 
-    Its logs have ``local_kl`` (of the policy before an optimizer step to the one after it, over whole distributions, at
-    positions of the step's last microbatch), ``removed_ratio`` and ``clamped`` (of what the projection did, the mean over
-    tensors, microbatches and processes), and no clip ratios. ``loss`` is the mean negative log-prob of sampled tokens.
+    Its logs have ``local_kl`` (from the policy before an optimizer step to the one after it, over whole distributions,
+    at positions of the step's last microbatch), ``removed_ratio`` and ``clamped`` (the mean over tensors, microbatches
+    and processes), and no clip ratios. ``loss`` is the mean negative log-prob of sampled tokens.
 
-    Raises ValueError for a setting whose gradient is no combination of the sequences' gradients, for layers that `Proma`
-    does not cover and for ways of distribution that hide the running gradient.
+    Raises ValueError for a setting whose gradient is no combination of the sequences' gradients, for layers that
+    `Proma` does not cover and for ways of distribution that hide the running gradient.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "proma"]  # for the model card, as is the rest
@@ -121,7 +122,7 @@ class PROMATrainer(GRPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Minus the sum of the sequences' weighted log-probs; in training, its backward pass is PROMA's from here on."""
+        """Minus the sum of the sequences' weighted log-probs. In training, the backward pass after it is PROMA's."""
         if return_outputs:
             raise ValueError("PROMATrainer does not return outputs")
         if self.model.training and self.accelerator.sync_gradients:
@@ -141,7 +142,7 @@ class PROMATrainer(GRPOTrainer):
         return loss
 
     def _logits(self, model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "B T vocabulary"]:
-        """Of every completion token, by a plain call: GRPOTrainer's own bypasses the head, which PROMA must see called."""
+        """Of all completion tokens, by a plain call: GRPOTrainer's bypasses the head, which PROMA must see called."""
         length = inputs["completion_ids"].shape[1]
         with self.accelerator.autocast():
             logits = model(
@@ -156,9 +157,9 @@ class PROMATrainer(GRPOTrainer):
     def _token_weights(self, inputs: dict[str, Any], mask: Tensor) -> Tensor | float:
         """What a token of each sequence weighs [B] or [], by ``loss_type``; the mean over processes comes on top.
 
-        dapo: all tokens of an optimizer step alike, on average over the steps that share a batch of samples (token-mean,
-        as in the paper). bnpo: all of a microbatch alike. grpo: all sequences alike, whatever their length. dr_grpo: one
-        over the sequences and ``max_completion_length``.
+        dapo: all tokens of an optimizer step alike, on average over the steps that share a batch of samples; the
+        paper's token-mean. bnpo: all of a microbatch alike. grpo: all sequences alike, whatever their length. dr_grpo:
+        one over the sequences and ``max_completion_length``.
         """
         training = self.model.training  # otherwise there is one microbatch, and no step
         microbatches = self.current_gradient_accumulation_steps if training else 1
