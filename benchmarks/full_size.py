@@ -1,10 +1,11 @@
-"""One optimizer step of PROMA on the architecture of Qwen3-0.6B, with random weights, on a CPU: does it fit, how long?
+"""Optimizer steps of PROMA on the architecture of Qwen3-0.6B, with random weights, on a CPU: does it fit, how long?
 
     python -m benchmarks.full_size [--tokens 32]
 
 It is a process of its own, because what it reports is the most that it ever had in memory (the peak resident set,
-weights, gradient, moments, frozen copy, Python and all). Two microbatches of two sequences each, in bfloat16 over
-float32 weights and with gradient checkpointing, as the llm rung has them. The last line is JSON.
+weights, gradient, moments, frozen copy, Python and all). Two optimizer steps, since only the second has moments from
+its beginning; each of two microbatches of two sequences, in bfloat16 over float32 weights and with gradient
+checkpointing, as the llm rung has them. The last line is JSON; seconds and figures are those of the second step.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def experience(tokens: int) -> Experience:
     return Experience(observations, observations[:, -tokens:], zeros, numbers, numbers, mask=mask)
 
 
-def step(tokens: int) -> dict[str, float]:
-    """What a run does between two samples: measure, update, measure. Seconds of each, and what they found."""
+def steps(tokens: int, count: int = 2) -> dict[str, float]:
+    """What a run does between samples: measure, update, measure. Seconds of each, and what they found."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -78,20 +79,22 @@ def step(tokens: int) -> dict[str, float]:
         assert sum(parameter.numel() for parameter in policy.parameters()) == PARAMETERS
         initial, optimizer, proma = policy.frozen(), make_optimizer(policy, config), make_proma(policy, config)
         whole = experience(tokens)
-    with torch.no_grad(), timed("measure before"):
-        before = policy.on(whole)
-        whole = dataclasses.replace(whole, old_log_probs=before.log_prob(whole.actions))
-    with timed("update"):
-        found = optimizer_step(policy, optimizer, whole.microbatches(MICROBATCH, None), config, proma)
-    with torch.no_grad(), timed("measure after"):
-        after, frozen = policy.on(whole), initial.on(whole)
-        kl_local, kl_global = metrics.kl(before, after, whole), metrics.kl(after, frozen, whole)
+    for _ in range(count):
+        with torch.no_grad(), timed("measure before"):
+            before = policy.on(whole)
+            whole = dataclasses.replace(whole, old_log_probs=before.log_prob(whole.actions))
+        with timed("update"):
+            found = optimizer_step(policy, optimizer, whole.microbatches(MICROBATCH, None), config, proma)
+        with torch.no_grad(), timed("measure after"):
+            after, frozen = policy.on(whole), initial.on(whole)
+            kl_local, kl_global = metrics.kl(before, after, whole), metrics.kl(after, frozen, whole)
+        del before, after, frozen
     numbers = {name: float(found[name]) for name in ("grad_norm", "removed_ratio", "clamped")}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {"peak_gb": peak, **seconds, "kl_local": kl_local, "kl_global": kl_global, **numbers}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
+    return {"peak_gib": peak, **seconds, "kl_local": kl_local, "kl_global": kl_global, **numbers}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=32, help="of a prompt, and of an answer")
-    print(json.dumps(step(parser.parse_args().tokens)))
+    print(json.dumps(steps(parser.parse_args().tokens)))
