@@ -5,20 +5,26 @@ The hub's own client tries for half a minute before it says so.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from proma_bench.errors import UsageError
 
 PATIENCE = 5.0
 """Seconds."""
+
+
+MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.safetensors")
+"""What is fetched of a model: no pickled weights, no code."""
 
 
 def dataset_file(repository: str, revision: str, name: str, instead: str) -> Path:
@@ -27,18 +33,32 @@ def dataset_file(repository: str, revision: str, name: str, instead: str) -> Pat
     Raises UsageError that ends in ``instead``, what to do without the hub.
     """
     download = functools.partial(hf_hub_download, repository, name, repo_type="dataset", revision=revision)
-    try:
-        return Path(download(local_files_only=True))
-    except LocalEntryNotFoundError:
-        problem = why_unreachable()
+    return _cached_or_fetched(download, lambda path: True, f"{name} of the data set {repository}", instead)
+
+
+def model_folder(repository: str, revision: str | None, instead: str) -> Path:
+    """A model with its tokenizer, in safetensors, from the hub's cache on this machine or from the hub.
+
+    Raises UsageError that ends in ``instead``, what to do without the hub.
+    """
+    download = functools.partial(snapshot_download, repository, revision=revision, allow_patterns=list(MODEL_FILES))
+    what = f"the model {repository}" + (f" ({revision})" if revision else "")
+    return _cached_or_fetched(download, lambda folder: any(folder.glob("*.safetensors")), what, instead)
+
+
+def _cached_or_fetched(download: Callable[..., str], is_whole: Callable[[Path], bool], what: str, instead: str) -> Path:
+    with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
+        path = Path(download(local_files_only=True))
+        if is_whole(path):
+            return path
+    problem = why_unreachable()
     if problem is None:
         try:
             return Path(download())
         except Exception as error:  # the client's and its HTTP library's have no common class
             problem = str(error).partition("\n")[0]
     raise UsageError(
-        f"{name} of the data set {repository} is neither in {constants.HF_HUB_CACHE} nor to be had from "
-        f"{constants.ENDPOINT} ({problem}); {instead}"
+        f"{what} is neither in {constants.HF_HUB_CACHE} nor to be had from {constants.ENDPOINT} ({problem}); {instead}"
     )
 
 

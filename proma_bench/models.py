@@ -26,19 +26,18 @@ from transformers import (
 from transformers.utils import logging
 
 from proma_bench.errors import UsageError
+from proma_bench.hub import model_folder
 
 
 class Pretrained:
-    """A model's place: a directory, or a name on the hub with a revision.
+    """A model and its tokenizer: a directory, or a name on the hub, with a revision, that is fetched if need be.
 
     Raises UsageError, in one line, for whatever cannot be had or read.
     """
 
     def __init__(self, name: str, revision: str | None) -> None:
-        self.name = name
-        self._options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-        if Path(name).is_dir():
-            self._options = {"local_files_only": True, "trust_remote_code": False}
+        folder = Path(name)
+        self._folder = folder if folder.is_dir() else model_folder(name, revision, "--model takes a directory")
         logging.disable_progress_bar()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -57,22 +56,17 @@ class Pretrained:
 
     def ends(self) -> set[int]:
         """The tokens that end what the model generates, by its own account; it need not have one."""
-        try:
-            end = GenerationConfig.from_pretrained(self.name, **self._options).eos_token_id
-        except OSError:
+        if not (self._folder / "generation_config.json").exists():
             return set()
+        end = self._load("the generation config", GenerationConfig).eos_token_id
         return set(end) if isinstance(end, list) else set() if end is None else {end}
 
     def _load(self, what: str, kind: Any, **options: Any) -> Any:
         try:
-            return kind.from_pretrained(self.name, **self._options, **options)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            return kind.from_pretrained(str(self._folder), local_files_only=True, trust_remote_code=False, **options)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
-            where = "in the directory" if Path(self.name).is_dir() else "on the Hugging Face hub"
-            raise UsageError(
-                f"cannot load {what} of {self.name!r} {where} ({type(error).__name__}: {reason}); "
-                "--model takes a directory with a copy"
-            ) from error
+            raise UsageError(f"cannot load {what} from {self._folder} ({type(error).__name__}: {reason})") from error
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:

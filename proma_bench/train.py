@@ -37,8 +37,8 @@ class Training:
         self.generators = {stream: _generator(config.seed, number) for number, stream in enumerate(STREAMS)}
         self.policy = self.tier.policy(self.generators["weights"])
         self.initial = self.policy.frozen()  # for measurement only
-        self.optimizer = _optimizer(self.policy, config)
-        self.proma = _attach(self.policy, config) if config.method == "proma" else None
+        self.optimizer = make_optimizer(self.policy, config)
+        self.proma = make_proma(self.policy, config) if config.method == "proma" else None
 
     def batch(self) -> Iterator[Metrics]:
         """Sample one batch and take its optimizer steps, as far as the run still goes."""
@@ -103,14 +103,15 @@ def _of_text(experience: Experience) -> Metrics:
     return {"tokens": experience.rows, "sampler_gap": gap}
 
 
-def _optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+def make_optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """AdamW; of a large policy in place, for other implementations hold copies of the largest tensor on the way."""
     is_large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
     rate, decay = config.learning_rate, config.weight_decay
     return torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
 
 
-def _attach(policy: nn.Module, config: RunConfig) -> Proma:
+def make_proma(policy: nn.Module, config: RunConfig) -> Proma:
+    """Attached to the policy as the settings say, and recording."""
     projection = ProjectionConfig(config.projection, config.sweeps, config.max_removed, config.shrinkage)
     linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
     others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name

@@ -265,7 +265,7 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         ("--task chain_sum --data x", "data must be left out unless the task is gsm8k"),
         ("--task chain_sum --evaluate test", "--evaluate test is for GSM8K"),
         ("--data nowhere", "no file nowhere/train.jsonl"),
-        ("--data synthetic --model nowhere/at-all", "cannot load the tokenizer of 'nowhere/at-all'"),
+        ("--data synthetic --model nowhere/at-all", "the model nowhere/at-all is neither in "),
         ("--data synthetic --model MODEL --prompt-tokens 0", "prompt_tokens must be at least 1"),
     ],
 )
@@ -288,7 +288,7 @@ def test_weights_are_read_from_safetensors_alone(tmp_path):
     weights = tmp_path / "model" / "model.safetensors"
     torch.save({}, tmp_path / "model" / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(UsageError, match=r"cannot load weights in safetensors of .* in the directory"):
+    with pytest.raises(UsageError, match=r"cannot load weights in safetensors from .*model \("):
         Training(tiny_llm(folder))
     weights.write_bytes(b"damaged")
     with pytest.raises(UsageError, match=r"cannot load weights in safetensors"):

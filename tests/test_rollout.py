@@ -93,3 +93,27 @@ def test_first_tokens_are_drawn_with_the_models_probabilities(model, sampler):
 def test_the_same_generator_gives_the_same_answers(sampler):
     assert torch.equal(sample(sampler, seed=3).answers, sample(sampler, seed=3).answers)
     assert not torch.equal(sample(sampler, seed=3).answers, sample(sampler, seed=4).answers)
+
+
+@pytest.mark.parametrize("shared", [0, 1, 9])
+def test_what_all_prompts_begin_with_goes_through_the_model_once(model, shared, monkeypatch):
+    """The answers are those of prompts one by one, and the first pass has the shared tokens, in one row."""
+    prompts = [[4] * shared + prompt for prompt in PROMPTS]
+    alone = torch.cat([_padded(HuggingFaceSampler(model, ENDS, LIMIT).sample([p], 1, None).answers) for p in prompts])
+    passes = []
+    forward = type(model.model).forward
+
+    def counted(self, input_ids, **options):
+        passes.append(tuple(input_ids.shape))
+        return forward(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(type(model.model), "forward", counted)
+    together = HuggingFaceSampler(model, ENDS, LIMIT).sample(prompts, 1, None)
+    assert torch.equal(_padded(together.answers), alone)
+    longest = max(map(len, PROMPTS))
+    assert passes[: 1 + (shared > 0)] == [(1, shared)] * (shared > 0) + [(len(prompts), longest)]
+    assert_log_probs_are_the_models(model, together)
+
+
+def _padded(answers):
+    return torch.nn.functional.pad(answers, (0, LIMIT - answers.shape[1]), value=PADDING)

@@ -40,17 +40,18 @@ class LLM:
         """Raises UsageError for a task, data or a tokenizer that cannot be had."""
         self.config = config
         self.task = questions(config)
-        self._pretrained = Pretrained(config.model, config.revision or PINNED.get(config.model))
+        is_tiny = config.model == TINY
+        self._pretrained = None if is_tiny else Pretrained(config.model, config.revision or PINNED.get(config.model))
         self._prompting = self._make_prompting()
         self.answers = Answers(self.task, self._prompting, config.prompt_tokens)
         self._sampler: HuggingFaceSampler | VLLMSampler | None = None
 
     def policy(self, generator: torch.Generator) -> Policy:
         """The pretrained model, the same for every generator."""
-        is_tiny = self.config.model == TINY
-        model: PreTrainedModel = (
-            tiny_qwen3(len(self._prompting.tokenizer), 1024) if is_tiny else self._pretrained.model()
-        )
+        if self._pretrained is None:
+            model: PreTrainedModel = tiny_qwen3(len(self._prompting.tokenizer), 1024)
+        else:
+            model = self._pretrained.model()
         if self.config.gradient_checkpointing:
             checkpoint_layers(model)
         policy = LanguagePolicy(
@@ -78,7 +79,7 @@ class LLM:
     def _make_prompting(self) -> Prompting:
         config = self.config
         tokenizer: PreTrainedTokenizerBase
-        if config.model == TINY:
+        if self._pretrained is None:
             tokenizer, ends = byte_tokenizer(), set[int]()
             tokenizer.chat_template = "{{ messages[0]['content'] }}\n"
         else:
