@@ -34,10 +34,10 @@ class _Sharded(NamedTuple):
         """The optimizer's. Tied weights share it, be they in the care of different modules."""
         from torch.distributed.tensor import DTensor
 
-        registered, sharded = self.registered, self.parameter.sharded_param
-        return (
-            registered if isinstance(registered, DTensor) else sharded
-        )  # it was tied since: taken over when first used
+        if isinstance(self.registered, DTensor):
+            return self.registered  # FSDP2 may not have noticed yet what was tied since
+        sharded: Tensor = self.parameter.sharded_param
+        return sharded
 
     @property
     def unsharded(self) -> Tensor | None:

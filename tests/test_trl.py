@@ -176,6 +176,15 @@ def test_evaluation(tmp_path: Path) -> None:
     assert logged["eval_loss"] > 0 and logged["eval_entropy"] > 0
 
 
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    settings = {"max_steps": 4, "learning_rate": 0.01, "save_strategy": "steps", "save_steps": 2}
+    straight, resumed = (make_trainer(tmp_path, model=tiny_qwen3(torch.float32), **settings) for _ in range(2))
+    straight.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
     """With a tiny model and few steps."""
     tiny_qwen3(torch.float32).save_pretrained(tmp_path / "model")

@@ -198,7 +198,7 @@ class PROMATrainer(GRPOTrainer):
 
     def _log_mean(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
         """Log total over count, both summed over the processes; TRL leaves out what is 0 / 0."""
-        sums = torch.tensor([float(total), float(count)], dtype=torch.float64, device=self.accelerator.device)
+        sums = torch.tensor([float(total), float(count)], device=self.accelerator.device)
         sums = self.accelerator.reduce(sums, reduction="sum")
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(float(sums[0] / sums[1]))
