@@ -36,8 +36,8 @@ class Verdict:
 _MARKS = {True: "✓ Right.", False: "✗ Not yet.", None: "… Not answered yet."}
 
 
-class Unanswered(Exception):
-    """The answer is still the ``...`` of the exercise."""
+class Unanswered(BaseException):
+    """The answer is still the ``...`` of the exercise. No `except Exception` may take it for a failure."""
 
 
 def exercise(check: Callable[..., str]) -> Callable[..., Verdict]:

@@ -33,8 +33,8 @@ def sweep(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         assert not torch.allclose(result, exact), "That is the exact answer; one sweep is an approximation of it."
         error = float((result - literal).norm())
         assert error < 1e-9, (
-            f"In the {number} sweep your weights differ from the literal loop's by {error:.3g}. In the row of sequence i, "
-            "the weights of earlier sequences are new, those of later ones old: tril(K) w_new = c − triu(K, 1) w_old."
+            f"In the {number} sweep your weights differ from the literal loop's by {error:.3g}. In the row of sequence "
+            "i, weights of earlier sequences are new, those of later ones old: tril(K) w_new = c − triu(K, 1) w_old."
         )
         weights = literal
     return "One triangular solve in B dimensions did what a loop over whole gradients does."
@@ -57,7 +57,7 @@ def removed_norm(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     weights = torch.tensor([0.5, -1.0, 2.0, 0.25], dtype=torch.float64)
     result, truth = float(answer(GRAM, weights)), float((weights @ SEQ_GRADS).norm())
     assert abs(result - float(weights.norm())) > 1e-9, (
-        "That is the norm of the weights. The sequence gradients are not perpendicular, so they do not add up like that."
+        "That is the norm of the weights. The sequence gradients are not perpendicular: they do not add up like that."
     )
     assert abs(result - truth**2) > 1e-9, "That is the square of the norm."
     assert abs(result - truth) < 1e-9, f"Your norm is {result:.4g}; that of the sum of w_i S_i is {truth:.4g}."
