@@ -83,7 +83,7 @@ def with_table(readme: str) -> str:
     """The README with the lessons and the question that each answers: its title, and the first line in italics."""
     rows = ["| lesson | the question that it answers |", "|---|---|"]
     for source in lessons():
-        title, question = re.findall(r"^# # (.*)\n#\n# \*(.*)\*$", source.read_text(), re.MULTILINE)[0]
+        title, question = re.findall(r"^# # (.*)\n#\n# \*+(.*?)\*+$", source.read_text(), re.MULTILINE)[0]
         rows.append(f"| [{title}](tutorials/{source.stem}.ipynb) | {question} |")
     start, end = "<!-- lessons -->\n", "<!-- /lessons -->"
     return readme[: readme.index(start) + len(start)] + "\n".join(["", *rows, "", readme[readme.index(end) :]])
