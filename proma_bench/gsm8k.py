@@ -163,7 +163,7 @@ def _row(line: bytes, place: str) -> Row:
         text = row.get(field)
         if not (isinstance(text, str) and text.strip()):
             raise UsageError(f"{place}: {field} must be text, got {type(text).__name__ if text else 'nothing'}")
-    if strict_number(row["answer"]) is None:
+    if strict_number(row["answer"]) is None or not re.search(r"#### [-0-9.,]+\s*\Z", row["answer"]):
         raise UsageError(f"{place}: the answer must end in '#### number', got {row['answer'][-40:]!r}")
     return {"question": row["question"], "answer": row["answer"]}
 

@@ -8,6 +8,7 @@ from typing import Any
 from proma_bench import checkpoints
 from proma_bench.config import RunConfig
 from proma_bench.errors import RunError
+from proma_bench.language import LanguagePolicy
 from proma_bench.runs import read_run, write_json
 from proma_bench.tiers.llm import LLM
 from proma_bench.train import Training
@@ -19,7 +20,7 @@ def score_test_set(path: Path, config: RunConfig) -> dict[str, Any]:
     Raises UsageError for a task without a test set, RunError for a run without its last checkpoint.
     """
     training = Training(config)
-    assert isinstance(training.tier, LLM), "no other rung has a test set"
+    assert isinstance(training.tier, LLM) and isinstance(training.policy, LanguagePolicy), "no other has a test set"
     problems = checkpoints.restore(path / "checkpoint", training, last_step=len(read_run(path).metrics))
     if training.step < config.steps:
         raise RunError("; ".join([*problems, f"{path} has no checkpoint of step {config.steps}"]))

@@ -122,6 +122,7 @@ def test_as_many_rows_as_published_with_another_content_are_refused(tmp_path, mo
         (b'{"question": "?", "answer": "It is 18"}', "line 2: the answer must end in '#### number', got 'It is 18'"),
         (b'{"question": "?", "answer": "#### a few"}', "line 2: the answer must end in '#### number'"),
         (b'{"question": "?", "answer": "#### 1/2"}', "line 2: the answer must end in '#### number'"),
+        (b'{"question": "?", "answer": "#### 1.2.3"}', "line 2: the answer must end in '#### number'"),
         (b'{"question": "' + b"?" * LONGEST_LINE + b'"}', "line 2: longer than 100,000 bytes"),
     ],
 )

@@ -40,7 +40,7 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         yield server
         server.shutdown()

