@@ -168,7 +168,7 @@ def test_jupyterlab_opens_at_lesson_0(tmp_path, monkeypatch, capfd):
     subprocess.run([sys.executable, "-m", "proma_bench", "tutorials", "--out", str(tmp_path / "copy")], check=True)
     first, opened = capfd.readouterr().out.splitlines()
     assert first.startswith(f"tutorials: {tmp_path / 'copy'} (")
-    assert opened == f"opened {tmp_path / 'copy' / LESSONS[0].stem}.ipynb"
+    assert opened == f"opened --LabApp.default_url=/lab/tree/0_where_to_push.ipynb {tmp_path / 'copy'}"
 
 
 def test_without_jupyterlab_it_says_what_to_install_and_copies_nothing(tmp_path, monkeypatch, capsys):
