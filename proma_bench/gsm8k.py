@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +118,8 @@ def _from_hub(split: Split) -> list[Row]:
     try:
         rows = pyarrow.parquet.read_table(path, columns=["question", "answer"]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); delete it to have it fetched again") from error
+        problem = str(error).partition("\n")[0]
+        raise UsageError(f"{path} cannot be read ({problem}); delete it to have it fetched again") from error
     _require_published(rows, split, str(path))
     return rows
 
@@ -128,7 +129,9 @@ def _from_directory(directory: Path, split: Split) -> list[Row]:
     if not path.is_file():
         raise UsageError(f"no file {path}; --data takes a directory with train.jsonl and test.jsonl in GSM8K's format")
     try:
-        rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(_lines(path), 1) if line.strip()]
+        with path.open("rb") as file:
+            lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+            rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     published = PUBLISHED[split][0]
@@ -137,15 +140,6 @@ def _from_directory(directory: Path, split: Split) -> list[Row]:
     else:
         print(f"note: {path} is not the published GSM8K: {len(rows):,} rows instead of {published:,}", file=sys.stderr)
     return rows
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file; the last one is cut off, and no more come, where one is far too long to be a question."""
-    with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE + 1):
-            yield line
-            if len(line) > LONGEST_LINE:
-                return
 
 
 def _row(line: bytes, place: str) -> Row:

@@ -76,7 +76,7 @@ _REPLACEMENTS = [
         (r"\\[,;:! ]", ""),  # small spaces, also within numbers
         (r"\\?%", " "),
         (r"[\w.()]*(?:\^|(?<=[\d)])\*\*(?=[\d(-]))(?:\{[^{}]*\}|[\w.+-]*)", " "),  # powers
-        (r"\*\*|[!_]", " "),  # bold; an exclamation
+        (r"\*\*|_", " "),  # bold
         (rf"\\(?!(?:{'|'.join(COMMANDS)})(?![a-z]))[a-z]+", " "),
         (rf"(?<![\\a-z])(?!(?:{'|'.join(WORDS)})\b)[a-z]\w*", " "),
         (r"-\\\$|(?<!\S)-\$(?=[\d.])", "-"),  # -$18

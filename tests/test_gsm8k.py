@@ -160,12 +160,11 @@ def test_the_hub_gives_parquet_of_the_published_rows(tmp_path, monkeypatch):
     parquet(tmp_path, ROWS[1:])
     with pytest.raises(UsageError, match="not the published GSM8K: 9 rows"):
         GSM8K(None, 4)
-    parquet(tmp_path, [{"question": "?"}])
-    with pytest.raises(UsageError, match="delete it to have it fetched again"):
-        GSM8K(None, 4)
-    path.write_bytes(b"no parquet")
-    with pytest.raises(UsageError, match="delete it to have it fetched again"):
-        GSM8K(None, 4)
+    for content in (parquet(tmp_path, [{"question": "?"}]).read_bytes(), b"no parquet"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="delete it to have it fetched again") as refusal:
+            GSM8K(None, 4)
+        assert "\n" not in str(refusal.value)
 
 
 def test_made_up_questions_are_whole_and_have_right_answers():

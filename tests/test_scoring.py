@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proma_bench.gsm8k import GSM8K
-from proma_bench.scoring import COMMANDS, DEEPEST, TAIL, WORDS, lenient_number, strict_number
+from proma_bench.scoring import COMMANDS, WORDS, lenient_number, strict_number
 
 numbers = st.decimals(-(10**12), 10**12, allow_nan=False, allow_infinity=False, places=4)
 
@@ -140,25 +140,16 @@ def test_the_lenient_form_works_in_any_thread():
     assert found == [18]
 
 
+WORDLIKE = r"""
+    1,234,567 0.5 ١٨ １８ ९ ² ½ 1e999999999 - − NaN inf 0x1F 1_000 = + * / , . ; % < > é \ \\ | |1| & x f(x) e pi
+    10^{10^{10}} 9**9**9**9 9^9^9^9 9^{9^{9}} 2^^9 9*\,*9*\!*9**9 9!!!!! (9!)! \binom{10^9}{10^8} \sum_{i=1}^{10^9}
+    #### ## # ####18 answer answer: { } ( ) [ ] $ $$ \( \) \[ \] \{ \} \boxed{ \frac{ }{ \frac{1}{2} \dfrac{ \text{
+    \sqrt{ \left( \right) \int \lim_{x\to0} \begin{pmatrix} __import__('os') lambda:0 <|im_end|> </think> <b>
+"""
 PIECES = [
-    *("9" * 5000, "1,234,567", "0.5", "١٨", "１８", "९", "²", "½", "1e999999999", "-", "−", "NaN", "inf", "0x1F"),
-    *("10^{10^{10}}", "9**9**9**9", "9^9^9^9", "9^{9^{9}}", "2^^9", "9*\\,*9*\\!*9**9", "9!!!!!", "(9!)!", "1_000"),
-    *("####", "#### ", "#### 18", "####18", "#", "answer", "answer:", "final answer is ", "I hope", "=", "+", "*", "/"),
-    *("{", "}", "(", ")", "[", "]", "$", "$$", r"\(", r"\)", r"\[", r"\]", r"\{", r"\}", "\\", r"\\", "|1|", "|"),
-    *(r"\boxed{", r"\frac{", r"\frac{1}{2}", r"\dfrac{", "}{", r"\text{", r"\sqrt{", r"\left(", r"\right)", r"\int"),
-    *(
-        r"\sum_{i=1}^{10^9} i",
-        r"\binom{10^9}{10^8}",
-        r"\lim_{x \to 0}",
-        r"\begin{pmatrix}",
-        "&",
-        "x",
-        "f(x)",
-        "e",
-        "pi",
-    ),
-    *("__import__('os')", "lambda: 0", "and", ",", ".", ";", "%", "<", ">", "<|im_end|>", "</think>", "<b>"),
-    *("\0", "\x1b[31m", "\r\n", "\t", "\n", " ", "\u200b", "\u202e", "\ud800", "\U0001f600", "é"),
+    *WORDLIKE.split(),
+    *("#### ", "#### 18", "final answer is ", " and ", "I hope", "9" * 5000, "\n", " ", "\t", "\r\n", "\0", "\x1b[31m"),
+    *("\u200b", "\u202e", "\ud800", "\U0001f600"),
 ]
 
 
@@ -166,7 +157,7 @@ def hostile_completions(count: int) -> list[str]:
     """Pieces in any order, repeated, nested in each other, in what looks like an answer, after and before megabytes."""
     chance = random.Random(0)
     nines = "9" * 2**20
-    completions = [nines, f"#### {nines}", f"{nines} #### 18", "(" * 2**20, "#### " * 2**18, "\\boxed{" * 2**17]
+    completions = [nines, f"#### {nines}", f"{nines} #### 18", "(" * 2**20, "## " * 2**18, "\\boxed{" * 2**17]
     while len(completions) < count:
         few = chance.sample(PIECES, chance.choice([1, 2, 3, 8, len(PIECES)]))
         text = "".join(chance.choices(few, k=chance.randrange(1, 60)))
@@ -191,9 +182,9 @@ def test_ten_thousand_hostile_completions_score_0_or_1_and_cost_little(monkeypat
 
     def spy(text, **options):
         assert options["parsing_timeout"] is None  # it would be a signal
-        assert len(text) <= 2 * TAIL and text.isascii()
+        assert len(text) <= 600 and text.isascii()
         assert re.fullmatch(rf"({WORD}|[0-9\s.,:=+*/(){{}}$\\\[\]?-])*", text, re.IGNORECASE), text
-        assert "**" not in text and deepest_nesting(text) <= DEEPEST
+        assert "**" not in text and deepest_nesting(text) <= 3
         read.append(text)
         return original(text, **options)
 
