@@ -59,4 +59,5 @@ def open_tutorials(folder: Path, console: Console) -> None:
         console.print(f"left as you changed them: {escape(', '.join(kept))} (delete for a fresh copy)", soft_wrap=True)
     first = min(folder.glob("0_*.ipynb"))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(first)])
+    address = f"--LabApp.default_url=/lab/tree/{first.name}"  # where no browser opens, the printed link leads there
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", address, str(folder)])

@@ -38,6 +38,7 @@ def verify(tmp_path, monkeypatch, capsys):
     (tmp_path / "users_own.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("proma_bench.verify.EXAMPLES", 50)
     monkeypatch.delitem(sys.modules, "users_own", raising=False)
 
     def run(*arguments):
@@ -55,7 +56,7 @@ def test_a_right_projection_keeps_every_promise_in_a_line_each(verify, name):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[: len(testing.EXACT_INVARIANTS)]] == ["holds"] * 11
     assert "orthogonal to" in out and "has no component along any sequence gradient" in out
-    assert lines[-1] == f"{name} keeps all 11 promises of an exact projection, on 200 inputs"
+    assert lines[-1] == f"{name} keeps all 11 promises of an exact projection, on 50 inputs"
 
 
 def test_an_approximate_one_keeps_what_is_asked_of_it(verify):

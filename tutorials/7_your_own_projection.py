@@ -92,7 +92,7 @@ display(Markdown(f"This breaks *{worst.name}*:"))
 print(check.describe(all_at_once, worst.counterexample))
 
 # %% [markdown]
-# A sample occurs twice, or nearly, and what both see is subtracted twice.
+# With one parameter, all gradients lie on one line. Both sequences see the same, and it is subtracted twice.
 #
 # ## Draw it
 #
@@ -125,10 +125,10 @@ def arrow(axes, start, vector, label, colour, dashes, place=1.0):
 def draw(axes, A, S, title):
     units = S / S.norm(dim=1, keepdim=True)
     where = A
-    for number, unit in enumerate(units, start=1):
+    for number, (unit, order) in enumerate(zip(units, ["first", "second"], strict=True), start=1):
         arrow(axes, torch.zeros(2), unit, f"$S_{number}$", "#0072B2", "dotted")
         removed = -(A @ unit) * unit
-        arrow(axes, where, removed, f"−{number}", "0.4", "dashdot", place=0.4)
+        arrow(axes, where, removed, order, "0.4", "dashdot", place=0.4)
         where = where + removed
     arrow(axes, torch.zeros(2), A, "$A$", "black", "solid")
     if where.norm() > 0.01:
@@ -149,7 +149,7 @@ units = S / S.norm(dim=1, keepdim=True)
 display(
     Markdown(
         f"The gradients have a cosine of {units[0] @ units[1]:.2f}. Both ask for much the same component of $A$ to "
-        f"go, it goes twice, and the step is {all_at_once(A, S).norm() / A.norm():.2f} times as long, and backwards."
+        f"go, it goes twice, and the step comes out backwards, {all_at_once(A, S).norm() / A.norm():.2f} times as long."
     )
 )
 

@@ -1,7 +1,9 @@
 """Keeps the notebooks. The .py files are the source; each .ipynb is the same cells with the outputs of a full run.
 
 python -m tutorials build [LESSON ...]    run lessons (all, unless named) in full and write their .ipynb
-python -m tutorials check                 fail unless every .ipynb has the cells of its .py, run from top to bottom
+python -m tutorials table                 write the README's table of lessons
+python -m tutorials check                 fail unless every .ipynb has the cells of its .py, run from top to bottom, and
+                                          the table names every lesson
 python -m tutorials copy DIR [--quick]    what continuous integration executes: every lesson, with the solutions to its
                                           exercises; --quick sets the parameters that quick.toml names
 """
@@ -22,6 +24,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 HOME = Path(__file__).parent
+README = HOME.parent / "README.md"
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 DEMAND = "assert [*Out.values()][-1].right, [*Out.values()][-1]"  # the last thing shown, the verdict
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -74,6 +77,16 @@ def problems(source: Path) -> list[str]:
 
 def _content(cell: NotebookNode) -> tuple[str, str]:
     return cell.cell_type, cell.source
+
+
+def with_table(readme: str) -> str:
+    """The README with the lessons and the question that each answers: its title, and the first line in italics."""
+    rows = ["| lesson | the question that it answers |", "|---|---|"]
+    for source in lessons():
+        title, question = re.findall(r"^# # (.*)\n#\n# \*+(.*?)\*+$", source.read_text(), re.MULTILINE)[0]
+        rows.append(f"| [{title}](tutorials/{source.stem}.ipynb) | {question} |")
+    start, end = "<!-- lessons -->\n", "<!-- /lessons -->"
+    return readme[: readme.index(start) + len(start)] + "\n".join(["", *rows, "", readme[readme.index(end) :]])
 
 
 # ----------------------------------------------------------------------------------------- what tests execute
@@ -133,9 +146,14 @@ def main(arguments: list[str]) -> None:
             for source in lessons():
                 if not names or source.stem in names or source.stem[0] in names:
                     build(source)
+        case ["table"]:
+            README.write_text(with_table(README.read_text()))
         case ["check"]:
-            if complaints := [complaint for source in lessons() for complaint in problems(source)]:
-                raise SystemExit("\n".join([*complaints, "write them with: python -m tutorials build"]))
+            complaints = [complaint for source in lessons() for complaint in problems(source)]
+            if with_table(README.read_text()) != README.read_text():
+                complaints.append("the README's table is of other lessons: python -m tutorials table")
+            if complaints:
+                raise SystemExit("\n".join([*complaints, "notebooks are written by: python -m tutorials build"]))
         case ["copy", folder, *options] if options in ([], ["--quick"]):
             copy(Path(folder), quick=bool(options))
         case _:

@@ -37,7 +37,7 @@ _MARKS = {True: "✓ Right.", False: "✗ Not yet.", None: "… Not answered yet
 
 
 class Unanswered(BaseException):
-    """The answer is still the ``...`` of the exercise; nothing that judges an answer may take that for a failure."""
+    """The answer is still the ``...`` of the exercise. No `except Exception` may take it for a failure."""
 
 
 def exercise(check: Callable[..., str]) -> Callable[..., Verdict]:

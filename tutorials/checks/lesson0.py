@@ -18,7 +18,7 @@ from proma_bench.testing import (
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 
-RUNNING = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+RUNNING = torch.tensor([2.0, -0.5, 0.5], dtype=torch.float64)
 SEQ_GRADS = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 1.0, 3.0]], dtype=torch.float64)
 CONTEXTS = torch.tensor([[1.0, 0.5, 0.0], [-0.2, 1.0, 0.7]], dtype=torch.float64)
 

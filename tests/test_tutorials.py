@@ -1,0 +1,285 @@
+"""The tutorials: what is shipped, what the quick mode may change, and what checks say about wrong answers."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from checks import Verdict, exercise, lesson0, lesson1, lesson2, lesson7
+
+from proma_bench import notebooks, project
+from proma_bench.cli import main
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+
+from tutorials import __main__ as tool  # noqa: E402
+
+LESSONS = tool.lessons()
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    """Writes a small lesson of these cells and returns its path."""
+
+    def write(*cells):
+        path = tmp_path / "9_small.py"
+        path.write_text("\n\n".join(f"# %%\n{cell}" for cell in cells))
+        return path
+
+    return write
+
+
+# --------------------------------------------------------------------------------------- sources and notebooks
+
+
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_each_notebook_is_its_source_run_from_top_to_bottom(source):
+    assert tool.problems(source) == []
+
+
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_each_notebook_stays_small_and_has_a_picture(source):
+    text = source.with_suffix(".ipynb").read_text()
+    assert len(text) < 500_000
+    assert '"image/png"' in text
+
+
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_each_lesson_ends_with_exercises_that_have_solutions(source):
+    text = source.read_text()
+    assert text.startswith(f"# %% [markdown]\n# # {source.stem[0]} · ")
+    solutions = tool.SOLUTION.findall(_markdown(source).split("## Exercises")[1])
+    assert 2 <= len(solutions) <= 4
+    code = [cell.source for cell in tool.read_source(source).cells if cell.cell_type == "code"]
+    for solution in solutions:  # it ends in the check that its exercise ends in
+        assert any(cell.splitlines()[-1] == solution.splitlines()[-1] for cell in code)
+
+
+def _markdown(source):
+    return "\n".join(cell.source for cell in tool.read_source(source).cells if cell.cell_type == "markdown")
+
+
+def test_the_readme_names_every_lesson_and_its_question():
+    readme = tool.README.read_text()
+    assert tool.with_table(readme) == readme
+    assert "| [0 · Where to push a policy](tutorials/0_where_to_push.ipynb) | Which steps change" in readme
+
+
+def test_a_notebook_that_is_not_its_source_is_named(lesson):
+    path = lesson("x = 1\nprint(x)", "print(2)")
+    assert tool.problems(path) == ["9_small.ipynb is missing"]
+    notebook = tool.read_source(path)
+    nbformat.write(notebook, path.with_suffix(".ipynb"))
+    assert tool.problems(path) == ["9_small.ipynb was not run from top to bottom"]
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.execution_count = number
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", name="stderr", text="UserWarning")]
+    nbformat.write(notebook, path.with_suffix(".ipynb"))
+    assert tool.problems(path) == ["9_small.ipynb holds an error or a warning"]
+    lesson("x = 2\nprint(x)", "print(2)")
+    assert tool.problems(path) == ["9_small.ipynb does not have the cells of 9_small.py"]
+
+
+def test_what_is_written_does_not_change_from_run_to_run(lesson):
+    path = lesson("STEPS = 3", "print(STEPS)")
+    tool.build(path)
+    first = path.with_suffix(".ipynb").read_bytes()
+    assert tool.problems(path) == []
+    tool.build(path)
+    assert path.with_suffix(".ipynb").read_bytes() == first
+
+
+# ---------------------------------------------------------------------------------------------- the quick mode
+
+
+def test_quick_parameters_exist_and_shrink():
+    for name, parameters in tomllib.loads((ROOT / "tutorials/quick.toml").read_text()).items():
+        tool.shrink(tool.read_source(ROOT / f"tutorials/{name}.py"), parameters)
+
+
+def test_quick_mode_sets_a_value_and_nothing_else(lesson):
+    source = tool.read_source(lesson("STEPS = 100  # of Adam\nSEEDS = [1, 2]", "print(STEPS)"))
+    tool.shrink(source, {"STEPS": 2, "SEEDS": [1]})
+    assert [cell.source for cell in source.cells] == ["STEPS = 2\nSEEDS = [1]", "print(STEPS)"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"GONE": 2}, "quick.toml sets GONE, which is assigned 0 times; it must be once"),
+        ({"TWICE": 2}, "quick.toml sets TWICE, which is assigned 2 times; it must be once"),
+        ({"STEPS": 100}, "quick.toml sets STEPS to 100, which is 100 in full; same type, other value"),
+        ({"STEPS": 2.0}, "quick.toml sets STEPS to 2.0, which is 100 in full; same type, other value"),
+    ],
+)
+def test_a_parameter_that_is_gone_or_not_shrunk_stops_it(lesson, parameters, message):
+    source = tool.read_source(lesson("STEPS = 100\nTWICE = 3", "TWICE = 3"))
+    with pytest.raises(SystemExit) as error:
+        tool.shrink(source, parameters)
+    assert str(error.value) == message
+
+
+def test_solutions_run_after_they_are_shown_and_must_be_right():
+    shown = "<details><summary>Solution</summary>\n\n```python\nanswer = 3\ncheck.it(answer)\n```\n\n</details>"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(shown)])
+    cells = tool.with_solutions(notebook).cells
+    assert [cell.source for cell in cells] == [shown, "answer = 3\ncheck.it(answer)", tool.DEMAND]
+    for verdict in (Verdict(False, "no"), Verdict(None, "not yet")):
+        with pytest.raises(AssertionError):
+            exec(tool.DEMAND, {"Out": {1: Verdict(True, "yes"), 2: verdict}})
+    exec(tool.DEMAND, {"Out": {1: Verdict(False, "no"), 2: Verdict(True, "yes")}})
+
+
+# --------------------------------------------------------------------------------------------------- the copy
+
+
+def test_the_copy_holds_all_lessons_and_what_they_import(tmp_path):
+    new, kept = notebooks.copy_tutorials(tmp_path / "copy")
+    assert kept == []
+    assert [name for name in new if name.endswith(".ipynb")] == [f"{source.stem}.ipynb" for source in LESSONS]
+    assert {"checks/__init__.py", "lessons.mplstyle"} <= set(new)
+    assert not list((tmp_path / "copy").rglob("__main__.py"))
+
+
+def test_what_a_user_changed_is_never_overwritten(tmp_path):
+    notebooks.copy_tutorials(tmp_path)
+    mine, gone, untouched = (tmp_path / f"{source.stem}.ipynb" for source in LESSONS[:3])
+    mine.write_text("my notes")
+    gone.unlink()
+    before = untouched.stat().st_mtime_ns
+    link = tmp_path / "lessons.mplstyle"
+    link.unlink()
+    link.symlink_to(tmp_path / "elsewhere")
+    new, kept = notebooks.copy_tutorials(tmp_path)
+    assert (new, kept) == ([gone.name], [mine.name, link.name])
+    assert mine.read_text() == "my notes"
+    assert untouched.stat().st_mtime_ns == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_jupyterlab_opens_at_lesson_0(tmp_path, monkeypatch, capfd):
+    (tmp_path / "jupyterlab.py").write_text("import sys; print('opened', *sys.argv[1:])")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    subprocess.run([sys.executable, "-m", "proma_bench", "tutorials", "--out", str(tmp_path / "copy")], check=True)
+    first, opened = capfd.readouterr().out.splitlines()
+    assert first.startswith(f"tutorials: {tmp_path / 'copy'} (")
+    assert opened == f"opened --LabApp.default_url=/lab/tree/0_where_to_push.ipynb {tmp_path / 'copy'}"
+
+
+def test_without_jupyterlab_it_says_what_to_install_and_copies_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["tutorials"]) == 2
+    assert capsys.readouterr().err == (
+        "proma-bench: this needs jupyterlab, which is not installed: "
+        "python -m pip install jupyterlab ipywidgets hypothesis\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setattr("proma_bench.notebooks.require_installed", lambda *names: None)
+    assert main(["tutorials", "--out", str(tmp_path / "taken")]) == 2
+    assert "taken is not a directory; name another one with --out" in capsys.readouterr().err
+
+
+def test_the_wheel_holds_the_tutorials(tmp_path):
+    program = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    name = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = zipfile.ZipFile(tmp_path / name.stdout.split()[-1]).namelist()
+    for file, _ in notebooks._files():
+        assert f"proma_bench/tutorials/{file}" in names
+    assert not [name for name in names if "__pycache__" in name]
+
+
+# -------------------------------------------------------------------------------- what checks say about answers
+
+
+def test_an_exercise_that_is_not_answered_says_so():
+    @exercise
+    def check(answer):
+        return "Yes." if answer(1) == 2 else "never"
+
+    assert check(...).right is None
+    assert check(lambda x: None).right is None
+    assert check(lambda x: ...).right is None
+    assert check(lambda x: 2 * x) == Verdict(True, "Yes.")
+    assert repr(check(...)) == "… Not answered yet. Replace the `...` in the cell above and run it again."
+    with pytest.raises(ZeroDivisionError):  # the reader's own error is theirs to see
+        check(lambda x: x / 0)
+
+
+def one(running, seq_grads):
+    return running - (running @ seq_grads[0]) / (seq_grads[0] @ seq_grads[0]) * seq_grads[0]
+
+
+def in_turn(running, seq_grads):
+    for gradient in seq_grads:
+        running = one(running, gradient.unsqueeze(0))
+    return running
+
+
+def softmax_gradients(probs):
+    return torch.eye(len(probs)) - probs
+
+
+def literal_inverse(gram, overlap):
+    return torch.linalg.solve(gram, overlap)
+
+
+ANSWERS = [
+    (lesson0.projection_of_one, [one], True, "perpendicular to S"),
+    (lesson0.projection_of_one, [lambda a, s: a - (a @ s[0]) * s[0]], False, "divide by ⟨S, S⟩"),
+    (lesson0.projection_of_one, [lambda a, s: a], False, "still has a component along S"),
+    (lesson0.projection_of_one, [lambda a, s: 0 * a], False, "that part of the old step was harmless"),
+    (lesson0.projection_of_one, [lambda a, s: (a @ s[0]) / (s[0] @ s[0])], False, "must be a step"),
+    (lesson0.projection_of_two, [project], True, "Neither sample"),
+    (lesson0.projection_of_two, [in_turn], False, "some of the first comes back"),
+    (lesson0.projection_of_two, [one], False, "Not even for two perpendicular gradients"),
+    (lesson0.projection_of_two, [lambda a, s: 0 * a], False, "removed something that moves neither"),
+    (lesson0.quiet_step, [torch.linalg.cross(*lesson0.CONTEXTS)], False, "should have length 1"),
+    (lesson0.quiet_step, [[0.0, 0.0, 1.0]], False, "logit in context 1 by 0.7"),
+    (lesson0.quiet_step, [[1.0]], False, "three numbers"),
+    (lesson1.fisher_matrix, [lambda p: torch.diag(p) - torch.outer(p, p)], True, "blind to a constant"),
+    (lesson1.fisher_matrix, [torch.diag], False, "Is the probability subtracted in S?"),
+    (lesson1.fisher_matrix, [lambda p: softmax_gradients(p).T @ softmax_gradients(p) / 4], False, "own actions"),
+    (lesson1.corrected_by_hand, [2], True, "undone first"),
+    (lesson1.corrected_by_hand, [1], False, "advantage itself"),
+    (lesson1.corrected_by_hand, [0], False, "Mind the sign"),
+    (lesson1.corrected_by_hand, [1.375], False, "divided by ⟨S, S⟩"),
+    (lesson1.corrected_by_hand, [7], False, "u = a − w"),
+    (lesson1.step_of_kl, [lambda d, f, nats: d * (2 * nats / (d @ f @ d)).sqrt()], True, "trust-region"),
+    (lesson1.step_of_kl, [lambda d, f, nats: d * (nats / (d @ f @ d)).sqrt()], False, "Mind the ½"),
+    (lesson1.step_of_kl, [lambda d, f, nats: d * nats], False, "square of the length"),
+    (lesson1.step_of_kl, [lambda d, f, nats: -d], False, "along the direction"),
+    (lesson2.sweep, [lambda k, c, w: w + c - k @ w], False, "Jacobi"),
+    (lesson2.sweep, [lambda k, c, w: torch.linalg.solve(k, c)], False, "one sweep is an approximation"),
+    (lesson2.sweep, [lambda k, c, w: torch.linalg.solve(k.tril(), c)], False, "In the second sweep"),
+    (lesson2.removed_norm, [lambda k, w: w.norm()], False, "norm of the weights"),
+    (lesson2.removed_norm, [lambda k, w: w @ k @ w], False, "the square of the norm"),
+    (lesson2.weights, [literal_inverse], False, "there is no inverse"),
+    (lesson2.weights, [lambda k, c: c], False, "Not even with four independent"),
+    (lesson7.own_projection, [in_turn], False, "promises are broken"),
+    (lesson7.own_projection, [lambda a, s: project(a, s[:1])], False, "Something is left that a sequence still sees"),
+    (lesson7.own_projection, [project], True, "It is a projection"),
+    (lesson7.order_matters, [[1.0, 2.0], [[1.0, 0.0], [1.0, 1.0]]], True, "cosine of your gradients is 0.71"),
+    (lesson7.order_matters, [[1.0, 2.0], [[1.0, 0.0], [0.0, 1.0]]], False, "Perpendicular gradients"),
+    (lesson7.order_matters, [[1.0, 2.0], [[1.0, 1.0], [-2.0, -2.0]]], False, "Parallel gradients"),
+    (lesson7.order_matters, [[0.0, 0.0], [[1.0, 0.0], [1.0, 1.0]]], False, "of this running gradient"),
+    (lesson7.order_matters, [[1.0], [[1.0]]], False, "Two sequences and two parameters"),
+    (lesson7.span_invariant, [lambda fn, a, s: True], False, "you let it pass"),
+    (lesson7.span_invariant, [lambda fn, a, s: False], False, "You accuse the exact projection"),
+]
+
+
+@pytest.mark.parametrize(("check", "answers", "right", "words"), ANSWERS)
+def test_answers_get_the_right_words(check, answers, right, words):
+    verdict = check(*answers)
+    assert verdict.right is right
+    assert words in verdict.words
