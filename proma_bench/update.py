@@ -37,7 +37,7 @@ def optimizer_step(
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
     rows = sum(microbatch.rows for microbatch in microbatches)
     if rows == 0:
-        return {"grad_norm": 0.0, **_projection_stats(proma)}  # not a single token was answered: nothing to learn from
+        return {"grad_norm": 0.0, **projection_stats(proma)}  # not a single token was answered: nothing to learn from
     for experience in _passes(microbatches, rows / sequences, proma):
         if _adds_nothing(experience, config, proma):
             continue
@@ -52,7 +52,7 @@ def optimizer_step(
             ids = policy.sequence_ids(experience)
             proma.backward(objective, experience.advantages, ids, microbatch_size=size)
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
-    result = {"grad_norm": float(get_total_norm(gradients)), **_projection_stats(proma)}
+    result = {"grad_norm": float(get_total_norm(gradients)), **projection_stats(proma)}
     optimizer.step()
     optimizer.zero_grad()
     return result
@@ -90,7 +90,7 @@ def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None
     return not experience.advantages.any() and (proma is None or config.max_removed is not None)
 
 
-def _projection_stats(proma: Proma | None) -> dict[str, Any]:
+def projection_stats(proma: Proma | None) -> dict[str, Any]:
     """Over tensors and microbatches: the mean share of the running gradient removed, how often the clamp was active.
 
     ``removed_by_layer`` has the share for each parameter tensor, meaned over microbatches.
