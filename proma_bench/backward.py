@@ -50,10 +50,13 @@ class Proma:
     it is the gradient of ``-(advantages * log_probs).sum()``; every further one first projects what is there already,
     tensor by tensor. Backward passes outside of `backward` and `microbatch` give the plain gradient.
 
-    Under DistributedDataParallel, with ``no_sync`` on all but the last microbatch, each rank projects its own running
-    gradient over its own microbatches, and the results are averaged. That is not a projection of the averaged gradient.
+    Under DistributedDataParallel with ``no_sync``, and under `fully_shard` (FSDP2) with
+    ``set_requires_gradient_sync(False)``, on all but the last microbatch, each rank projects its own running gradient
+    over its own microbatches, and the results are averaged. That is not a projection of the averaged gradient; see
+    ``docs/distributed.md``.
 
-    Attach after the parameters have been frozen or unfrozen; it is a context manager, or detach with `remove`.
+    Attach after the parameters have been frozen or unfrozen, and after `fully_shard`; it is a context manager, or
+    detach with `remove`.
     """
 
     def __init__(
@@ -73,23 +76,22 @@ class Proma:
         workspace_bytes: limit of the buffer for sequence gradients that are written out.
         way: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `sequence_grads.cost`.
 
-        Raises ValueError, and attaches nothing, for a module whose parameters no rule covers, for a module that has a
-        Proma already, for a name in ``unprojected`` that is no parameter's, and for a projection method that needs the
-        gradients written out (``qr``).
+        Raises ValueError, and attaches nothing, for a module whose parameters no rule covers or are not whole on each
+        rank (FSDP1, tensor parallelism), for a module that has a Proma already, for a name in ``unprojected`` that is
+        no parameter's, and for a projection method that needs the gradients written out (``qr``).
         """
         self.config = config or ProjectionConfig()
         require_gram_method(self.config)
         if way not in WAYS:
             raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
-        parameters = dict(module.named_parameters())
-        if unknown := [name for name in unprojected if name not in parameters]:
+        names = {name for name, _ in module.named_parameters()}
+        if unknown := [name for name in unprojected if name not in names]:
             raise ValueError(f"unprojected names no parameter of {type(module).__name__}: {', '.join(unknown)}")
-        plain = {parameters[name] for name in unprojected}
-        self._engine = BackwardEngine(module, self.config, plain, workspace_bytes, way, record)
+        self._engine = BackwardEngine(module, self.config, set(unprojected), workspace_bytes, way, record)
         self._layers = layers_of(module, self._engine)
         if not self._layers:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")
-        self._handles = self._engine.guard_parameters()
+        self._engine.guard_parameters()
         for layer in self._layers:
             layer.attach()
 
@@ -180,9 +182,8 @@ class Proma:
         """Detach: the module is as it was before. Calling it again does nothing."""
         for layer in self._layers:
             layer.detach()
-        for handle in self._handles:
-            handle.remove()
-        self._layers, self._handles = [], []
+        self._engine.release_parameters()
+        self._layers = []
 
     def __enter__(self) -> Proma:
         return self

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from proma_bench.parameters import Parameters, is_distributed
 from proma_bench.projection import ProjectionConfig
 from proma_bench.sequence_grads import Layout, SequenceGrads, check_rule
 from proma_bench.sequence_grads.correction import Measured, Workspace, add_weighted, measure, plain_gradient
@@ -60,7 +60,7 @@ class BackwardEngine:
         self,
         module: nn.Module,
         config: ProjectionConfig,
-        unprojected: Set[Tensor],
+        unprojected: Collection[str],
         workspace_bytes: int,
         way: Way,
         record: bool,
@@ -70,7 +70,8 @@ class BackwardEngine:
         self.records: list[Records] = []
         self._way = way
         self.record = record
-        self._names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+        self._parameters = Parameters(module)
+        self._guards: list[RemovableHandle] = []
         self._workspace = Workspace(workspace_bytes)
         self._microbatch: _Microbatch | None = None
         self._microbatches = 0
@@ -114,6 +115,8 @@ class BackwardEngine:
     def gate(self, parameter: Tensor) -> Tensor:
         """The parameter's gate, made anew when the parameter has moved to another device or type."""
         gate = self._gates.get(parameter)
+        if gate is None:
+            self._guard(self._parameters.meet(parameter))
         if gate is None or gate.device != parameter.device or gate.dtype != parameter.dtype:
             gate = self._gates[parameter] = new_gate(parameter, self)
         return gate
@@ -160,7 +163,7 @@ class BackwardEngine:
 
     def knows(self, parameter: Tensor) -> bool:
         """Whether the parameter is one of the module's."""
-        return parameter in self._names
+        return parameter in self._parameters
 
     def _end_pass(self) -> None:
         """At the end of a backward pass: finish what is pending, and let go of what no gate has asked for.
@@ -181,18 +184,20 @@ class BackwardEngine:
             return plain_gradient(uses, torch.ones(1, dtype=dtype, device=parameter.device), shape)
         if parameter in microbatch.finished:
             raise RuntimeError(
-                f"parameter {self._name(parameter)!r} received its gradient in two parts, which happens when a module "
-                "is shared between reentrant checkpoints; use torch.utils.checkpoint with use_reentrant=False"
+                f"parameter {self._parameters.name(parameter)!r} received its gradient in two parts, which happens "
+                "when a module is shared between reentrant checkpoints; use torch.utils.checkpoint with "
+                "use_reentrant=False"
             )
         microbatch.finished.add(parameter)
         advantages = microbatch.advantages.to(parameter.device, dtype)
-        is_first = parameter.grad is None and microbatch.size == advantages.shape[0]
-        if is_first or parameter in self._unprojected:
+        running = self._parameters.running(parameter)
+        is_first = running is None and microbatch.size == advantages.shape[0]
+        if is_first or self._parameters.name(parameter) in self._unprojected:
             return plain_gradient(uses, advantages, shape)
         if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), dtype):
             self._update_pending(microbatch)
         start = self._workspace.used
-        running = None if parameter.grad is None else parameter.grad.reshape(shape)
+        running = None if running is None else running.reshape(shape)
         measured = measure(uses, running, shape, advantages, self._workspace, self._way)
         if _is_watched(parameter):
             (corrected,) = self._corrected([(parameter, measured)], advantages, microbatch.size)
@@ -231,16 +236,16 @@ class BackwardEngine:
         return (advantages - removed.coefficients).to(advantages.dtype)
 
     def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
-        squares = torch.stack(
-            [growth.new_zeros(()) if p.grad is None else p.grad.square().sum(dtype=torch.float64) for p, _ in group]
-        )
+        running = [self._parameters.running(parameter) for parameter, _ in group]
+        zero = growth.new_zeros(())
+        squares = torch.stack([zero if a is None else a.square().sum(dtype=torch.float64) for a in running])
         before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(
             Records(
-                [self._name(parameter) for parameter, _ in group],
+                [self._parameters.name(parameter) for parameter, _ in group],
                 [measured.way for _, measured in group],
                 self._microbatches,
-                [parameter.grad is None for parameter, _ in group],
+                [gradient is None for gradient in running],
                 removed.norm,
                 before.clamp_min(0.0).sqrt(),
                 removed.clamped,
@@ -249,34 +254,41 @@ class BackwardEngine:
 
     # ------------------------------------------------------------------------- parameters used behind our back
 
-    def guard_parameters(self) -> list[RemovableHandle]:
-        """Hooks that raise when a parameter's gradient, in a microbatch, is not the one that the engine returned."""
-        return [p.register_hook(self._guard(p)) for p in self._names if p.requires_grad]
+    def guard_parameters(self) -> None:
+        """Raise, from now on, when a parameter's gradient, in a microbatch, is not the one that the engine returned."""
+        self._guard(self._parameters)
 
-    def _guard(self, parameter: Tensor) -> Callable[[Tensor | None], None]:
+    def release_parameters(self) -> None:
+        """Undo `guard_parameters`."""
+        for guard in self._guards:
+            guard.remove()
+        self._guards.clear()
+
+    def _guard(self, parameters: Iterable[Tensor]) -> None:
+        self._guards += [p.register_hook(self._check_of(p)) for p in parameters if p.requires_grad]
+
+    def _check_of(self, parameter: Tensor) -> Callable[[Tensor | None], None]:
         def check(gradient: Tensor | None) -> None:
             if gradient is None or self._microbatch is None:
                 return
             returned = self._returned.pop(parameter, None)
             if returned is None or returned.data_ptr() != gradient.data_ptr():
                 raise RuntimeError(
-                    f"parameter {self._name(parameter)!r} received a gradient from outside of its module's forward "
-                    "(its weights used directly, as in F.linear(x, layer.weight)), or a hook on it that is older than "
-                    "Proma changed its gradient; call the module instead, and register such hooks after attaching"
+                    f"parameter {self._parameters.name(parameter)!r} received a gradient from outside of its module's "
+                    "forward (its weights used directly, as in F.linear(x, layer.weight)), or a hook on it that is "
+                    "older than Proma changed its gradient; call the module instead, and register such hooks after "
+                    "attaching"
                 )
 
         return check
-
-    def _name(self, parameter: Tensor) -> str:
-        return self._names.get(parameter, "(replaced since Proma was attached)")
 
 
 def _is_watched(parameter: Tensor) -> bool:
     """Whether someone may want to see the gradient arrive, so that it must be returned to autograd.
 
-    DistributedDataParallel and FSDP watch from places that cannot be looked into: any process group counts.
+    DistributedDataParallel and FSDP2 watch from places that cannot be looked into: any process group counts.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         return True
     hooks = len(parameter._backward_hooks or ()) - 1  # one is our guard
     movable = parameter.grad is None or parameter.grad.is_contiguous()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,11 +19,19 @@ class Micro(NamedTuple):
     advantages: Tensor
 
 
-def oracle_gradients(module: nn.Module, micros: Sequence[Micro], config: ProjectionConfig) -> dict[str, Tensor]:
-    """What ``param.grad`` must be after these microbatches, by name, in the module's own type."""
+def oracle_gradients(
+    module: nn.Module,
+    micros: Sequence[Micro],
+    config: ProjectionConfig,
+    before: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """What ``param.grad`` must be after these microbatches, by name, in the module's own type.
+
+    before: what it was.
+    """
     config = replace(config, method="qr") if config.method == "exact" else config
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    running: dict[str, Tensor | None] = dict.fromkeys(parameters)
+    running: dict[str, Tensor | None] = dict.fromkeys(parameters) | dict(before or {})
     for micro in micros:
         rows = [
             torch.autograd.grad(-micro.log_prob(module, i), list(parameters.values()))

@@ -22,14 +22,14 @@ VOCABULARY = 61
 
 @pytest.fixture(autouse=True)
 def norm_in_the_type_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Qwen3RMSNorm, "forward", norm_forward)
+
+
+def norm_forward(norm: Any, hidden: Tensor) -> Tensor:
     """The class rounds to float32 inside, which would hide what float64 is there to show."""
-
-    def forward(norm: Any, hidden: Tensor) -> Tensor:
-        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.variance_epsilon)
-        return norm.weight * wide.to(hidden.dtype)
-
-    monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
+    wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+    return norm.weight * wide.to(hidden.dtype)
 
 
 def tiny_qwen3(dtype: torch.dtype, *, tied: bool = True) -> Qwen3ForCausalLM:

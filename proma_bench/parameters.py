@@ -1,0 +1,141 @@
+"""A module's parameters as a backward pass meets them: what they are called, and where their running gradient is.
+
+Under `fully_shard` (FSDP2) a parameter is two tensors. The sharded one is the optimizer's; the unsharded one is what
+layers use and what autograd gives a gradient to, and it is made in the first forward pass. As long as gradients are not
+synchronised, the local sum stays with it: in its ``grad``, or, where gradients are reduced in a type of their own, in
+FSDP's ``unsharded_accumulated_grad``. Synchronising turns it into the average over ranks, of which each keeps a shard.
+What is new goes to autograd in either case, and FSDP takes it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch.distributed
+from torch import Tensor, nn
+
+
+class _Sharded(NamedTuple):
+    """What FSDP2 keeps of a parameter (FSDPParam), and of those that it gathers and reduces together."""
+
+    parameter: Any
+    group: Any
+
+    @property
+    def registered(self) -> Tensor:
+        """The one of its tensors that layers find at the moment."""
+        info = self.parameter._module_info
+        tensor: Tensor = info.module._parameters[info.param_name]
+        return tensor
+
+    @property
+    def unsharded(self) -> Tensor | None:
+        """The whole parameter, once it has been gathered."""
+        return getattr(self.parameter, "_unsharded_param", None)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether a gradient has been summed over ranks."""
+        return self.parameter.sharded_param.grad is not None or self.group._partial_reduce_output is not None
+
+
+class Parameters:
+    """The parameters of one module.
+
+    Raises ValueError where a rank does not get to see a whole parameter and its own gradient: for FSDP1, and for
+    DTensors other than those of `fully_shard`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+        self._sharded: dict[str, _Sharded] = {}
+        self._unsharded: dict[Tensor, _Sharded] = {}
+        if is_distributed():
+            registered = {sharded.registered: sharded for sharded in _fully_sharded(module)}
+            self._sharded = {name: registered[p] for p, name in self._names.items() if p in registered}
+            self._refuse_what_is_not_whole()
+            self._note_unsharded()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The tensors that are known so far."""
+        return iter(self._names)
+
+    def __contains__(self, parameter: Tensor) -> bool:
+        return parameter in self._names
+
+    def name(self, parameter: Tensor) -> str:
+        """The parameter's name in the module."""
+        return self._names.get(parameter, "(replaced since Proma was attached)")
+
+    def meet(self, parameter: Tensor) -> list[Tensor]:
+        """A layer is about to use this parameter: the unsharded ones that have appeared since the last call.
+
+        Raises RuntimeError if the module was sharded after all this was noted.
+        """
+        if parameter in self._names:
+            return []
+        found = self._note_unsharded()
+        is_new = parameter not in self._names and is_distributed()
+        if is_new and len(_fully_sharded(self._module)) > len(self._sharded):
+            raise RuntimeError("fully_shard was applied after Proma was attached; attach Proma after it")
+        return found
+
+    def running(self, parameter: Tensor) -> Tensor | None:
+        """The running gradient of this rank, None if there is none yet.
+
+        Raises RuntimeError if it has been reduced over ranks already, and is no longer here.
+        """
+        sharded = self._unsharded.get(parameter)
+        if sharded is None:
+            return parameter.grad
+        if sharded.is_reduced:
+            raise RuntimeError(
+                f"the gradient of parameter {self.name(parameter)!r} has been synchronised before the last microbatch, "
+                "and a rank holds only a shard of it; call set_requires_gradient_sync(False) on the module that "
+                "fully_shard was applied to until the last one, and zero_grad after the optimizer step"
+            )
+        accumulated: Tensor | None = sharded.parameter.unsharded_accumulated_grad
+        return parameter.grad if accumulated is None else accumulated
+
+    def _note_unsharded(self) -> list[Tensor]:
+        unsharded = {name: sharded.unsharded for name, sharded in self._sharded.items()}
+        found = {p: name for name, p in unsharded.items() if p is not None and p not in self._unsharded}
+        self._unsharded |= {parameter: self._sharded[name] for parameter, name in found.items()}
+        self._names |= found
+        return list(found)
+
+    def _refuse_what_is_not_whole(self) -> None:
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        from torch.distributed.tensor import DTensor
+
+        if any(isinstance(module, FullyShardedDataParallel) for module in self._module.modules()):
+            raise ValueError("FullyShardedDataParallel (FSDP1) flattens parameters; use fully_shard (FSDP2) instead")
+        for parameter, name in self._names.items():
+            is_whole = name in self._sharded and not self._sharded[name].parameter.is_dtensor
+            if isinstance(parameter, DTensor) and not is_whole:
+                raise ValueError(
+                    f"parameter {name!r} is a DTensor that no module in here has from fully_shard alone; attach Proma "
+                    "to the whole module that fully_shard was applied to, and leave out tensor parallelism"
+                )
+
+
+def is_distributed() -> bool:
+    """Whether there are other processes; without them nothing is replicated or sharded."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _fully_sharded(module: nn.Module) -> list[_Sharded]:
+    """The parameters in the care of FSDP2."""
+    from torch.distributed.fsdp import FSDPModule
+
+    states = {child._get_fsdp_state(): None for child in module.modules() if isinstance(child, FSDPModule)}
+    groups = (group for state in states for group in _groups(state))
+    return [_Sharded(parameter, group) for group in groups for parameter in group.fsdp_params]
+
+
+def _groups(state: Any) -> Iterable[Any]:
+    if hasattr(state, "_fsdp_param_groups"):
+        return state._fsdp_param_groups
+    return [state._fsdp_param_group] if state._fsdp_param_group is not None else []  # older versions of torch
