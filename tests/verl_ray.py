@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(folder: Path) -> None:
     metrics = tensordict_utils.get(workers.train_mini_batch(data).get(), "metrics")
     steps = {name: (before[name] - after) / LEARNING_RATE for name, after in workers.weights()[0].items()}
     save_file(steps, folder / "ray.safetensors")
-    print({name: value for name, value in metrics.items() if name.startswith("actor/")})
+    (folder / "ray.json").write_text(json.dumps({name: list(map(float, values)) for name, values in metrics.items()}))
     ray.shutdown()
 
 
