@@ -119,7 +119,7 @@ def expected(
     return {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in alone[0]}
 
 
-def assert_equal(actual: dict[str, Tensor], wanted: dict[str, Tensor], relative: float = 1e-4) -> None:
+def assert_equal(actual: dict[str, Tensor], wanted: dict[str, Tensor], relative: float = 1e-5) -> None:
     assert actual.keys() == wanted.keys()
     for name, gradient in actual.items():
         error = float((gradient.double() - wanted[name]).norm() / wanted[name].norm())
@@ -129,14 +129,15 @@ def assert_equal(actual: dict[str, Tensor], wanted: dict[str, Tensor], relative:
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_the_oracles(name: str, ranks: int, runs: Path) -> None:
-    wanted = expected(CASES[name].projection, ranks, by_sequence=name == "sequence-mean", lora=name == "LoRA")
-    assert_equal(load_file(runs / f"{name}, {ranks}.safetensors"), wanted)
+    case = CASES[name]
+    wanted = expected(case.projection, ranks, by_sequence=name == "sequence-mean", lora=name == "LoRA")
+    assert_equal(load_file(runs / f"{name}, {ranks}.safetensors"), wanted, case.relative)
     metrics = json.loads((runs / f"{name}, {ranks}.json").read_text())
     if name == "another loss":
         assert "actor/removed_ratio" not in metrics
     else:
         assert 0 < metrics["actor/removed_ratio"] < 1
-        assert (0 < metrics["actor/clamped"] < 1) == (CASES[name].projection.max_removed is not None)
+        assert (0 < metrics["actor/clamped"] < 1) == (case.projection.max_removed is not None)
         assert metrics["actor/ppo_kl"] > 0
 
 

@@ -41,11 +41,15 @@ CPU = [f"+{ENGINE}.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32}}", f"{E
 
 
 class Case(NamedTuple):
-    """model: options of VeRL's model; overrides: of its Hydra config; projection: what the oracle is to do."""
+    """model: options of VeRL's model; overrides: of its Hydra config; projection: what the oracle is to do.
+
+    relative: the error that is allowed, of each tensor's norm.
+    """
 
     model: dict[str, Any]
     overrides: list[str]
     projection: ProjectionConfig
+    relative: float = 1e-5
 
 
 CASES = {
@@ -64,6 +68,7 @@ CASES = {
     ),
     "sequence-mean": Case({}, ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"], ProjectionConfig()),
     "replicated": Case({}, [f"{ENGINE}.fsdp_size=1"], ProjectionConfig()),
+    "bfloat16": Case({}, [f"{ENGINE}.mixed_precision.param_dtype=bf16"], ProjectionConfig(), relative=0.06),
     "LoRA": Case({"lora_rank": 3}, [], ProjectionConfig()),
     "another loss": Case(
         {},
@@ -195,8 +200,10 @@ def main(folder: Path, rank: int, ranks: int) -> None:
         )
         loss = partial(ppo_loss, config=actor)
         with engine.train_mode():
-            engine.infer_batch(data, loss)  # leaves nothing behind
-            output = engine.forward_backward_batch(data, loss)
+            engine.infer_batch(data, loss)
+            for _ in range(2):  # what was before leaves nothing behind
+                engine.optimizer_zero_grad()
+                output = engine.forward_backward_batch(data, loss)
             gradients = full_gradients(engine)
         if rank == 0:
             save_file(gradients, folder / f"{name}, {ranks}.safetensors")
