@@ -9,33 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from proma_bench.engine import BackwardEngine, Records
+from proma_bench.engine import BackwardEngine
 from proma_bench.projection import ProjectionConfig, require_gram_method
+from proma_bench.records import ProjectionRecord
 from proma_bench.sequence_grads import Layout
 from proma_bench.sequence_grads.cost import WAYS, Way, microbatches_per_pass
 from proma_bench.taps import layers_of, tapped_calls
-
-
-class ProjectionRecord(NamedTuple):
-    """What the projection did to one parameter tensor in one microbatch.
-
-    parameter: its name in the module; microbatch: counted from 0 since the last ``clear_stats``.
-    removed_norm: norm of what was taken out of the running gradient; removed_ratio: the same over the norm of the
-    running gradient; clamped: whether the norm clamp was active; way: how it was computed (`sequence_grads.cost`).
-    """
-
-    parameter: str
-    microbatch: int
-    removed_norm: float
-    removed_ratio: float
-    clamped: bool
-    way: str
 
 
 class Proma:
@@ -81,7 +64,8 @@ class Proma:
         no parameter's, and for a projection method that needs the gradients written out (``qr``).
         """
         self.config = config or ProjectionConfig()
-        require_gram_method(self.config)
+        if self.config.method != "intra":
+            require_gram_method(self.config)
         if way not in WAYS:
             raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
         names = {name for name, _ in module.named_parameters()}
@@ -166,13 +150,16 @@ class Proma:
         return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
 
     def stats(self) -> list[ProjectionRecord]:
-        """One record a parameter tensor and microbatch (the first of a step has nothing to project, hence none).
+        """One record a parameter tensor and microbatch.
+
+        None where nothing was projected: in the first microbatch of a step, and by the intra method for tensors that
+        are no linear layer's weight.
 
         Raises RuntimeError unless attached with ``record=True``.
         """
         if not self._engine.record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
-        return [record for records in self._engine.records for record in _unpacked(records)]
+        return [record for records in self._engine.records for record in records.unpacked()]
 
     def clear_stats(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
@@ -192,16 +179,6 @@ class Proma:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.remove()
-
-
-def _unpacked(records: Records) -> Iterator[ProjectionRecord]:
-    ratios = torch.where(records.running_norm > 0, records.removed_norm / records.running_norm, 0.0)
-    columns = zip(records.removed_norm.tolist(), ratios.tolist(), records.clamped.tolist(), strict=True)
-    for tensor, rows in enumerate(columns):
-        for number, row in enumerate(zip(*rows, strict=True)):
-            if number > 0 or not records.plain_first[tensor]:
-                microbatch = records.first_microbatch + number
-                yield ProjectionRecord(records.parameters[tensor], microbatch, *row, records.ways[tensor])
 
 
 def _check_vector(name: str, values: Tensor) -> None:

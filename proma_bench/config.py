@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from proma_bench.errors import UsageError, require_known
 
 METHODS = ("reinforce", "grpo", "proma")
-PROJECTIONS = ("exact", "iterative", "ridge")
+PROJECTIONS = ("exact", "iterative", "ridge", "intra")
 NORMALISATIONS = ("token-mean", "sequence-mean", "sum")
 BUDGETS = ("smoke", "quick", "full")
 
@@ -54,14 +54,16 @@ class RunConfig:
     """What a row weighs: as all rows of the step (the paper), as all of its sequence, or one over the sequences."""
     clip: float = 0.2
     """GRPO only: the likelihood ratio is clipped to 1 - clip .. 1 + clip."""
-    projection: Literal["exact", "iterative", "ridge"] = "iterative"
-    """PROMA only: how the running gradient is projected; iterative is the paper's choice."""
+    projection: Literal["exact", "iterative", "ridge", "intra"] = "iterative"
+    """PROMA only: how the running gradient is projected; iterative is the paper's choice, intra another method."""
     sweeps: int = 2
     """PROMA only: passes of the iterative projection."""
     max_removed: float | None = 0.5
     """PROMA only: remove at most this multiple of the microbatch gradient's norm; None removes without limit."""
     shrinkage: float = 1.0
     """PROMA only: the share of the projected component that is removed, 0 to 1."""
+    projection_rank: int = 4
+    """PROMA only: dominant directions on either side of a weight that the intra projection removes."""
     projected: Literal["all", "linear"] = "all"
     """PROMA only: tensors that are projected: all, or weights of linear layers alone, as in the author's code."""
     validate_every: int = 1
@@ -74,7 +76,7 @@ class RunConfig:
         positive = "steps group_size microbatch_size steps_per_batch sweeps validate_every checkpoint_every".split()
         for name in positive:
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "warmup_steps"):
+        for name in ("seed", "warmup_steps", "projection_rank"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", self.learning_rate > 0 and math.isfinite(self.learning_rate), "above 0")
         self._require("clip", 0 < self.clip < 1, "between 0 and 1")

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from proma_bench.parameters import Parameters, is_distributed
+from proma_bench.parameters import Parameters, is_watched
 from proma_bench.projection import ProjectionConfig
+from proma_bench.records import Records
 from proma_bench.sequence_grads import Layout, SequenceGrads, check_rule
 from proma_bench.sequence_grads.correction import Measured, Workspace, add_weighted, measure, plain_gradient
 from proma_bench.sequence_grads.cost import Way
+from proma_bench.sequence_grads.intra import intra_gradient
 from proma_bench.sequence_grads.registry import compute_dtype
 from proma_bench.taps import Call, new_gate
 from proma_bench.virtual import Removals, square_growth, successive_removals
-
-
-class Records(NamedTuple):
-    """What M successive microbatches did to P parameter tensors; as tensors, so that nothing waits for a GPU.
-
-    plain_first: whether the first of them found no running gradient and projected nothing.
-    removed_norm, running_norm, clamped: [P, M].
-    """
-
-    parameters: list[str]
-    ways: list[str]
-    first_microbatch: int
-    plain_first: list[bool]
-    removed_norm: Tensor
-    running_norm: Tensor
-    clamped: Tensor
 
 
 class _Microbatch:
@@ -190,16 +176,19 @@ class BackwardEngine:
             )
         microbatch.finished.add(parameter)
         advantages = microbatch.advantages.to(parameter.device, dtype)
+        if self._parameters.name(parameter) in self._unprojected:
+            return plain_gradient(uses, advantages, shape)
+        if self.config.method == "intra":
+            return self._intra(parameter, uses, advantages, shape, microbatch.size)
         running = self._parameters.running(parameter)
-        is_first = running is None and microbatch.size == advantages.shape[0]
-        if is_first or self._parameters.name(parameter) in self._unprojected:
+        if running is None and microbatch.size == advantages.shape[0]:
             return plain_gradient(uses, advantages, shape)
         if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), dtype):
             self._update_pending(microbatch)
         start = self._workspace.used
         running = None if running is None else running.reshape(shape)
         measured = measure(uses, running, shape, advantages, self._workspace, self._way)
-        if _is_watched(parameter):
+        if is_watched(parameter):
             (corrected,) = self._corrected([(parameter, measured)], advantages, microbatch.size)
             gradient = torch.zeros(shape, dtype=dtype, device=parameter.device)
             add_weighted(measured, corrected, gradient)
@@ -209,6 +198,18 @@ class BackwardEngine:
         if measured.is_partly_kept:
             self._update_pending(microbatch)  # a large tensor: let its factors go
         return None
+
+    def _intra(
+        self, parameter: Tensor, uses: list[SequenceGrads], advantages: Tensor, shape: torch.Size, size: int
+    ) -> Tensor:
+        found = intra_gradient(uses, advantages, shape, size, self.config)
+        if found is None:
+            return plain_gradient(uses, advantages, shape)
+        if self.record:
+            norms = found.removed_norm.unsqueeze(0), found.norm.unsqueeze(0)
+            names, clamped = [self._parameters.name(parameter)], torch.zeros_like(norms[0], dtype=torch.bool)
+            self.records.append(Records(names, ["intra"], self._microbatches, [False], *norms, clamped))
+        return found.gradient
 
     def _update_pending(self, microbatch: _Microbatch) -> None:
         """Solve for all pending tensors of one type and place at once, and add to their running gradients in place."""
@@ -281,18 +282,6 @@ class BackwardEngine:
                 )
 
         return check
-
-
-def _is_watched(parameter: Tensor) -> bool:
-    """Whether someone may want to see the gradient arrive, so that it must be returned to autograd.
-
-    DistributedDataParallel and FSDP2 watch from places that cannot be looked into: any process group counts.
-    """
-    if is_distributed():
-        return True
-    hooks = len(parameter._backward_hooks or ()) - 1  # one is our guard
-    movable = parameter.grad is None or parameter.grad.is_contiguous()
-    return hooks > 0 or bool(parameter._post_accumulate_grad_hooks) or not movable
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

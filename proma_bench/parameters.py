@@ -52,7 +52,7 @@ class Parameters:
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
         self._sharded: dict[str, _Sharded] = {}
         self._unsharded: dict[Tensor, _Sharded] = {}
-        if is_distributed():
+        if _is_distributed():
             registered = {sharded.registered: sharded for sharded in _fully_sharded(module)}
             self._sharded = {name: registered[p] for p, name in self._names.items() if p in registered}
             self._refuse_what_is_not_whole()
@@ -77,7 +77,7 @@ class Parameters:
         if parameter in self._names:
             return []
         found = self._note_unsharded()
-        is_new = parameter not in self._names and is_distributed()
+        is_new = parameter not in self._names and _is_distributed()
         if is_new and len(_fully_sharded(self._module)) > len(self._sharded):
             raise RuntimeError("fully_shard was applied after Proma was attached; attach Proma after it")
         return found
@@ -121,9 +121,21 @@ class Parameters:
                 )
 
 
-def is_distributed() -> bool:
+def _is_distributed() -> bool:
     """Whether there are other processes; without them nothing is replicated or sharded."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def is_watched(parameter: Tensor) -> bool:
+    """Whether someone may want to see the gradient arrive, so that it must be returned to autograd.
+
+    DistributedDataParallel and FSDP2 watch from places that cannot be looked into: any process group counts.
+    """
+    if _is_distributed():
+        return True
+    hooks = len(parameter._backward_hooks or ()) - 1  # one is our guard
+    movable = parameter.grad is None or parameter.grad.is_contiguous()
+    return hooks > 0 or bool(parameter._post_accumulate_grad_hooks) or not movable
 
 
 def _fully_sharded(module: nn.Module) -> list[_Sharded]:

@@ -14,14 +14,14 @@ One step of projected accumulation, with shrinkage sigma and the norm clamp rho:
 ``P_S A = sum_i w_i S_i`` lies in the span of the sequence gradients, so everything about it is known from ``K`` and
 ``c`` alone: ``||P_S A||^2 = w'Kw`` and ``||g||^2 = a'Ka``. The step is an ordinary policy gradient with *corrected
 advantages* ``a - rho sigma w``, which is what :func:`corrected_advantages` returns and what the backward engine uses.
-:func:`accumulate` is the same step written out on whole tensors.
+:func:`accumulate` is the same step written out on whole tensors. :func:`intra` is another method altogether.
 
 Numerics. All arithmetic is float64. Gradients are normalised first, so their scales do not matter. A direction is
 treated as dependent on the others when the matching eigenvalue of the *normalised* Gram matrix is small against
 ``rank_tolerance`` = 16 B eps, with eps that of the type in which the Gram matrix was computed (but see
-`gradient_rank_tolerance`). Orthogonality to the
-unit sequence gradients then holds to about ``sqrt(rank_tolerance) * ||A||`` in the worst case and to rounding when
-nothing is nearly dependent. Nothing here waits for a GPU, the ``qr`` method excepted, which is there as the oracle.
+`gradient_rank_tolerance`; both are in `solve`). Orthogonality to the unit sequence gradients then holds to about
+``sqrt(rank_tolerance) * ||A||`` in the worst case and to rounding when nothing is nearly dependent. Nothing here waits
+for a GPU, except ``qr``, which is there as the oracle, and ``intra``, which also keeps to the type of its inputs.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Method = Literal["exact", "qr", "iterative", "ridge"]
+from proma_bench.solve import gradient_rank_tolerance, projection_weights
+
+Method = Literal["exact", "qr", "iterative", "ridge", "intra"]
 METHODS: tuple[str, ...] = get_args(Method)
 
-RIDGE = 0.01  # on the normalised Gram matrix; the constant of the author's published code (its non-quick path)
-_SOLVES = 3  # of the proximal-point iteration in `_solve_shifted`
+_SPARE_DIRECTIONS, _PASSES = 16, 4  # of the subspace iteration in `dominant_directions`
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,21 @@ class ProjectionConfig:
 
     method: ``exact`` (Gram pseudo-inverse), ``qr`` (the same projection by QR of the stacked gradients, the literal and
         expensive way, only where those are at hand), ``iterative`` (the paper's practical choice: subtract the
-        component along one normalised sequence gradient after another) or ``ridge`` (the author's published
-        non-quick path).
+        component along one normalised sequence gradient after another), ``ridge`` (the author's published non-quick
+        path), or ``intra``, which leaves the running gradient alone and takes out of each microbatch's gradient what
+        lies in its dominant subspaces: for weights of linear layers in a backward pass, see `intra`.
     sweeps: passes over the sequences of the iterative method.
-    max_removed: the clamp beta; at most ``beta * ||g||`` is removed from the running gradient. None: no clamp.
+    max_removed: the clamp beta; at most ``beta * ||g||`` is removed from the running gradient. None: no clamp. The
+        intra method has no use for it: what it removes is a part of ``g`` itself.
     shrinkage: the factor sigma in [0, 1] on what is removed; 0 is plain accumulation.
+    rank: dominant directions on either side of a weight, of the intra method; 0 is plain accumulation.
     """
 
     method: Method = "iterative"
     sweeps: int = 2
     max_removed: float | None = 0.5
     shrinkage: float = 1.0
+    rank: int = 4
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -72,6 +77,8 @@ class ProjectionConfig:
             raise ValueError(f"max_removed must be None (no clamp) or a finite number >= 0, got {self.max_removed!r}")
         if not 0 <= self.shrinkage <= 1:
             raise ValueError(f"shrinkage must lie between 0 (plain accumulation) and 1, got {self.shrinkage!r}")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
+            raise ValueError(f"rank must be a whole number of at least 0, got {self.rank!r}")
 
 
 class Removal(NamedTuple):
@@ -99,9 +106,10 @@ def project(
 ) -> Float[Tensor, "*W"]:
     """``A - P_S A``: the running gradient without its component in the span of the sequence gradients. No clamp.
 
-    Returns a new tensor of the type of ``running``. Raises ValueError for an unknown method or fewer than one sweep.
+    Returns a new tensor of the type of ``running``. Raises ValueError for an unknown method, for ``intra``, and for
+    fewer than one sweep.
     """
-    ProjectionConfig(method=method, sweeps=sweeps)
+    _refuse_intra(ProjectionConfig(method=method, sweeps=sweeps))
     return (running.double() - _component(running, seq_grads, method, sweeps)).to(running.dtype)
 
 
@@ -113,8 +121,10 @@ def accumulate(
 ) -> Float[Tensor, "*W"]:
     """One literal step ``A - rho sigma P_S A + g``, clamp and all; without a running gradient, ``g``.
 
-    Returns a new tensor of the type of ``running`` (of ``seq_grads`` where that is None).
+    Returns a new tensor of the type of ``running`` (of ``seq_grads`` where that is None). Raises ValueError for the
+    method ``intra``.
     """
+    _refuse_intra(config)
     gradient = torch.tensordot(advantages.double(), seq_grads.double(), dims=1)
     if running is None:
         return gradient.to(seq_grads.dtype)
@@ -179,8 +189,8 @@ def corrected_advantages(
 ) -> Float[Tensor, "*batch B"]:
     """``u`` such that ``A + sum_i u_i S_i`` is one step of PROMA: the advantages less what the projection removes.
 
-    Leading axes are independent problems (parameter tensors, say). Returns float64. Raises ValueError for the method
-    ``qr``, which needs the gradients themselves and gives what ``exact`` gives here.
+    Leading axes are independent problems (parameter tensors, say). Returns float64. Raises ValueError for the methods
+    ``qr``, which needs the gradients themselves and gives what ``exact`` gives here, and ``intra``.
     """
     return advantages.double() - removal(gram, overlap, advantages, config).coefficients
 
@@ -202,6 +212,7 @@ def removal(
 
 def require_gram_method(config: ProjectionConfig) -> None:
     """Raise ValueError for a method that the Gram matrix alone cannot serve."""
+    _refuse_intra(config)
     if config.method == "qr":
         raise ValueError(
             "method 'qr' stacks the sequence gradients and is for `project` and `accumulate` only; "
@@ -209,112 +220,12 @@ def require_gram_method(config: ProjectionConfig) -> None:
         )
 
 
-class Factorised(NamedTuple):
-    """A Gram matrix of unit gradients, made ready to turn overlaps into weights.
-
-    triangle: its lower triangle (iterative), or the Cholesky factor of it with a shift on the diagonal (exact, ridge).
-    rest: what an iteration multiplies the last weights with: the strictly upper triangle, or the whole matrix.
-    """
-
-    triangle: Float[Tensor, "*batch B B"]
-    rest: Float[Tensor, "*batch B B"]
-
-
-def projection_weights(
-    gram: Float[Tensor, "*batch B B"],
-    overlap: Float[Tensor, "*batch B"],
-    method: str,
-    sweeps: int,
-    tolerance: float | None = None,
-) -> Float[Tensor, "*batch B"]:
-    """``w`` with ``P_S A = sum_i w_i S_i``, in float64; zero for a sequence whose gradient is zero.
-
-    ``tolerance`` is the rank cut of the exact method, `rank_tolerance` of the Gram matrix if not given.
-    """
-    tolerance = rank_tolerance(gram.shape[-1], gram.dtype) if tolerance is None else tolerance
-    units, norms = normalise(gram)
-    column = (overlap.double() / norms).unsqueeze(-1)
-    return unit_weights(factorise(units, method, tolerance), column, method, sweeps).squeeze(-1) / norms
-
-
-def factorise(units: Float[Tensor, "*batch B B"], method: str, tolerance: float) -> Factorised:
-    """Prepare the Gram matrix of unit gradients for `unit_weights`.
-
-    A matrix that is not positive semi-definite up to the shift is not a Gram matrix; nothing is removed for it.
-    """
-    if method == "iterative":
-        return Factorised(units.tril(), units.triu(1))
-    identity = torch.eye(units.shape[-1], dtype=units.dtype, device=units.device)
-    triangle, failed = torch.linalg.cholesky_ex(units + (RIDGE if method == "ridge" else tolerance) * identity)
-    nothing = torch.where(identity > 0, torch.inf, 0.0)
-    return Factorised(torch.where((failed == 0)[..., None, None], triangle, nothing), units)
-
-
-def unit_weights(
-    gram: Factorised, overlap: Float[Tensor, "*batch B 1"], method: str, sweeps: int
-) -> Float[Tensor, "*batch B 1"]:
-    """The weights of the unit gradients from their overlaps, as columns."""
-    if method == "iterative":
-        return _gauss_seidel(gram, overlap, sweeps)
-    return _iterated_tikhonov(gram, overlap, solves=1 if method == "ridge" else _SOLVES)
-
-
-def rank_tolerance(sequences: int, dtype: torch.dtype) -> float:
-    """Eigenvalues of the normalised Gram matrix below this are rounding: 16 B eps."""
-    return 16 * sequences * torch.finfo(dtype).eps
-
-
-def gradient_rank_tolerance(seq_grads: Tensor) -> float:
-    """The same for a float64 Gram matrix of these gradients.
-
-    Float32 gradients that should be parallel differ by their rounding, an eigenvalue of about eps^2 = 1e-14, which is
-    just where float64's own cut lies; 16 B eps^1.5 is well clear of it. Coarser types are far above that cut: what
-    they round to counts at face value.
-    """
-    if seq_grads.dtype == torch.float32:
-        return 16 * seq_grads.shape[0] * torch.finfo(torch.float32).eps ** 1.5
-    return rank_tolerance(seq_grads.shape[0], torch.float64)
-
-
-def normalise(gram: Float[Tensor, "*batch B B"]) -> tuple[Float[Tensor, "*batch B B"], Float[Tensor, "*batch B"]]:
-    """The Gram matrix of the unit gradients, and the norms; a zero gradient has norm infinity.
-
-    A squared norm that has lost digits to underflow counts as zero. Zero gradients keep a one on the diagonal, which
-    makes every system below solvable and gives them weight zero.
-    """
-    info = torch.finfo(gram.dtype)
-    squares = gram.diagonal(dim1=-2, dim2=-1).double()
-    norms = torch.where(squares > info.tiny / info.eps, squares, torch.inf).sqrt()
-    units = (gram.double() / norms.unsqueeze(-1) / norms.unsqueeze(-2)).clamp(-1.0, 1.0)
-    units.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    return units, norms
-
-
-def _gauss_seidel(gram: Factorised, overlap: Tensor, sweeps: int) -> Tensor:
-    """Sequential subtraction of the components along unit gradients, as triangular solves.
-
-    Subtracting <A, s_i> s_i for i = 1..B is one Gauss-Seidel sweep on K w = c: with L the lower triangle (diagonal
-    included) and U the rest, ``L w_new = c - U w_old``.
-    """
-    weights = torch.linalg.solve_triangular(gram.triangle, overlap, upper=False)
-    for _ in range(sweeps - 1):
-        weights = torch.linalg.solve_triangular(gram.triangle, overlap - gram.rest @ weights, upper=False)
-    return weights
-
-
-def _iterated_tikhonov(gram: Factorised, overlap: Tensor, solves: int) -> Tensor:
-    """``(K + shift I)^-1 c`` and, with more solves, proximal-point steps from there towards ``K^+ c``.
-
-    After n solves the part of the solution along an eigenvector with eigenvalue L is right up to the factor
-    ``(shift / (L + shift))^n``: to rounding where L is above the shift, next to nothing where it is below. That is a
-    pseudo-inverse with a rank cut at the shift, and unlike an eigendecomposition it does not wait for a GPU.
-    What rounding puts into the overlaps along a direction below the shift is magnified by up to solves / shift, in
-    weights that cancel in ``sum_i w_i S_i``: compute overlaps as precisely as the Gram matrix, from the same gradients.
-    """
-    weights = torch.cholesky_solve(overlap, gram.triangle)
-    for _ in range(solves - 1):
-        weights = weights + torch.cholesky_solve(overlap - gram.rest @ weights, gram.triangle)
-    return weights
+def _refuse_intra(config: ProjectionConfig) -> None:
+    if config.method == "intra":
+        raise ValueError(
+            "method 'intra' takes a layer's output gradients and inputs, not sequence gradients; call `intra` with "
+            "them, or let Proma do it in a backward pass"
+        )
 
 
 def gram_norm(gram: Tensor, coefficients: Tensor) -> Tensor:
@@ -334,3 +245,43 @@ def removable(gradient_norm: Tensor, config: ProjectionConfig) -> Tensor:
 def clamp(component_norm: Tensor, allowed: Tensor) -> Tensor:
     """``rho`` in [0, 1]: the share of a component that may be removed. Zero where nothing is allowed."""
     return (allowed / component_norm.clamp_min(torch.finfo(component_norm.dtype).tiny)).clamp_max(1.0)
+
+
+# ------------------------------------------------------------------------------- within a microbatch, by its factors
+
+
+def intra(
+    gradient: Float[Tensor, "o i"], output_grads: Float[Tensor, "N o"], inputs: Float[Tensor, "N i"], rank: int
+) -> Float[Tensor, "o i"]:
+    """Intra-PROMA for the weight of a linear layer: ``g - U U' g V V'``, to be added plainly to what there is.
+
+    gradient: the microbatch's policy gradient ``g``, a combination of the rows' outer products. output_grads, inputs:
+    those rows, with the output gradients of the log-probs, *without* advantages, as in ``S_i``. ``U`` and ``V`` are
+    their `dominant_directions`; rows without an output gradient (padding) have no part in either. Where neither side
+    has more than ``rank`` independent directions, nothing is left.
+
+    This is our reading of the abstract of versions 3 and 4 of the paper, which is all that we have of them: "a factored
+    projection using dominant subspaces of activations and gradient outputs, applied independently within each
+    microbatch". As no microbatch meets another, it does not matter on which process one runs.
+    """
+    contributing = inputs.where(output_grads.any(dim=1, keepdim=True), 0)
+    left, right = dominant_directions(output_grads, rank), dominant_directions(contributing, rank)
+    return gradient - left @ (left.T @ gradient @ right) @ right.T
+
+
+def dominant_directions(rows: Float[Tensor, "N d"], rank: int) -> Float[Tensor, "d k"]:
+    """Orthonormal columns that span the leading ``rank`` right singular vectors of the rows; fewer if there are fewer.
+
+    By subspace iteration from a fixed start, which costs little beside the layer's own products. Thanks to some spare
+    directions it is exact for small layers and where the singular values fall quickly; where they hardly do, the
+    directions found carry nearly as much.
+    """
+    width = min(rank + _SPARE_DIRECTIONS, *rows.shape)
+    scaled = _with_largest_one(rows.flatten())[0].view_as(rows)
+    features, waves = (torch.arange(1, n + 1, dtype=rows.dtype, device=rows.device) for n in (rows.shape[1], width))
+    basis = torch.outer(features, waves).cos()
+    for _ in range(_PASSES):
+        basis, _ = torch.linalg.qr(scaled.T @ (scaled @ basis))
+    image = scaled @ basis
+    _, by_size = torch.linalg.eigh(image.T @ image)
+    return basis @ by_size[:, max(0, width - rank) :]

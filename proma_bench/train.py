@@ -93,7 +93,9 @@ def train(config: RunConfig) -> list[Metrics]:
 
 
 def _attach(policy: nn.Module, config: RunConfig) -> Proma:
-    projection = ProjectionConfig(config.projection, config.sweeps, config.max_removed, config.shrinkage)
+    projection = ProjectionConfig(
+        config.projection, config.sweeps, config.max_removed, config.shrinkage, config.projection_rank
+    )
     linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
     others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name
     return Proma(policy, projection, record=True, unprojected=others if config.projected == "linear" else ())

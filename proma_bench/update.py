@@ -86,8 +86,9 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
 
 
 def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None) -> bool:
-    """Advantages all zero give no gradient, and under the clamp allow no removal; without it PROMA still removes."""
-    return not experience.advantages.any() and (proma is None or config.max_removed is not None)
+    """Advantages all zero give no gradient; PROMA may still remove, but not under the clamp and not within."""
+    removes = proma is not None and config.max_removed is None and config.projection != "intra"
+    return not experience.advantages.any() and not removes
 
 
 def projection_stats(proma: Proma | None) -> dict[str, Any]:

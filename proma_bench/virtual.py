@@ -15,18 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from proma_bench.projection import (
-    Factorised,
-    ProjectionConfig,
-    clamp,
-    factorise,
-    gram_norm,
-    normalise,
-    rank_tolerance,
-    removable,
-    removal,
-    unit_weights,
-)
+from proma_bench.projection import ProjectionConfig, clamp, gram_norm, removable, removal
+from proma_bench.solve import Factorised, factorise, normalise, rank_tolerance, unit_weights
 
 
 class Removals(NamedTuple):

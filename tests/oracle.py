@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -53,3 +54,50 @@ def assert_gradients(module: nn.Module, expected: dict[str, Tensor], relative: f
         difference = (parameter.grad.double() - expected[name].double()).norm()
         error = float(difference / expected[name].double().norm())
         assert error <= relative, f"{name}: relative error {error:.2e}, allowed {relative:.0e}"
+
+
+def without_dominant_part(gradient: Tensor, output_grads: Tensor, inputs: Tensor, rank: int) -> Tensor:
+    """``g - U U' g V V'`` by full singular value decompositions, of the rows that have an output gradient."""
+    rows = output_grads.abs().sum(1) > 0
+    (_, _, left), (_, _, right) = (torch.linalg.svd(side[rows], full_matrices=False) for side in (output_grads, inputs))
+    left, right = left[:rank].T @ left[:rank], right[:rank].T @ right[:rank]
+    return gradient - left @ gradient @ right
+
+
+def intra_gradients(module: nn.Module, micros: Sequence[Micro], config: ProjectionConfig) -> dict[str, Tensor]:
+    """What ``param.grad`` must be after these microbatches of the intra method: factors by hooks, and full SVDs."""
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for micro in micros:
+        factors: dict[Tensor, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for i, advantage in enumerate(micro.advantages):
+            with _factors_of_linear_layers(module) as found:
+                gradients = torch.autograd.grad(micro.log_prob(module, i), list(parameters.values()))
+            for name, gradient in zip(parameters, gradients, strict=True):
+                total[name] -= advantage * gradient
+            for weight, output_grads, inputs in found:
+                factors.setdefault(weight, []).append((advantage * output_grads, output_grads, inputs))
+        for name, parameter in parameters.items():
+            if parameter in factors:
+                weighted, output_grads, inputs = map(torch.cat, zip(*factors[parameter], strict=True))
+                gradient = -weighted.T @ inputs
+                removed = gradient - without_dominant_part(gradient, output_grads, inputs, config.rank)
+                total[name] -= config.shrinkage * removed
+    return total
+
+
+@contextmanager
+def _factors_of_linear_layers(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
+    """(weight, output gradients [N, out], inputs [N, in]) of every call of a linear layer, once gradients have come."""
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = inputs[0].detach().flatten(0, -2)
+        output.register_hook(lambda grad: found.append((layer.weight, grad.flatten(0, -2), rows)))
+
+    handles = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, nn.Linear)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from oracle import Micro, oracle_gradients
+from oracle import Micro, intra_gradients, oracle_gradients
 from test_backward_transformer import Answers, norm_forward, tiny_qwen3
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -33,6 +33,7 @@ from proma_bench import ProjectionConfig, Proma
 
 RANKS, STEPS = 2, 2
 PLAIN = ProjectionConfig(shrinkage=0)
+INTRA = ProjectionConfig("intra", rank=12)  # with the spare directions as many as a microbatch has rows
 LENGTHS = ((5, 9, 4, 4), (7, 3, 8, 8), (6, 6, 5, 9))
 Results = dict[str, Any]
 
@@ -96,6 +97,7 @@ CASES = {
     "ddp, synchronised always": Case(DistributedDataParallel, synchronised=True),
     "ddp, checkpointed": Case(DistributedDataParallel, reentrant=False),
     "ddp, virtual": Case(DistributedDataParallel, size=2),
+    "ddp, intra": Case(DistributedDataParallel, INTRA),
     "fsdp": Case(sharded),
     "fsdp, exact": Case(sharded, ProjectionConfig("exact", max_removed=None)),
     "fsdp, untied": Case(sharded, tied=False),
@@ -107,6 +109,7 @@ CASES = {
     "fsdp, virtual": Case(sharded, size=2),
     "fsdp, unprojected": Case(sharded, unprojected=("model.embed_tokens.weight", "model.norm.weight")),
     "fsdp, reduced in another type": Case(partial(narrow, param=torch.float32, reduced=torch.float64), relative=1e-5),
+    "fsdp, intra, synchronised always": Case(sharded, INTRA, synchronised=True),
     "fsdp, bfloat16": Case(partial(narrow, param=torch.bfloat16, reduced=torch.float32), relative=0.1),
 }
 
@@ -262,6 +265,8 @@ def expected(
     """The oracle's gradients of two single processes, averaged at the end or after every microbatch."""
     model = tiny_qwen3(torch.float64, tied=tied)
     by_rank = [[micro for answers in answers_of(rank) for micro in micros(answers, size)] for rank in range(RANKS)]
+    if config.method == "intra":  # no microbatch meets another, so it does not matter when they are averaged
+        return average([intra_gradients(model, own, config) for own in by_rank])
     if not synchronised:
         return average([oracle_gradients(model, own, config) for own in by_rank])
     running: dict[str, Tensor] | None = None

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from projection_oracles import METHODS, literal_exact, norm, normal, of_any_type
 
 from proma_bench import testing
-from proma_bench.projection import ProjectionConfig, project, rank_tolerance
+from proma_bench.projection import ProjectionConfig, project
+from proma_bench.solve import rank_tolerance
 from proma_bench.testing import projection_problems
 
 
@@ -96,11 +97,14 @@ def without_type_checker(monkeypatch):
     ("options", "message"),
     [
         ({"method": "exat"}, "unknown projection method 'exat'; did you mean 'exact'?"),
-        ({"method": "iter"}, "did you mean 'iterative'"),
+        ({"method": "iterat"}, "did you mean 'iterative'"),
         ({"sweeps": 0}, "sweeps must be a whole number of at least 1, got 0"),
         ({"sweeps": -3}, "got -3"),
         ({"sweeps": 1.5}, "got 1.5"),
         ({"sweeps": True}, "got True"),
+        ({"rank": -1}, "rank must be a whole number of at least 0, got -1"),
+        ({"rank": 1.5}, "got 1.5"),
+        ({"rank": True}, "got True"),
         ({"max_removed": -0.1}, "max_removed must be None (no clamp) or a finite number >= 0, got -0.1"),
         ({"max_removed": math.nan}, "got nan"),
         ({"max_removed": math.inf}, "got inf"),

@@ -20,7 +20,8 @@ from projection_oracles import (
 )
 
 from proma_bench import testing
-from proma_bench.projection import RIDGE, project
+from proma_bench.projection import project
+from proma_bench.solve import RIDGE
 from proma_bench.testing import projection_problems
 
 

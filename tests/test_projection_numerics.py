@@ -6,16 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from projection_oracles import EPS, FLOATS, GRAM_METHODS, METHODS, NARROW, combine, configs, norm, normal, of_any_type
 
-from proma_bench.projection import (
-    ProjectionConfig,
-    accumulate,
-    corrected_advantages,
-    gradient_rank_tolerance,
-    project,
-    projection_weights,
-    rank_tolerance,
-    removal,
-)
+from proma_bench.projection import ProjectionConfig, accumulate, corrected_advantages, project, removal
+from proma_bench.solve import gradient_rank_tolerance, projection_weights, rank_tolerance
 from proma_bench.testing import gram_problems, projection_problems
 
 # ----------------------------------------------------------------------------------------------- whole tensors

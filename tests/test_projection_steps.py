@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 from projection_oracles import CLAMPS, EPS, GRAM_METHODS, METHODS, combine, configs, gram_of, norm, normal, parts
 
 from proma_bench import testing
-from proma_bench.projection import (
-    ProjectionConfig,
-    accumulate,
-    corrected_advantages,
-    project,
-    projection_weights,
-    rank_tolerance,
-    removal,
-)
+from proma_bench.projection import ProjectionConfig, accumulate, corrected_advantages, project, removal
+from proma_bench.solve import projection_weights, rank_tolerance
 from proma_bench.testing import gram_problems, projection_problems
 
 

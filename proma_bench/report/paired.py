@@ -15,7 +15,7 @@ from proma_bench.report.statistics import Array, rung
 from proma_bench.rule import Rule
 from proma_bench.runs import Run
 
-OWN_SETTINGS = {"grpo": {"clip"}, "proma": {"projection", "sweeps", "max_removed", "shrinkage"}}
+OWN_SETTINGS = {"grpo": {"clip"}, "proma": {"projection", "projection_rank", "sweeps", "max_removed", "shrinkage"}}
 """What only one method reads; methods are comparable whatever these are."""
 _NOT_SHARED = {"method", "seed", "learning_rate", "checkpoint_every", "versions", "rule"}.union(*OWN_SETTINGS.values())
 

@@ -199,6 +199,8 @@ def plain_gradient(
     uses: Sequence[SequenceGrads], weights: Float[Tensor, " B"], shape: torch.Size
 ) -> Float[Tensor, "*W"]:
     """``sum_i weights_i S_i`` over all uses of the tensor: one matrix product a use."""
+    if not uses:
+        return torch.zeros(shape, dtype=weights.dtype, device=weights.device)
     gradient = torch.empty(shape, dtype=weights.dtype, device=weights.device)
     for number, use in enumerate(uses):
         use.weighted_sum(gradient, weights, 0, add=number > 0)

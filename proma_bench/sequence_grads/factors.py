@@ -79,6 +79,11 @@ class OuterProducts:
         """``c_i = sum_t left_it' A right_it``."""
         return ((self.left.flatten(0, 1) @ running).view_as(self.right) * self.right).sum(dim=(1, 2))
 
+    def rows(self, first: int, last: int) -> tuple[Float[Tensor, "N o"], Float[Tensor, "N i"], Int[Tensor, " N"]]:
+        """The factors of sequences ``first`` to ``last`` (exclusive), row by row, and the sequence of each row."""
+        ids = torch.arange(first, last, device=self.left.device).repeat_interleave(self.left.shape[1])
+        return self.left[first:last].flatten(0, 1), self.right[first:last].flatten(0, 1), ids
+
 
 class RaggedProducts:
     """The same of sequences of unequal length that follow one another: nothing is copied, and nothing padded.
@@ -119,6 +124,10 @@ class RaggedProducts:
     def token_overlap(self, running: Float[Tensor, "o i"]) -> Float[Tensor, " B"]:
         overlaps = ((self.left @ running) * self.right).sum(dim=1)
         return overlaps.new_zeros(len(self.bounds) - 1).index_add_(0, self.ids, overlaps)
+
+    def rows(self, first: int, last: int) -> tuple[Float[Tensor, "N o"], Float[Tensor, "N i"], Int[Tensor, " N"]]:
+        own = slice(self.bounds[first], self.bounds[last])
+        return self.left[own], self.right[own], self.ids[own]
 
 
 class Scattered:

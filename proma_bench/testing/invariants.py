@@ -8,7 +8,7 @@ Tolerances are relative to the norm of the running gradient. Two defaults cover 
 
 - `rounding_tolerance`: what rounding leaves when the rank is clear. It is the default of every promise that compares
   two *answers*, since these only agree where the rank of the inputs is beyond doubt.
-- `worst_case_tolerance`: what the rank cut of `proma_bench.projection` may leave; the default of the promises that hold
+- `worst_case_tolerance`: what the rank cut of `proma_bench.solve` may leave; the default of the promises that hold
   however nearly dependent the sequence gradients are.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from proma_bench.projection import gradient_rank_tolerance
+from proma_bench.solve import gradient_rank_tolerance
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor | None, Tensor, Tensor], Tensor]

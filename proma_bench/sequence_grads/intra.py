@@ -1,0 +1,49 @@
+"""The intra method in a backward pass: what a microbatch adds to the weight of a linear layer.
+
+The rows of all linear uses of a tensor are put together, for it is one tensor. What its other uses contribute (an
+embedding that is tied to the head) has no activations to factor by, and is added as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from proma_bench.projection import ProjectionConfig, intra
+from proma_bench.sequence_grads.correction import plain_gradient
+from proma_bench.sequence_grads.factors import OuterProducts, RaggedProducts, SequenceGrads
+
+
+class IntraGradient(NamedTuple):
+    """What M successive microbatches add; of the part with factors, the norm of each and of what was removed."""
+
+    gradient: Float[Tensor, "*W"]
+    removed_norm: Float[Tensor, " M"]
+    norm: Float[Tensor, " M"]
+
+
+def intra_gradient(
+    uses: Sequence[SequenceGrads],
+    advantages: Float[Tensor, " B"],
+    shape: torch.Size,
+    size: int,
+    config: ProjectionConfig,
+) -> IntraGradient | None:
+    """The sum over successive microbatches of ``size`` sequences; None for a tensor without linear uses."""
+    linear = [use for use in uses if isinstance(use, OuterProducts | RaggedProducts)]
+    if not linear:
+        return None
+    gradient = plain_gradient([use for use in uses if use not in linear], advantages, shape)
+    norms = []
+    for start in range(0, advantages.shape[0], size):
+        pieces = [use.rows(start, min(start + size, advantages.shape[0])) for use in linear]
+        output_grads, inputs, ids = (torch.cat(piece) for piece in zip(*pieces, strict=True))
+        own = (output_grads * advantages[ids].unsqueeze(1)).T @ inputs
+        left = own.lerp(intra(own, output_grads, inputs, config.rank), config.shrinkage)
+        norms.append(torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in (own - left, own)]))
+        gradient += left
+    return IntraGradient(gradient, *torch.stack(norms, dim=1))
