@@ -1,7 +1,12 @@
-"""Generated tokens a second of the tiny Qwen3: our sampler, transformers' `generate`, and a loop without a cache."""
+"""Generated tokens a second of the tiny Qwen3: our sampler, transformers' `generate`, and a loop without a cache.
+
+And vLLM, where it is installed; the copy of the weights that comes before every batch is in its time.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +15,11 @@ from transformers import Qwen3ForCausalLM
 
 from benchmarks.settings import Settings
 from proma_bench.rollout.huggingface import HuggingFaceSampler
+from proma_bench.rollout.vllm import VLLMSampler
 from proma_bench.tiers.transformer import tiny_qwen3
 
 NAIVE, GENERATE, SAMPLER = "naive loop, no cache", "transformers' generate", "sampler: each prompt once"
+VLLM = "vLLM, weights copied before"
 GROUP, PROMPT_TOKENS, ANSWER_TOKENS = 8, 12, 16
 
 
@@ -44,6 +51,15 @@ def sampler(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> Callable[[], obje
     return lambda: HuggingFaceSampler(model, [], ANSWER_TOKENS).sample(lists, GROUP, generator)
 
 
+def vllm(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(0)
+    lists = prompts.tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing it warns of what torch has deprecated
+        sampler = VLLMSampler(model, [], ANSWER_TOKENS, PROMPT_TOKENS + ANSWER_TOKENS)
+    return lambda: sampler.sample(lists, GROUP, generator)
+
+
 def test_sampling(compare: Any, benchmark: Any, settings: Settings) -> None:
     """Answers of equal length, none of which ends by itself."""
     batch = 256 if settings.full else 64
@@ -53,6 +69,8 @@ def test_sampling(compare: Any, benchmark: Any, settings: Settings) -> None:
     contenders = {
         NAIVE: naive(model, prompts), GENERATE: generate(model, prompts), SAMPLER: sampler(model, prompts),
     }  # fmt: skip
+    if importlib.util.find_spec("vllm"):
+        contenders[VLLM] = vllm(model, prompts)
     result = compare(f"sampling: {batch} answers at once", "sampling", contenders, NAIVE)
     tokens = batch * ANSWER_TOKENS
     benchmark.extra_info["rates"] = {name: round(tokens / timing.seconds) for name, timing in result.items()}

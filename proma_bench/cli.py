@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from proma_bench.config import CONFIGS, RunConfig
-from proma_bench.errors import RunError, UsageError, require_known
+from proma_bench.errors import RunError, UsageError, require_installed, require_known
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -39,6 +39,8 @@ class RunOptions(Generic[Config]):
     """Instead of one run, PROMA with one setting changed at a time, and the other methods, in one table."""
     seeds: int = 3
     """With --ablate: seeds of each variant, from --seed on."""
+    evaluate: Literal["validation", "test"] = "validation"
+    """test: when the run is finished, score it on the test set as well, which is read for nothing else (test.json)."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Also send the metrics there; its package must be installed."""
 
@@ -51,12 +53,20 @@ class RunOptions(Generic[Config]):
         if self.ablate:
             self._ablate(console)
             return
-        torch.set_num_threads(1)  # as in the ladder: faster for small policies, and sums keep their order
         config = self.config
+        if self.evaluate == "test" and getattr(config, "task", None) != "gsm8k":
+            raise UsageError("--evaluate test is for GSM8K, the only task with a test set")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         default = Path("runs", config.rung, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
         path = self.out or default
         with Tracker(self.tracker, config, path) as tracker:
             train_with_progress(path, config, self.resume, console, tracker.log)
+        if self.evaluate == "test":
+            from proma_bench.testset import score_test_set
+
+            scores = score_test_set(path, config)
+            console.print("test set: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
 
     def _ablate(self, console: Console) -> None:
         from proma_bench.ablation import ablate
@@ -89,6 +99,8 @@ class Ladder:
     """Seeds for each method."""
     out: Annotated[Path | None, _default("runs/ladder-BUDGET")] = None
     """Directory of the ladder."""
+    model: Annotated[str | None, _default("with a GPU Qwen/Qwen3-0.6B, else a smoke run")] = None
+    """Of the rung llm: a name on the hub, or a directory. On a CPU it learns sums."""
     jobs: Annotated[int | None, _default("one for each core")] = None
     """Runs side by side, each in a process with one thread."""
 
@@ -98,7 +110,7 @@ class Ladder:
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         root = self.out or Path("runs", f"ladder-{self.budget}")
-        plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds)
+        plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds, self.model)
         climb(plan, root, self.jobs or _cores(), console)
         Report(root)(console)
 
@@ -116,11 +128,46 @@ class Report:
         report(self.directory, console)
 
 
+@dataclass(frozen=True)
+class Verify:
+    """Try a projection of your own on hostile inputs: which promises it keeps, and what breaks the others."""
+
+    function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
+    """Any fn(running [*W], seq_grads [B, *W]) -> [*W]; modules of the current directory are found, too."""
+    inexact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Ask only for what approximate methods promise as well."""
+
+    def __call__(self, console: Console) -> None:
+        require_installed("hypothesis", "hypothesis")
+        from proma_bench.verify import verify
+
+        verify(self.function, not self.inexact, console)
+
+
+@dataclass(frozen=True)
+class Tutorials:
+    """Open the tutorials in JupyterLab, in a copy that is yours. Files that are there already are never overwritten."""
+
+    out: Path = Path("proma-tutorials")
+    """Directory of the copy."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.notebooks import open_tutorials
+
+        open_tutorials(self.out, console)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {"run": Run, "ladder": Ladder, "report": Report}
+COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
+    "run": Run,
+    "ladder": Ladder,
+    "report": Report,
+    "verify": Verify,
+    "tutorials": Tutorials,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

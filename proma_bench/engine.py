@@ -239,7 +239,8 @@ class BackwardEngine:
     def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
         running = [self._parameters.running(parameter) for parameter, _ in group]
         zero = growth.new_zeros(())
-        squares = torch.stack([zero if a is None else a.square().sum(dtype=torch.float64) for a in running])
+        norms = [zero if gradient is None else torch.linalg.vector_norm(gradient) for gradient in running]
+        squares = torch.stack([norm.double() for norm in norms]).square()
         before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(
             Records(

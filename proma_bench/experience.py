@@ -36,6 +36,8 @@ class Experience:
     rewards, advantages: one a sequence, [B].
     sequence_ids, mask: see the module's layouts.
     marks: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length limit).
+    sampler_gaps: where something else than the policy sampled, the sum over each sequence of how far its log-probs were
+        from ``old_log_probs``, [B].
     """
 
     observations: Shaped[Tensor, "..."]
@@ -46,6 +48,7 @@ class Experience:
     sequence_ids: Int[Tensor, " N"] | None = None
     mask: Bool[Tensor, "B T"] | None = None
     marks: Mapping[str, Bool[Tensor, " B"]] = field(default_factory=dict)
+    sampler_gaps: Float[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -74,6 +77,11 @@ class Experience:
         """The mean over real rows; 0 where there are none."""
         return float(self.per_sequence(values).sum()) / max(1, self.rows)
 
+    def to(self, device: torch.device) -> Experience:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, marks={name: mark.to(device) for name, mark in self.marks.items()})
+
     def select(self, sequences: Int[Tensor, " b"]) -> Experience:
         """The given sequences, in the given order (flattened rows keep theirs)."""
         rows, ids = sequences, None
@@ -92,6 +100,7 @@ class Experience:
             sequence_ids=ids,
             mask=None if self.mask is None else self.mask[rows],
             marks={name: mark[sequences] for name, mark in self.marks.items()},
+            sampler_gaps=None if self.sampler_gaps is None else self.sampler_gaps[sequences],
         )
         return selected if self.mask is None else selected._trimmed()
 
@@ -149,6 +158,7 @@ class Experience:
             sequence_ids=torch.cat(ids) if ids else None,
             mask=None if parts[0].mask is None else cat("mask"),
             marks={name: torch.cat([part.marks[name] for part in parts]) for name in parts[0].marks},
+            sampler_gaps=None if parts[0].sampler_gaps is None else cat("sampler_gaps"),
         )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from proma_bench.config import BUDGETS, CONFIGS, METHODS
+from proma_bench.config import BUDGETS, CONFIGS, METHODS, LLMConfig
+from proma_bench.config.language import TINY
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.live import RunningJobs, describe, progress_bars
 from proma_bench.rule import rule_for
@@ -31,20 +32,26 @@ class Plan:
     seeds: int
     rules: dict[str, str]
     learning_rates: dict[str, list[float]]
+    model: str | None
+    settings: dict[str, dict[str, Any]]
 
     def jobs(self, root: Path) -> list[Job]:
         """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
         jobs = []
         for tier in self.tiers:
-            settings = CONFIGS[tier].budgets[self.budget]
-            for rate, seed, method in itertools.product(self.learning_rates[tier], range(self.seeds), self.methods):
+            settings = self.settings[tier]
+            seeds = 1 if settings.get("model") == TINY else self.seeds
+            for rate, seed, method in itertools.product(self.learning_rates[tier], range(seeds), self.methods):
                 config = CONFIGS[tier](method=method, seed=seed, learning_rate=rate, **settings)
                 jobs.append(Job(root / tier / method / f"lr-{rate:g}" / f"seed-{seed}", config))
         return jobs
 
 
-def make_plan(tiers: Sequence[str], budget: str, seeds: int | None) -> Plan:
-    """Raises UsageError for an unknown rung or budget, or fewer than one seed."""
+def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str | None = None) -> Plan:
+    """Raises UsageError for an unknown rung or budget, or fewer than one seed.
+
+    model: of the llm rung. Without one it runs with its own where there is a GPU, and elsewhere as a smoke run.
+    """
     for tier in tiers:
         require_known("tier", tier, CONFIGS)
     require_known("budget", budget, BUDGETS)
@@ -53,7 +60,22 @@ def make_plan(tiers: Sequence[str], budget: str, seeds: int | None) -> Plan:
     tiers = list(dict.fromkeys(tiers))
     rules = {tier: str(rule_for(CONFIGS[tier]())) for tier in tiers}
     rates = {tier: list(CONFIGS[tier].sweep[budget]) for tier in tiers}
-    return Plan(tiers, METHODS, budget, SEEDS[budget] if seeds is None else seeds, rules, rates)
+    settings = {tier: CONFIGS[tier].budgets[budget] for tier in tiers}
+    if LLMConfig.tier in settings:
+        settings[LLMConfig.tier] = _of_the_model(settings[LLMConfig.tier], model)
+    return Plan(tiers, METHODS, budget, SEEDS[budget] if seeds is None else seeds, rules, rates, model, settings)
+
+
+def _of_the_model(settings: dict[str, Any], model: str | None) -> dict[str, Any]:
+    if _has_gpu():
+        return settings if model is None else {**settings, "model": model}
+    return LLMConfig.smoke_run if model is None else {**LLMConfig.on_cpu, "model": model}
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
@@ -62,7 +84,11 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
     Raises UsageError when ``root`` holds a ladder of another plan, RunError at the end when a run failed twice.
     """
     _record(plan, root)
-    finish(plan.jobs(root), processes, console)
+    jobs = plan.jobs(root)
+    alone = [job for job in jobs if job.config.threads is None and _has_gpu()]  # a GPU has room for one of them
+    finish([job for job in jobs if job not in alone], processes, console)
+    if alone:
+        finish(alone, 1, console)
 
 
 def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,19 +45,33 @@ def train_with_progress(
         task = progress.add_task(config.name, total=config.steps, state="")
 
         history: list[Metrics] = []
+        started = time.monotonic()
 
         def on_step(metrics: Metrics) -> None:
             track(metrics)
             history.append(metrics)
             step = metrics["step"]
-            progress.update(task, completed=step, state=describe(history))
+            state = f"{describe(history)}{_pace(history, time.monotonic() - started, config.steps)}"
+            progress.update(task, completed=step, state=state)
             if not console.is_terminal and step % max(1, config.steps // 10) == 0:
-                console.print(f"step {step} of {config.steps}: {describe(history)}")
+                console.print(f"step {step} of {config.steps}: {state}")
 
         run = run_in(path, config, resume=resume, on_step=on_step, on_note=progress.console.print)
         progress.update(task, completed=len(run.metrics), state=describe(run.metrics))
     console.print(f"run: {path}", soft_wrap=True)
     return run
+
+
+def _pace(history: Sequence[Metrics], seconds: float, steps: int) -> str:
+    """Tokens answered a second, and the time left if it goes on like this; nothing of runs without text.
+
+    history: the steps that this process has done, in so many seconds.
+    """
+    if "tokens" not in history[-1]:
+        return ""
+    tokens = sum(metrics["tokens"] for metrics in history)
+    minutes = (steps - history[-1]["step"]) * seconds / len(history) / 60
+    return f"  {tokens / seconds:.0f} tokens/s, {minutes:.0f} min left"
 
 
 class RunningJobs:

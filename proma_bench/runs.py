@@ -154,11 +154,14 @@ def run_in(
             for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
                 on_note(problem)
             with _MetricsFile(path / "metrics.jsonl", recorded[: training.step]) as file:
-                saved = training.step
+                saved, remarked = training.step, False
                 while training.step < config.steps:
                     for metrics in training.batch():
                         file.append(metrics)
                         on_step(metrics)
+                        if not remarked and (remark := config.remark(metrics)):
+                            on_note(remark)
+                            remarked = True  # once; the metrics have the rest
                     if training.step - saved >= config.checkpoint_every or training.step == config.steps:
                         checkpoints.save(path / "checkpoint", training)
                         saved = training.step

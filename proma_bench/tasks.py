@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,24 +43,37 @@ class Question:
 class Task:
     """The questions of one task, each once; validation and training have none in common."""
 
-    def __init__(self, name: str, validation_questions: int) -> None:
-        """Raises UsageError for an unknown task, or one with too few distinct questions."""
+    def __init__(
+        self,
+        name: str,
+        validation_questions: int,
+        options: Mapping[str, Any] | None = None,
+        *,
+        shortened: bool = True,
+        numbers_apart: bool = False,
+    ) -> None:
+        """Raises UsageError for an unknown task, or one with too few distinct questions.
+
+        options: the library's settings of the task; None is a difficulty for a very small model.
+        shortened: leave out the words that all questions begin and end with.
+        numbers_apart: no training question has the same numbers as a validation question, in whatever order.
+        """
         require_known("task", name, DATASETS)
         self.name = name
+        options = EASY.get(name, {}) if options is None else options
         try:
-            self._dataset = reasoning_gym.create_dataset(name, seed=0, size=POOL, **EASY.get(name, {}))
+            self._dataset = reasoning_gym.create_dataset(name, seed=0, size=POOL, **options)
             entries = {entry["question"]: entry for entry in self._dataset}
         except Exception as error:  # some tasks need files or packages of their own
             raise UsageError(f"reasoning-gym cannot make the task {name}: {error}") from error
-        if len(entries) <= validation_questions:
+        texts = _shortened(list(entries)) if shortened else list(entries)
+        questions = [Question(text, entry) for text, entry in zip(texts, entries.values(), strict=True)]
+        self.validation, self.training = _split(questions, validation_questions, numbers_apart)
+        if not self.training:
             raise UsageError(
                 f"the task {name} has {len(entries)} different questions; validation_questions must be fewer, "
                 f"got {validation_questions}"
             )
-        questions = [
-            Question(text, entry) for text, entry in zip(_shortened(list(entries)), entries.values(), strict=True)
-        ]
-        self.validation, self.training = questions[:validation_questions], questions[validation_questions:]
 
     def score(self, question: Question, answer: str) -> float:
         """1 for an answer to which the library gives its full score, else 0, whatever the answer holds."""
@@ -80,15 +96,41 @@ class Task:
         ]
 
 
+def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[list[Question], list[Question]]:
+    """``count`` questions and the rest; questions with the same numbers stay together if these must be apart.
+
+    In that case they are shuffled first: the first to be drawn are the easy ones, of which there are few.
+    """
+    if not numbers_apart:
+        return questions[:count], questions[count:]
+    together: dict[tuple[str, ...], list[Question]] = {}
+    for question in questions:
+        together.setdefault(_numbers(question), []).append(question)
+    groups = list(together.values())
+    random.Random(0).shuffle(groups)
+    validation = list[Question]()
+    while groups and len(validation) < count:
+        validation += groups.pop()
+    return validation[:count], [question for alike in groups for question in alike]
+
+
+def _numbers(question: Question) -> tuple[str, ...]:
+    """Sorted; where there are none, the question itself."""
+    return tuple(sorted(re.findall(r"[0-9]+", question.text))) or (question.text,)
+
+
 def _shortened(texts: list[str]) -> list[str]:
-    """The questions without the words that all of them begin and end with."""
+    """The questions without the words, and the signs at the end, that all of them begin and end with."""
     words = [text.split(" ") for text in texts]
-    start = _words_in_common(words)
-    end = _words_in_common([line[:start:-1] for line in words])
-    return [" ".join(line[start : len(line) - end]) for line in words]
+    start = _in_common(words)
+    end = _in_common([line[:start:-1] for line in words])
+    shorter = [" ".join(line[start : len(line) - end]) for line in words]
+    signs = [itertools.takewhile(lambda sign: not sign.isalnum(), reversed(text)) for text in shorter]
+    end = _in_common(map(list, signs))
+    return [text[: len(text) - end] for text in shorter]
 
 
-def _words_in_common(lines: list[list[str]]) -> int:
-    """How many words all lines begin with."""
+def _in_common(lines: Iterable[Sequence[str]]) -> int:
+    """How many words, or signs, all lines begin with."""
     same = (len(set(column)) == 1 for column in zip(*lines, strict=False))
     return sum(itertools.takewhile(bool, same))

@@ -4,36 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from proma_bench.experience import PADDING, Experience
 from proma_bench.language import LanguagePolicy
 from proma_bench.objectives import group_advantages
-from proma_bench.rollout import Rollout, Sampler
-from proma_bench.tasks import Question, Task
+from proma_bench.prompts import Prompting
+from proma_bench.rollout import Rollout, Sampler, padded_left
+from proma_bench.tasks import Question
 from proma_bench.tiers import Generators
+
+
+@runtime_checkable
+class Questions(Protocol):
+    """What is asked, and what an answer is worth. Training and validation have no question in common."""
+
+    training: list[Question]
+    validation: list[Question]
+
+    def score(self, question: Question, answer: str) -> float:
+        """1 for a right answer, else 0, whatever the answer holds."""
+
+    def is_answerable(self, question: Question) -> bool:
+        """Whether any answer would be right."""
+
+
+@runtime_checkable
+class Lenient(Protocol):
+    """Questions whose answers are scored in a second way, which does not insist on the form."""
+
+    def score_lenient(self, question: Question, answer: str) -> float:
+        """1 for an answer that says the right thing in any form, else 0."""
 
 
 class Answers:
     """Asks, and scores what comes back.
 
-    context_tokens: of the prompt and the longest answer together. A longer prompt gets no answer and no reward.
+    prompt_tokens: a longer prompt, with all that it begins with, gets no answer and no reward.
     """
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, context_tokens: int) -> None:
-        self.task, self._tokenizer = task, tokenizer
-        self._longest_prompt = context_tokens - answer_tokens
+    def __init__(self, task: Questions, prompting: Prompting, prompt_tokens: int) -> None:
+        self.task, self.prompting, self._longest_prompt = task, prompting, prompt_tokens
 
     def experience(
         self, policy: LanguagePolicy, sampler: Sampler, group_size: int, contexts: int, generators: Generators
     ) -> Experience:
         """One batch: ``group_size`` answers to each of ``contexts`` training questions, drawn with replacement.
 
-        ``old_log_probs`` are the policy's own, which a sampler's need not equal to the last digit.
+        ``old_log_probs`` are the policy's own. How far the sampler's are from them is noted for each sequence.
         """
         drawn = torch.randint(len(self.task.training), (contexts,), generator=generators["contexts"])
         questions = [self.task.training[index] for index in drawn.tolist()]
@@ -54,43 +76,60 @@ class Answers:
                 "unanswerable": unanswerable.repeat_interleave(group_size),
             },
         )
-        return dataclasses.replace(experience, old_log_probs=policy.on(experience).log_prob(experience.actions))
+        experience = experience.to(policy.model.device)
+        own = policy.on(experience).log_prob(experience.actions)
+        gaps = (own - rollout.log_probs.to(own.device)).abs()
+        return dataclasses.replace(experience, old_log_probs=own, sampler_gaps=experience.per_sequence(gaps))
 
-    def accuracy(self, sampler: Sampler, samples: int, generator: torch.Generator | None) -> float:
-        """The share of right answers to the validation questions: greedy ones for no generator."""
-        rollout, _ = self._ask(self.task.validation, sampler, samples, generator)
-        rewards, _ = self._score(self.task.validation, rollout, samples)
-        return float(rewards.mean())
+    def scores(
+        self, sampler: Sampler, samples: int, questions: Sequence[Question] | None = None
+    ) -> dict[str, float | None]:
+        """The share of right answers to the validation questions, or others: greedy ones, and ``samples`` to each.
+
+        Where the task knows a lenient score, greedy ones by that too. The random numbers are always the same ones.
+        """
+        questions = self.task.validation if questions is None else questions
+        greedy, _ = self._ask(questions, sampler, 1, None)
+        scores: dict[str, float | None] = {"accuracy": float(self._score(questions, greedy, 1)[0].mean())}
+        if isinstance(self.task, Lenient):
+            lenient = map(self.task.score_lenient, questions, self._texts(greedy))
+            scores["accuracy_lenient"] = sum(lenient) / len(questions)
+        sampled, _ = self._ask(questions, sampler, samples, torch.Generator().manual_seed(0))
+        return {**scores, "accuracy_sampled": float(self._score(questions, sampled, samples)[0].mean())}
 
     def _ask(
         self, questions: Sequence[Question], sampler: Sampler, samples: int, generator: torch.Generator | None
     ) -> tuple[Rollout, Bool[Tensor, " R"]]:
-        """Answers, and which prompts are longer than the context; these have nothing but padding for an answer."""
-        prompts = self._tokenizer([prompt_of(question.text) for question in questions], add_special_tokens=False)[
-            "input_ids"
-        ]
-        fits = [0 < len(prompt) <= self._longest_prompt for prompt in prompts]
-        end = [self._tokenizer.eos_token_id]
-        rollout = sampler.sample(
-            [prompt if fit else end for prompt, fit in zip(prompts, fits, strict=True)], samples, generator
-        )
+        """Answers, and which prompts are too long; these have nothing but padding for an answer.
+
+        The prompts that come back are without the prefix.
+        """
+        prefix = self.prompting.prefix
+        prompts = self.prompting.tokens(questions)
+        fits = [0 < len(prompt) <= self._longest_prompt - len(prefix) for prompt in prompts]
+        prompts = [prompt if fit else [min(self.prompting.ends)] for prompt, fit in zip(prompts, fits, strict=True)]
+        rollout = sampler.sample([prefix + prompt for prompt in prompts], samples, generator)
         overlong = ~torch.tensor(fits).repeat_interleave(samples)
         answers = rollout.answers.masked_fill(overlong.unsqueeze(1), PADDING)
-        return dataclasses.replace(rollout, answers=answers), overlong
+        return dataclasses.replace(
+            rollout,
+            prompts=padded_left(prompts).repeat_interleave(samples, 0),
+            answers=answers,
+            log_probs=rollout.log_probs.masked_fill(overlong.unsqueeze(1), 0.0),
+        ), overlong
 
     def _score(
         self, questions: Sequence[Question], rollout: Rollout, samples: int
     ) -> tuple[Tensor, Bool[Tensor, " R"]]:
         """Rewards [R], and which answers are empty."""
-        texts = self._tokenizer.batch_decode(
-            [answer[answer != PADDING].tolist() for answer in rollout.answers], skip_special_tokens=True
-        )
+        texts = self._texts(rollout)
         rewards = [
             self.task.score(questions[row // samples], text) if text.strip() else 0.0 for row, text in enumerate(texts)
         ]
         return torch.tensor(rewards), torch.tensor([not text.strip() for text in texts])
 
-
-def prompt_of(question: str) -> str:
-    """What the model reads; the answer begins after the line."""
-    return f"{question}\n"
+    def _texts(self, rollout: Rollout) -> list[str]:
+        texts: list[str] = self.prompting.tokenizer.batch_decode(
+            [answer[answer != PADDING].tolist() for answer in rollout.answers], skip_special_tokens=True
+        )
+        return texts

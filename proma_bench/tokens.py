@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, register_kl
 from torch.utils.checkpoint import checkpoint
 
+from proma_bench.precision import computing_in
+
 CHUNK = 2**24
 """Logits at a time: 64 MiB in float32, of which a few copies exist at once."""
 
@@ -29,9 +31,10 @@ class TrainedTokens(Distribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, hidden: Float[Tensor, "B T hidden"], head: nn.Linear) -> None:
+    def __init__(self, hidden: Float[Tensor, "B T hidden"], head: nn.Linear, dtype: torch.dtype | None = None) -> None:
+        """dtype: see `precision`."""
         super().__init__(batch_shape=hidden.shape[:2], validate_args=False)
-        self.hidden, self.head = hidden, head
+        self.hidden, self.head, self._dtype = hidden, head, dtype
 
     def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Sequences stay the first axis, so that PROMA sees in every chunk whose gradient is whose."""
@@ -42,7 +45,9 @@ class TrainedTokens(Distribution):
         return torch.cat([checkpoint(self._log_prob, *piece, use_reentrant=False) for piece in pieces], dim=1)
 
     def _log_prob(self, hidden: Tensor, actions: Tensor) -> Tensor:
-        log_probs = self.head(hidden).float().log_softmax(dim=2)
+        with computing_in(self._dtype, hidden.device):
+            logits = self.head(hidden)
+        log_probs = logits.float().log_softmax(dim=2)
         return log_probs.gather(2, actions.unsqueeze(2)).squeeze(2)
 
 

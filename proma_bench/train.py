@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,9 @@ from proma_bench.update import optimizer_step
 
 STREAMS = ("weights", "contexts", "actions", "order")
 
+LARGE = 10**8
+"""Parameters."""
+
 Metrics = dict[str, Any]
 """One optimizer step: the names of ``metrics.jsonl`` with their values."""
 
@@ -34,9 +36,9 @@ class Training:
         self.tier = make_tier(config)
         self.generators = {stream: _generator(config.seed, number) for number, stream in enumerate(STREAMS)}
         self.policy = self.tier.policy(self.generators["weights"])
-        self.initial = copy.deepcopy(self.policy).requires_grad_(False)  # for measurement only
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate)
-        self.proma = _attach(self.policy, config) if config.method == "proma" else None
+        self.initial = self.policy.frozen()  # for measurement only
+        self.optimizer = make_optimizer(self.policy, config)
+        self.proma = make_proma(self.policy, config) if config.method == "proma" else None
 
     def batch(self) -> Iterator[Metrics]:
         """Sample one batch and take its optimizer steps, as far as the run still goes."""
@@ -67,6 +69,7 @@ class Training:
             **update,
             "seconds": time.perf_counter() - started,
             "sequences": len(experience),
+            **_of_text(experience),
             **{name: int(mark.sum()) for name, mark in experience.marks.items()},
         }
 
@@ -92,7 +95,23 @@ def train(config: RunConfig) -> list[Metrics]:
     return history
 
 
-def _attach(policy: nn.Module, config: RunConfig) -> Proma:
+def _of_text(experience: Experience) -> Metrics:
+    """The number of tokens in the answers, and how far the sampler's log-probs were from the policy's, a token."""
+    if experience.sampler_gaps is None:
+        return {}
+    gap = float(experience.sampler_gaps.sum()) / max(1, experience.rows)
+    return {"tokens": experience.rows, "sampler_gap": gap}
+
+
+def make_optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW; of a large policy in place, for other implementations hold copies of the largest tensor on the way."""
+    is_large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
+
+
+def make_proma(policy: nn.Module, config: RunConfig) -> Proma:
+    """Attached to the policy as the settings say, and recording."""
     projection = ProjectionConfig(
         config.projection, config.sweeps, config.max_removed, config.shrinkage, config.projection_rank
     )

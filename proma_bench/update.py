@@ -41,21 +41,32 @@ def optimizer_step(
     for experience in _passes(microbatches, rows / sequences, proma):
         if _adds_nothing(experience, config, proma):
             continue
-        log_probs = policy.on(experience).log_prob(experience.actions)
-        objective = experience.per_sequence(OBJECTIVES[config.method](log_probs, experience, config.clip))
-        objective = objective * _weights(experience, config, rows, sequences)
-        if not objective.isfinite().all():
-            raise RunError("log-probabilities are no longer finite; a lower learning rate may help")
-        if proma is None:
-            (-objective.sum()).backward()
-        else:
-            ids = policy.sequence_ids(experience)
-            proma.backward(objective, experience.advantages, ids, microbatch_size=size)
+        try:
+            log_probs = policy.on(experience).log_prob(experience.actions)
+            objective = experience.per_sequence(OBJECTIVES[config.method](log_probs, experience, config.clip))
+            objective = objective * _weights(experience, config, rows, sequences)
+            if not objective.isfinite().all():
+                raise RunError("log-probabilities are no longer finite; a lower learning rate may help")
+            if proma is None:
+                (-objective.sum()).backward()
+            else:
+                ids = policy.sequence_ids(experience)
+                proma.backward(objective, experience.advantages, ids, microbatch_size=size)
+        except torch.OutOfMemoryError:
+            raise RunError(_out_of_memory(len(experience), config)) from None
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     result = {"grad_norm": float(get_total_norm(gradients)), **projection_stats(proma)}
     optimizer.step()
     optimizer.zero_grad()
     return result
+
+
+def _out_of_memory(sequences: int, config: RunConfig) -> str:
+    """What to change; a smaller microbatch, chosen in silence, would be another algorithm."""
+    settings = ["turn on gradient_checkpointing"] if getattr(config, "gradient_checkpointing", True) is False else []
+    settings += ["lower answer_tokens"] if hasattr(config, "answer_tokens") else []
+    settings += ["lower microbatch_size (which changes what PROMA does)"]
+    return f"out of memory in a training pass of {sequences} sequences; {', or '.join(settings)}"
 
 
 def _weights(experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor | float:

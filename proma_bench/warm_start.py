@@ -26,9 +26,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from proma_bench.errors import UsageError
 from proma_bench.experience import PADDING, Experience
 from proma_bench.language import LanguagePolicy
+from proma_bench.prompts import prompt_of
 from proma_bench.rollout import padded_left
 from proma_bench.tasks import POOL, Task
-from proma_bench.text import prompt_of
 
 BATCH = 128
 PEAK_RATE = 3e-3

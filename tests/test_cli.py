@@ -67,11 +67,13 @@ def test_a_run_shows_progress_and_where_it_is(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("--help", ["run", "ladder", "report"]),
+        ("--help", ["run", "ladder", "report", "verify", "tutorials"]),
         ("run --help", ["TIER", "bandit"]),
         ("run bandit --help", ["--method", "--max-removed", "--resume", "the paper"]),
         ("ladder --help", ["--budget", "--jobs", "default: 10"]),
         ("report --help", ["DIR"]),
+        ("verify --help", ["PACKAGE.MODULE:FUNCTION", "--inexact"]),
+        ("tutorials --help", ["--out", "proma-tutorials"]),
     ],
 )
 def test_help_is_there(arguments, expected, capsys):

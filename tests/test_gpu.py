@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_models import save_tiny, tiny_llm
 from small_runs import tiny_transformer
 from torch import nn
 
@@ -11,7 +12,7 @@ from proma_bench import ProjectionConfig, Proma
 from proma_bench.language import LanguagePolicy
 from proma_bench.sequence_grads.cost import WAYS
 from proma_bench.tiers.transformer import tiny_qwen3
-from proma_bench.train import Training
+from proma_bench.train import Training, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 
@@ -104,6 +105,15 @@ def test_a_policy_in_bfloat16_trains_on_the_gpu():
     expected = found["cpu", torch.float32]
     assert torch.cosine_similarity(found["cuda", torch.float32], expected, dim=0) > 0.9999
     assert torch.cosine_similarity(found["cuda", torch.bfloat16], expected, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("method", ["reinforce", "grpo", "proma"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_llm_rung_runs_on_the_gpu(method, dtype, tmp_path):
+    """Of a model in a directory, sampled and trained there; in float32 the numbers are the CPU's."""
+    history = train(tiny_llm(save_tiny(tmp_path), method=method, dtype=dtype, sampler="huggingface"))
+    assert all(step["kl_local"] < 1 and step["grad_norm"] >= 0 for step in history)
+    assert all(step["sampler_gap"] < {"float32": 1e-3, "bfloat16": 0.05}[dtype] for step in history)
 
 
 def moved(experience, device):

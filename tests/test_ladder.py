@@ -8,9 +8,10 @@ import sys
 import time
 
 import pytest
+import torch
 from small_runs import heed_ctrl_c
 
-from proma_bench.config import CONFIGS, METHODS
+from proma_bench.config import CONFIGS, METHODS, LLMConfig
 from proma_bench.errors import UsageError
 from proma_bench.ladder import make_plan
 from proma_bench.report.reading import read_runs
@@ -73,8 +74,11 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
 def test_the_smoke_ladder_climbs_every_rung_of_the_default(tmp_path):
     result = proma_bench("ladder", "--budget", "smoke", "--seeds", 1, "--jobs", 2, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
-    assert {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())} == RUNGS
+    claimed = {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())}
+    assert claimed == RUNGS - {LLMConfig().rung}  # without a model, a smoke run, of which nothing is claimed
     assert "unknown metric" not in result.stdout
+    assert "llm/smoke-run: a smoke run with random weights" in result.stdout
+    assert (tmp_path / "llm" / "proma" / "lr-2e-06" / "seed-0" / "summary.json").exists()
 
 
 def test_another_plan_does_not_go_into_the_same_directory(ladder):
@@ -110,6 +114,28 @@ def test_seeds_are_paired_and_directories_distinct(tmp_path):
         assert [config.learning_rate for config in configs][::10] == [0.0025, 0.005, 0.01]
         assert {config.steps for config in configs} == {60}
     assert jobs[0].path == tmp_path / "bandit" / "reinforce" / "lr-0.0025" / "seed-0"
+
+
+def test_a_model_for_the_ladder_learns_sums_on_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    jobs = make_plan(["bandit", "llm"], "quick", 2, "models/small").jobs(tmp_path)
+    configs = [job.config for job in jobs if job.config.tier == "llm"]
+    assert {(config.model, config.task, config.steps) for config in configs} == {
+        ("models/small", "basic_arithmetic", 20)
+    }
+    assert [config.method for config in configs] == [*METHODS, *METHODS]
+
+
+def test_with_a_gpu_the_ladder_has_the_papers_settings(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    job = make_plan(["llm"], "full", 1).jobs(tmp_path)[0]
+    assert (job.config.model, job.config.task, job.config.steps) == ("Qwen/Qwen3-0.6B", "gsm8k", 300)
+    config = job.config
+    assert (config.contexts, config.group_size, config.steps_per_batch, config.microbatch_size) == (128, 8, 2, 8)
+    assert (config.prompt_tokens, config.answer_tokens, config.learning_rate) == (512, 2048, 2e-6)
+    assert (config.clip, config.projection, config.sweeps, config.max_removed, config.shrinkage) == (
+        0.2, "iterative", 2, 0.5, 1.0
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,17 @@ def test_questions_without_a_valid_answer_are_known_and_not_shown(sums):
     assert task.demonstrations == [(good.text, good.answer)]
 
 
+def test_with_numbers_apart_no_pair_is_in_training_and_validation_in_either_order():
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
+    task = Task("chain_sum", 256, options, numbers_apart=True)
+    trained, held_out = (
+        {frozenset(re.findall("[0-9]+", question.text)) for question in questions}
+        for questions in (task.training, task.validation)
+    )
+    assert len(task.validation) == 256 and len(task.training) > 1000
+    assert not trained & held_out
+
+
 @pytest.mark.parametrize("name", ["gcd", "spell_backward", "basic_arithmetic"])
 def test_other_tasks_have_answers_that_their_own_scorer_accepts(name):
     task = Task(name, 64)

@@ -57,7 +57,7 @@ def test_old_log_probs_are_the_policys_own():
     training = Training(tiny_transformer())
     experience = training.tier.sample(training.policy, training.generators)
     again = training.policy.on(experience).log_prob(experience.actions)
-    assert torch.equal(experience.old_log_probs, again.detach())
+    torch.testing.assert_close(experience.old_log_probs, again.detach(), rtol=1e-5, atol=1e-5)  # another order of sums
     assert experience.per_sequence(experience.old_log_probs).max() < 0
 
 
@@ -88,7 +88,7 @@ def answered(training, answers, questions):
     asked = training.tier.answers
     asked.task = copy.copy(asked.task)
     asked.task.training = questions
-    sampler = Scripted(asked._tokenizer, answers)
+    sampler = Scripted(asked.prompting.tokenizer, answers)
     generators = {**training.generators, "contexts": torch.Generator().manual_seed(0)}
     picks = torch.randint(len(questions), (2,), generator=torch.Generator().manual_seed(0)).tolist()
     with torch.no_grad():

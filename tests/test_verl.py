@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import Micro, oracle_gradients
+from oracle import Micro, intra_gradients, oracle_gradients
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -115,7 +115,8 @@ def expected(
             yield Micro(partial(log_prob, start=start), batch.advantages[start : start + MICROBATCH])
 
     module = (adapted(model()) if lora else model()).double()
-    alone = [oracle_gradients(module, list(micros(batch)), projection) for batch in batches]
+    oracle = intra_gradients if projection.method == "intra" else oracle_gradients
+    alone = [oracle(module, list(micros(batch)), projection) for batch in batches]
     return {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in alone[0]}
 
 
@@ -179,6 +180,7 @@ def test_a_setting_that_cannot_be_is_refused_by_name(setting: str) -> None:
         ("sweeps=0", "sweeps must be"),
         ("max_removed=-1", "max_removed must be"),
         ("shrinkage=2", "shrinkage must lie"),
+        ("projection_rank=-1", "rank must be"),
     ],
 )
 def test_a_projection_out_of_range_is_refused(override: str, message: str) -> None:

@@ -67,6 +67,15 @@ CASES = {
         ProjectionConfig(),
     ),
     "sequence-mean": Case({}, ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"], ProjectionConfig()),
+    "intra": Case(
+        {},
+        [
+            "+actor_rollout_ref.actor.projection=intra",
+            "+actor_rollout_ref.actor.projection_rank=2",
+            "+actor_rollout_ref.actor.max_removed=null",
+        ],
+        ProjectionConfig("intra", max_removed=None, rank=2),
+    ),
     "replicated": Case({}, [f"{ENGINE}.fsdp_size=1"], ProjectionConfig()),
     "bfloat16": Case({}, [f"{ENGINE}.mixed_precision.param_dtype=bf16"], ProjectionConfig(), relative=0.06),
     "LoRA": Case({"lora_rank": 3}, [], ProjectionConfig()),

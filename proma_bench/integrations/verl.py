@@ -38,7 +38,7 @@ from proma_bench.update import projection_stats
 class PromaActorConfig(FSDPActorConfig):
     """VeRL's actor settings, and how the running gradient is projected. The defaults of the projection are the paper's.
 
-    projection, sweeps, max_removed, shrinkage: see `ProjectionConfig`.
+    projection, sweeps, max_removed, shrinkage, projection_rank: see `ProjectionConfig`.
 
     Raises ValueError for a value out of range, and for a setting under which the gradient is no combination of the
     sequences' gradients.
@@ -48,12 +48,14 @@ class PromaActorConfig(FSDPActorConfig):
     sweeps: int = 2
     max_removed: float | None = 0.5
     shrinkage: float = 1.0
+    projection_rank: int = 4
 
     __no_type_check__ = True  # at runtime: VeRL hands over mappings where it declares dataclasses
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_gram_method(self.projection_config)
+        if self.projection_config.method != "intra":
+            require_gram_method(self.projection_config)
         for setting, value, needed, reason in self._requirements():
             if value != needed:
                 raise ValueError(f"PROMA needs actor_rollout_ref.{setting}={needed}, got {value}: {reason}")
@@ -61,7 +63,8 @@ class PromaActorConfig(FSDPActorConfig):
     @property
     def projection_config(self) -> ProjectionConfig:
         """The projection's settings, for `Proma`."""
-        return ProjectionConfig(self.projection, self.sweeps, self.max_removed, self.shrinkage)  # type: ignore[arg-type]
+        method: Any = self.projection
+        return ProjectionConfig(method, self.sweeps, self.max_removed, self.shrinkage, self.projection_rank)
 
     def _requirements(self) -> Iterator[tuple[str, Any, Any, str]]:
         """Settings by name, their values, the values that they must have, and why."""

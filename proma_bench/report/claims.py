@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from proma_bench.config.language import TINY
 from proma_bench.errors import UsageError
 from proma_bench.report.frontier import difference_at_equal_score, series
 from proma_bench.report.paired import Comparable, Estimate, comparable, estimate
@@ -160,6 +161,11 @@ def evaluate(runs: Sequence[Run]) -> list[RungClaims]:
 
 
 def _evaluate(found: Comparable) -> RungClaims:
+    if all(run.config.get("model") == TINY for run in found.members):
+        note = (
+            f"{found.rung}: a smoke run with random weights, which shows that the code runs; no claim is judged on it"
+        )
+        return RungClaims(found, Rule(), None, [], [], [*found.notes, note])
     rule, notes = _rule_of(found)
     rate, rates = _learning_rates(found, rule)
     findings = []

@@ -16,8 +16,8 @@ from proma_bench.errors import RunError, UsageError
 from proma_bench.runs import Run, read_run
 
 METRICS = frozenset(
-    "step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio removed_by_layer clamped "
-    "truncated empty cut overlong unanswerable seconds sequences".split()
+    "step reward accuracy accuracy_lenient accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio "
+    "removed_by_layer clamped truncated empty cut overlong unanswerable seconds sequences tokens sampler_gap".split()
 )
 BY_LAYER = "removed_by_layer"
 LONGEST_NAME = 80

@@ -48,6 +48,8 @@ def commands(root: Path, runs: Sequence[Run]) -> list[str]:
     try:
         plan = read_json(root / "ladder.json")
         options = {"--tiers": ",".join(plan["tiers"]), "--budget": plan["budget"], "--seeds": plan["seeds"]}
+        if model := plan.get("model"):
+            options["--model"] = model
     except (RunError, KeyError, TypeError, RecursionError):
         return [run_command(run.config) for run in runs]
     return [" ".join(["proma-bench ladder", *(f"{name} {shlex.quote(str(value))}" for name, value in options.items())])]
@@ -57,7 +59,7 @@ def run_command(config: dict[str, Any]) -> str:
     """``proma-bench run`` with the method, the seed, and every other setting that is not the rung's default."""
     words = ["proma-bench", "run", str(config["tier"])]
     known = CONFIGS.get(config["tier"])
-    defaults = {field.name: field.default for field in dataclasses.fields(known)} if known else {}
+    defaults = {field.name: _default(field) for field in dataclasses.fields(known)} if known else {}
     for name, value in config.items():
         implied = name not in ("method", "seed") and name in defaults and defaults[name] == value
         if name in ("tier", *_OWN_SECTIONS) or implied:
@@ -65,6 +67,12 @@ def run_command(config: dict[str, Any]) -> str:
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, dict):
+            words += [f"--{option}", *(str(word) for pair in value.items() for word in pair)]
         else:
             words += [f"--{option}", str(value)]
     return shlex.join(words)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from proma_bench.config import METHODS
+from proma_bench.config.language import SMOKE_RUN, TINY
 from proma_bench.errors import UsageError
 from proma_bench.runs import Run
 
@@ -87,7 +88,7 @@ def at_rate(found: Sequence[Group], learning_rate: float | None) -> list[Group]:
 
 def rung(config: dict[str, Any]) -> str:
     """The rung's name, with its environment or task: ``bandit``, ``gym/CartPole-v1``, ``transformer/chain_sum``."""
-    kind = config.get("env", config.get("task"))
+    kind = SMOKE_RUN if config.get("model") == TINY else config.get("env", config.get("task"))
     return f"{config['tier']}/{kind:.80}" if isinstance(kind, str) else str(config["tier"])
 
 

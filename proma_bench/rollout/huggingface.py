@@ -1,11 +1,13 @@
 """Answers from a model of transformers, in the trainer's own process.
 
-A prompt goes through the model once and its key-value cache is repeated for the samples of its group. Answers that have
-ended leave the batch as soon as they are half of it.
+What all prompts begin with (a system prompt, solved examples) goes through the model once, the rest of a prompt once,
+and the key-value cache is repeated for the samples of its group. Answers that have ended leave the batch as soon as
+they are half of it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 
 import torch
@@ -13,7 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from proma_bench.errors import RunError
 from proma_bench.experience import PADDING
+from proma_bench.key_values import cached, repeated
+from proma_bench.precision import computing_in
 from proma_bench.rollout import Prompts, Rollout, padded_left
 
 
@@ -21,35 +26,70 @@ class HuggingFaceSampler:
     """Samples from the weights that the model has at that moment."""
 
     def __init__(
-        self, model: PreTrainedModel, ends: Collection[int], answer_tokens: int, sequences_at_once: int = 512
+        self,
+        model: PreTrainedModel,
+        ends: Collection[int],
+        answer_tokens: int,
+        sequences_at_once: int = 512,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """ends: tokens that end an answer. answer_tokens: where answers are cut off."""
+        """ends: tokens that end an answer. answer_tokens: where answers are cut off. dtype: see `precision`."""
         self.model, self.answer_tokens = model, answer_tokens
         self._ends = torch.tensor(sorted(ends))
-        self._at_once = sequences_at_once
+        self._at_once, self._dtype = sequences_at_once, dtype
 
     @torch.no_grad()
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
-        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones."""
-        device = self.model.device
-        tokens = padded_left(prompts).to(device)
-        generator = _on_device(generator, device)
-        parts = [self._answers(part, samples, generator) for part in tokens.split(max(1, self._at_once // samples))]
+        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
+
+        Raises RunError where the memory does not suffice for the answers to a single prompt.
+        """
+        self.model.eval()  # in training mode, one that checkpoints would not use its cache
+        device, shared = self.model.device, _shared_tokens(prompts)
+        tokens = padded_left([prompt[shared:] for prompt in prompts]).to(device)
+        with computing_in(self._dtype, device, keep=True):
+            start = cached(self.model, prompts[0][:shared])
+            parts = self._in_parts(tokens, start, samples, _on_device(generator, device))
         answers, log_probs = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
         longest = max(1, int((answers != PADDING).sum(dim=1).max()))
         finished = torch.isin(answers, self._ends).any(dim=1)
         return Rollout(
-            tokens.cpu().repeat_interleave(samples, 0), answers[:, :longest], log_probs[:, :longest], finished
+            padded_left(prompts).repeat_interleave(samples, 0), answers[:, :longest], log_probs[:, :longest], finished
         )
 
+    def _in_parts(
+        self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """As many prompts at once as the memory allows; where it does not, the same again with half as many."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        done = 0
+        while done < len(prompts):
+            part = prompts[done : done + max(1, self._at_once // samples)]
+            state = None if generator is None else generator.get_state()
+            try:
+                parts.append(self._answers(part, start, samples, generator))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise RunError(
+                        f"out of memory while {samples} answers to one prompt are generated; lower answer_tokens"
+                    ) from None
+                self._at_once = len(part) * samples // 2
+                if generator is not None and state is not None:
+                    generator.set_state(state)
+                continue
+            done += len(part)
+        return parts
+
     def _answers(
-        self, prompts: Int[Tensor, "Q P"], samples: int, generator: torch.Generator | None
+        self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
     ) -> tuple[Int[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """start: the cache of what comes before the prompts."""
         rows, ends = len(prompts) * samples, self._ends.to(prompts.device)
         answers = prompts.new_full((rows, self.answer_tokens), PADDING)
         log_probs = torch.zeros(answers.shape, device=prompts.device)
+        cache = repeated(start, len(prompts))
         seen = prompts != PADDING  # [Q, P], the attention mask; grows with every token
-        cache = DynamicCache(config=self.model.config)
+        seen = torch.cat([seen.new_ones(len(prompts), cache.get_seq_length()), seen], dim=1)
         logits = self._next(prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
         cache.batch_repeat_interleave(samples)
         seen = seen.repeat_interleave(samples, 0)
@@ -85,6 +125,12 @@ class HuggingFaceSampler:
             logits_to_keep=1,
         )
         return output.logits[:, -1].float()
+
+
+def _shared_tokens(prompts: Prompts) -> int:
+    """How many tokens all prompts begin with; each keeps one of its own."""
+    same = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
+    return min(sum(itertools.takewhile(bool, same)), *(len(prompt) - 1 for prompt in prompts))
 
 
 def _draw(

@@ -3,15 +3,18 @@
     from proma_bench.testing import check_projection, assert_orthogonal_to, projection_problems
 
     check_projection(my_projection)                       # every contract of an exact projection, on hundreds of inputs
+    examine_projection(my_projection)                     # which of them hold, and a counterexample for each other one
 
     @given(projection_problems())                         # or one of them, on inputs of your choice
     def test_mine(problem):
         assert_orthogonal_to(my_projection, problem.running, problem.seq_grads)
 
-A projection is any ``fn(running [*W], seq_grads [B, *W]) -> [*W]``. Needs Hypothesis (``pip install hypothesis``).
+A projection is any ``fn(running [*W], seq_grads [B, *W]) -> [*W]``. From the shell:
+``proma-bench verify package.module:function``. Needs Hypothesis (``pip install hypothesis``).
 """
 
 from proma_bench.testing.checks import EXACT_INVARIANTS, INEXACT_INVARIANTS, check_projection
+from proma_bench.testing.findings import Finding, examine_projection
 from proma_bench.testing.invariants import (
     Projection,
     Step,
@@ -45,6 +48,7 @@ from proma_bench.testing.strategies import (
 __all__ = [
     "EXACT_INVARIANTS",
     "INEXACT_INVARIANTS",
+    "Finding",
     "GramProblem",
     "Projection",
     "ProjectionProblem",
@@ -64,6 +68,7 @@ __all__ = [
     "assert_sign_invariant",
     "assert_zero_invariant",
     "check_projection",
+    "examine_projection",
     "gram_problems",
     "projection_problems",
     "rounding_tolerance",

@@ -31,6 +31,10 @@ class ProjectionProblem(NamedTuple):
     seq_grads: Tensor
     advantages: Tensor
 
+    def rounded(self, decimals: int) -> ProjectionProblem:
+        """The same with all numbers rounded."""
+        return ProjectionProblem(*(values.round(decimals=decimals) for values in self))
+
 
 class GramProblem(NamedTuple):
     """The same in B dimensions: Gram matrix [B, B], overlaps [B] and advantages [B]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pkgutil
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -32,6 +33,10 @@ class Policy(nn.Module):
         """The sequence of every row of the activations; None where their first axis is the sequence."""
         return experience.sequence_ids
 
+    def frozen(self) -> Policy:
+        """A copy that stays as it is, for measurement."""
+        return copy.deepcopy(self).requires_grad_(False)
+
 
 @runtime_checkable
 class Tier(Protocol):
@@ -50,6 +55,7 @@ class Tier(Protocol):
 _HOMES = {
     "bandit": "proma_bench.tiers.bandit:Bandit",
     "gym": "proma_bench.tiers.gym:Gym",
+    "llm": "proma_bench.tiers.llm:LLM",
     "transformer": "proma_bench.tiers.transformer:Transformer",
 }
 

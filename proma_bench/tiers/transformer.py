@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from proma_bench.config import TransformerConfig
 from proma_bench.experience import Experience
 from proma_bench.language import LanguagePolicy
+from proma_bench.models import byte_tokenizer, tiny_qwen3
+from proma_bench.prompts import Line
 from proma_bench.rollout.huggingface import HuggingFaceSampler
 from proma_bench.tasks import Task
 from proma_bench.text import Answers
@@ -31,7 +31,7 @@ class Transformer:
         self.config = config
         tokenizer = byte_tokenizer()
         self.task = Task(config.task, config.validation_questions)
-        self.answers = Answers(self.task, tokenizer, config.answer_tokens, config.context_tokens)
+        self.answers = Answers(self.task, Line(tokenizer), config.context_tokens - config.answer_tokens)
         self._end = int(tokenizer.eos_token_id)
         self._model = tiny_qwen3(len(tokenizer), config.context_tokens)
         if config.warm_start_steps:
@@ -47,40 +47,7 @@ class Transformer:
             return self.answers.experience(policy, sampler, self.config.group_size, self.config.contexts, generators)
 
     def evaluate(self, policy: LanguagePolicy) -> dict[str, float | None]:
-        """The random numbers of the sampled answers are always the same ones."""
-        sampler, generator = self._sampler(policy), torch.Generator().manual_seed(0)
-        return {
-            "accuracy": self.answers.accuracy(sampler, 1, None),
-            "accuracy_sampled": self.answers.accuracy(sampler, self.config.validation_samples, generator),
-        }
+        return self.answers.scores(self._sampler(policy), self.config.validation_samples)
 
     def _sampler(self, policy: LanguagePolicy) -> HuggingFaceSampler:
         return HuggingFaceSampler(policy.model, [self._end], self.config.answer_tokens)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, so that no text of any task is unknown, and one that ends an answer."""
-    end, alphabet = "<end>", sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([end, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
-
-
-def tiny_qwen3(vocabulary: int, context: int) -> Qwen3ForCausalLM:
-    """0.8 million parameters, with all that the big one has: grouped queries, RoPE, RMSNorm, a tied head."""
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Qwen3ForCausalLM(config)

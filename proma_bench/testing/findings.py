@@ -1,0 +1,93 @@
+"""Every promise of a projection on its own: whether it holds, and if not, a small input that shows it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from hypothesis import find, given
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky, NoSuchExample
+
+from proma_bench.testing.checks import Invariant, promises, search, undisturbed
+from proma_bench.testing.invariants import Projection
+from proma_bench.testing.strategies import ProjectionProblem, projection_problems
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one promise.
+
+    invariant: the function of `proma_bench.testing` that states it.
+    failure: how the counterexample breaks it, in words; None where the promise holds.
+    counterexample: a small input that breaks it; None where the promise holds.
+    """
+
+    invariant: Invariant
+    failure: str | None = None
+    counterexample: ProjectionProblem | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self.failure is None
+
+    @property
+    def name(self) -> str:
+        """The promise in a few words: ``orthogonal to``, ``norm not increased``, ..."""
+        return self.invariant.__name__.removeprefix("assert_").replace("_", " ")
+
+
+def examine_projection(
+    fn: Projection, *, exact: bool = True, examples: int = 200, dtype: torch.dtype = torch.float64
+) -> list[Finding]:
+    """Try every promise of `check_projection` on each of ``examples`` inputs, and reduce what breaks one.
+
+    The inputs are the same ones every time. An exception in ``fn`` breaks the promise that was tried.
+    """
+    fn = undisturbed(fn)
+    problems = projection_problems(dtype=dtype)
+    broken: dict[Invariant, ProjectionProblem] = {}
+
+    @search(max_examples=examples)
+    @given(problems)
+    def collect(problem: ProjectionProblem) -> None:
+        for invariant in promises(exact):
+            if invariant not in broken and failure(fn, invariant, problem):
+                broken[invariant] = problem
+
+    collect()
+    return [
+        _reduced(fn, invariant, broken[invariant], problems, examples) if invariant in broken else Finding(invariant)
+        for invariant in promises(exact)
+    ]
+
+
+def failure(fn: Projection, invariant: Invariant, problem: ProjectionProblem) -> str | None:
+    """How the projection breaks a promise on this input, in words; None if it keeps it."""
+    try:
+        invariant(fn, problem.running, problem.seq_grads)
+    except AssertionError as error:
+        return str(error)
+    except Exception as error:  # the code is somebody else's
+        return f"raised {type(error).__name__}: {error}"
+    return None
+
+
+def _reduced(
+    fn: Projection,
+    invariant: Invariant,
+    problem: ProjectionProblem,
+    problems: st.SearchStrategy[ProjectionProblem],
+    examples: int,
+) -> Finding:
+    """The promise with an input that is smaller than this one, if Hypothesis finds one, and rounder, if it can be."""
+
+    def breaks(candidate: ProjectionProblem) -> bool:
+        return failure(fn, invariant, candidate) is not None
+
+    with contextlib.suppress(NoSuchExample, Flaky):
+        problem = find(problems, breaks, settings=search(max_examples=examples))
+    problem = next(filter(breaks, map(problem.rounded, (0, 1, 2))), problem)
+    words = failure(fn, invariant, problem) or "not the same every time: the same input broke the promise and kept it"
+    return Finding(invariant, words, problem)

@@ -1,0 +1,310 @@
+"""The fourth rung: its prompts, its prefix, its precision, and its gradients against the literal ones in float64."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from oracle import Micro, assert_gradients, oracle_gradients
+from small_models import save_tiny, tiny_llm
+from small_runs import without_timings
+
+from proma_bench import ProjectionConfig, tokens
+from proma_bench.cli import main
+from proma_bench.config import METHODS, LLMConfig
+from proma_bench.config.language import TINY
+from proma_bench.errors import RunError, UsageError
+from proma_bench.experience import PADDING
+from proma_bench.language import LanguagePolicy
+from proma_bench.models import Pretrained
+from proma_bench.rollout.huggingface import HuggingFaceSampler
+from proma_bench.runs import read_json, run_in
+from proma_bench.train import Training, train
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("base"), chat=False)
+
+
+# ------------------------------------------------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_records_its_steps_and_what_the_sampler_said(method, model, tmp_path):
+    run = run_in(tmp_path / "run", tiny_llm(model, method=method))
+    assert run.finished
+    assert [step["accuracy"] is None for step in run.metrics] == [True, False, True, False]
+    assert all(0 <= step["sampler_gap"] < 1e-4 for step in run.metrics)
+    assert all(0 < step["tokens"] <= 5 * step["sequences"] for step in run.metrics)
+    assert set(read_json(tmp_path / "run" / "summary.json")["initial"]) == {"accuracy", "accuracy_sampled"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(dtype, model, tmp_path):
+    config = tiny_llm(model, dtype=dtype)
+    whole = run_in(tmp_path / "whole", config)
+
+    def stop(metrics):
+        if metrics["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path / "stopped", config, on_step=stop)
+    resumed = run_in(tmp_path / "stopped", config, resume=True)
+    assert without_timings(resumed.metrics) == without_timings(whole.metrics)
+
+
+def test_gsm8k_is_scored_in_both_forms(model, tmp_path):
+    run = run_in(tmp_path, tiny_llm(model, task="gsm8k", task_options={}, data="synthetic", few_shot=0, steps=2))
+    assert {"accuracy", "accuracy_lenient", "accuracy_sampled"} <= run.metrics[-1].keys()
+
+
+def test_the_test_set_is_scored_when_asked_for(model, tmp_path, capsys):
+    options = (
+        "--task gsm8k --data synthetic --steps 2 --contexts 2 --group-size 2 --prompt-tokens 500 --answer-tokens 2"
+    )
+    command = ["run", "llm", "--model", model, *options.split(), "--validation-questions", "4", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert not (tmp_path / "test.json").exists()
+
+
+def test_a_sampler_that_strays_is_remarked_once(model, tmp_path, monkeypatch):
+    sample = HuggingFaceSampler.sample
+
+    def strayed(self, *arguments):
+        rollout = sample(self, *arguments)
+        return dataclasses.replace(rollout, log_probs=rollout.log_probs - 0.1)
+
+    monkeypatch.setattr(HuggingFaceSampler, "sample", strayed)
+    notes = []
+    run = run_in(tmp_path, tiny_llm(model), on_note=notes.append)
+    assert all(step["sampler_gap"] == pytest.approx(0.1, abs=1e-3) for step in run.metrics)
+    assert len(notes) == 1 and notes[0].startswith("step 1: the sampler's log-probs are 0.1 from the trainer's")
+
+
+def test_a_smoke_run_needs_nothing(tmp_path):
+    config = LLMConfig(**LLMConfig.smoke_run)
+    assert config.rung == "llm/smoke-run"
+    assert run_in(tmp_path, config).finished
+
+
+# ----------------------------------------------------------------------------------------- prompts and prefix
+
+
+def test_solved_problems_stand_before_every_prompt_and_are_never_asked(model):
+    tier = Training(tiny_llm(model)).tier
+    prompting = tier.answers.prompting
+    first, second = prompting.tokenizer.decode(prompting.prefix).splitlines()
+    asked = {question.text for question in tier.task.training + tier.task.validation}
+    for line in (first, second):
+        problem, answer = line.split("=")
+        assert eval(problem) == int(answer) and problem not in asked
+    question = tier.task.training[0]
+    assert prompting.tokenizer.decode(prompting.tokens([question])[0]) == f"{question.text}="
+    ended = set(prompting.tokenizer.batch_decode([[end] for end in prompting.ends]))
+    assert ended == {"\n", "<end>"}
+
+
+def test_thinking_is_asked_for_through_the_template(model):
+    for thinking in (False, True):
+        prompting = Training(tiny_llm(model, few_shot=0, thinking=thinking)).tier.answers.prompting
+        question = Training(tiny_llm(model)).tier.task.validation[0]
+        text = prompting.tokenizer.decode(prompting.tokens([question])[0])
+        assert text.startswith("think: ") == thinking
+        assert prompting.prefix == []
+
+
+def test_no_validation_problem_has_the_numbers_of_a_training_problem(model):
+    task = Training(tiny_llm(model, validation_questions=64)).tier.task
+    held_out = {frozenset(question.text.replace("-", "+").split(" + ")) for question in task.validation}
+    trained = {frozenset(question.text.replace("-", "+").split(" + ")) for question in task.training}
+    assert len(task.validation) == 64 and not held_out & trained
+
+
+def sampled(config):
+    """A policy, its experience with advantages that are not zero, and its microbatches."""
+    training = Training(config)
+    experience = training.tier.sample(training.policy, training.generators)
+    advantages = torch.randn(len(experience), generator=torch.Generator().manual_seed(0))
+    experience = dataclasses.replace(experience, advantages=advantages)
+    return training, experience.microbatches(config.microbatch_size, torch.Generator().manual_seed(1))
+
+
+def literal(policy, prefix, part):
+    """A sequence's log-prob in float64: prefix, prompt and answer alone through the model, nothing cached."""
+
+    def log_prob(module, number):
+        row = part.observations[number]
+        answer = int(part.mask[number].sum())
+        text = torch.cat([torch.tensor(prefix, dtype=row.dtype), row[row != PADDING]])
+        logits = module(input_ids=text.unsqueeze(0)).logits[0].log_softmax(dim=1)
+        return logits[-answer - 1 : -1].gather(1, text[-answer:].unsqueeze(1)).sum()
+
+    return Micro(log_prob, part.advantages)
+
+
+@pytest.mark.parametrize("few_shot", [0, 2], ids=["chat", "few-shot"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("dtype, relative", [("float32", 2e-3), ("bfloat16", 0.15)])
+def test_the_gradient_is_the_literal_one_in_float64(few_shot, checkpointing, dtype, relative, model, monkeypatch):
+    """Chunks of two rows; the prefix, where there is one, in every sequence; one sequence at a time as the oracle."""
+    monkeypatch.setattr(tokens, "CHUNK", 2 * 257)
+    config = tiny_llm(model, few_shot=few_shot, gradient_checkpointing=checkpointing, dtype=dtype)
+    training, parts = sampled(config)
+    prefix = training.tier.answers.prompting.prefix
+    oracle = copy.deepcopy(training.initial.model).requires_grad_(True).double() if dtype == "float32" else None
+    if oracle is None:
+        oracle = Pretrained(model, None).model().double()
+    expected = oracle_gradients(oracle, [literal(oracle, prefix, part) for part in parts[:3]], ProjectionConfig())
+    for part in parts[:3]:
+        log_probs = part.per_sequence(training.policy.on(part).log_prob(part.actions))
+        training.proma.backward(log_probs, part.advantages)
+    assert_gradients(training.policy.model, expected, relative)
+
+
+def test_a_constant_prefix_is_an_approximation_of_the_gradient_and_not_of_the_log_probs(model):
+    config = tiny_llm(model, gradient_checkpointing=False)
+    gradients, log_probs = {}, {}
+    for constant in (False, True):
+        training, parts = sampled(dataclasses.replace(config, constant_few_shot=constant))
+        found = parts[0].per_sequence(training.policy.on(parts[0]).log_prob(parts[0].actions))
+        training.proma.backward(found, parts[0].advantages)
+        log_probs[constant] = found.detach()
+        gradients[constant] = torch.cat([p.grad.flatten() for p in training.policy.parameters()])
+    torch.testing.assert_close(log_probs[True], log_probs[False], rtol=1e-4, atol=1e-4)
+    error = (gradients[True] - gradients[False]).norm() / gradients[False].norm()
+    assert 0.01 < error < 1
+
+
+# -------------------------------------------------------------------------------------------------- precision
+
+
+def test_computing_in_bfloat16_leaves_weights_gradients_and_moments_in_float32(model):
+    training = Training(tiny_llm(model, dtype="bfloat16"))
+    list(training.batch())
+    state = training.optimizer.state.values()
+    assert all(parameter.dtype == torch.float32 for parameter in training.policy.parameters())
+    assert all(moments[name].dtype == torch.float32 for moments in state for name in ("exp_avg", "exp_avg_sq"))
+
+
+def test_a_step_of_the_papers_rate_changes_float32_weights_and_not_bfloat16_ones():
+    weight = torch.full((4,), 0.02)
+    assert torch.equal(weight.bfloat16() - 2e-6, weight.bfloat16())
+    assert not torch.equal(weight - 2e-6, weight)
+
+
+def test_the_frozen_copy_is_half_the_size_and_the_same_policy(model):
+    training = Training(tiny_llm(model, dtype="bfloat16"))
+    experience = training.tier.sample(training.policy, training.generators)
+    assert {parameter.dtype for parameter in training.initial.parameters() if parameter.ndim == 2} == {torch.bfloat16}
+    with torch.no_grad():
+        ours = training.policy.on(experience).log_prob(experience.actions)
+        frozen = training.initial.on(experience).log_prob(experience.actions)
+    torch.testing.assert_close(frozen, ours, rtol=0, atol=0.1)
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+class Full:
+    """A method that runs out of memory whenever it gets more than so many sequences."""
+
+    def __init__(self, function, most, position):
+        self.function, self.most, self.position = function, most, position
+
+    def __call__(self, *arguments):
+        if len(arguments[self.position]) > self.most:
+            raise torch.OutOfMemoryError
+        return self.function(*arguments)
+
+
+def test_generation_goes_on_with_half_as_many_prompts(model, monkeypatch):
+    whole = train(tiny_llm(model, steps=2))
+    full = Full(HuggingFaceSampler._answers, 1, 1)
+    monkeypatch.setattr(HuggingFaceSampler, "_answers", lambda *arguments: full(*arguments))
+    halved = train(tiny_llm(model, steps=2))
+    assert [step["sequences"] for step in halved] == [step["sequences"] for step in whole]
+    full.most = 0
+    with pytest.raises(
+        RunError, match="out of memory while 3 answers to one prompt are generated; lower answer_tokens"
+    ):
+        train(tiny_llm(model, steps=2))
+
+
+def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, monkeypatch):
+    hidden = LanguagePolicy._hidden
+
+    def full(self, *arguments):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError
+        return hidden(self, *arguments)
+
+    monkeypatch.setattr(LanguagePolicy, "_hidden", full)
+    message = r"a training pass of \d+ sequences; turn on gradient_checkpointing, or lower answer_tokens, or lower mi"
+    with pytest.raises(RunError, match=message):
+        train(tiny_llm(model, gradient_checkpointing=False, max_removed=None))
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--few-shot 2 --thinking", "thinking must be off with few_shot, which has no chat, got True"),
+        ("--constant-few-shot", "constant_few_shot must be off unless gradient_checkpointing is off, got True"),
+        ("--few-shot-template {answer}", "few_shot_template must be a text with {question}"),
+        ("--task chain_sums", "unknown task 'chain_sums'"),
+        ("--task chain_sum --data x", "data must be left out unless the task is gsm8k"),
+        ("--task chain_sum --evaluate test", "--evaluate test is for GSM8K"),
+        ("--data nowhere", "no file nowhere/train.jsonl"),
+        ("--data synthetic --model nowhere/at-all", "the model nowhere/at-all is neither in "),
+        ("--data synthetic --model MODEL --prompt-tokens 0", "prompt_tokens must be at least 1"),
+    ],
+)
+def test_a_wrong_use_is_one_line(options, message, model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "llm", *options.replace("MODEL", model).split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_chat_template_is_asked_in_plain_text(base_model):
+    with pytest.raises(UsageError, match="has no chat template; --few-shot 4 asks in plain text"):
+        Training(tiny_llm(base_model, few_shot=0))
+    assert Training(tiny_llm(base_model)).tier.answers.prompting.prefix
+
+
+def test_weights_are_read_from_safetensors_alone(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    torch.save({}, tmp_path / "model" / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UsageError, match=r"cannot load weights in safetensors from .*model \("):
+        Training(tiny_llm(folder))
+    weights.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"cannot load weights in safetensors"):
+        Training(tiny_llm(folder))
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UsageError, match="cannot load"):
+        Training(tiny_llm(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tiny_random_model_has_a_name_of_its_own():
+    assert LLMConfig(model=TINY).rung == "llm/smoke-run" and LLMConfig(model=TINY).task == "gsm8k"

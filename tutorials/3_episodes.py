@@ -1,0 +1,350 @@
+# %% [markdown]
+# # 3 · Episodes
+#
+# *When is "PROMA is better" a result, and when is it luck?*
+#
+# From here on a sequence is more than one action. You train a policy on whole episodes of CartPole, with the three
+# methods, and then learn to read what comes out: a claim is a difference between *paired* runs with an interval
+# around it, and the interval decides whether the claim holds, fails, or is still open.
+#
+# Nothing is re-implemented here. Everything you call is what `proma-bench ladder` and `proma-bench report` call.
+
+# %%
+import itertools
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from checks import lesson3 as check
+from IPython.display import Markdown, display
+from rich.console import Console
+
+from proma_bench.config import METHODS, GymConfig
+from proma_bench.ladder import finish
+from proma_bench.report.claims import CLAIMS, evaluate, judge
+from proma_bench.report.frontier import series
+from proma_bench.report.matrix import claims_table
+from proma_bench.report.paired import estimate
+from proma_bench.report.plots import STYLES, along_score, learning_curves
+from proma_bench.report.reading import read_runs
+from proma_bench.report.statistics import at_rate, groups
+from proma_bench.train import Training, train
+from proma_bench.workers import Job
+
+plt.style.use("lessons.mplstyle")
+STEPS = 14
+SEEDS = 10
+LEARNING_RATES = [0.005, 0.01]
+PROCESSES = 2
+
+# %% [markdown]
+# ## A sequence is an episode
+#
+# The policy is asked once a time step. A batch has groups of 8 episodes that begin alike, and lays all their steps
+# end to end: `sequence_ids` says whose each is.
+
+# %%
+training = Training(GymConfig(method="proma", steps=STEPS))
+batch = training.tier.sample(training.policy, training.generators)
+print(f"{len(batch)} episodes, {batch.rows} steps: observations {list(batch.observations.shape)}")
+log_probs = training.policy.on(batch).log_prob(batch.actions)  # one a step, [N]
+of_episodes = batch.per_sequence(log_probs)  # one a sequence, [B]
+
+# %% [markdown]
+# The log-prob of an episode is the sum over its steps, and its advantage compares its return with its own group,
+#
+# $$\log p_i = \sum_{t \in i} \log \pi(u_t \mid o_t), \qquad a_i = (R_i - \mathrm{mean}(R)) / \mathrm{std}(R) .$$
+#
+# Here is the first group. For every step that the pole stays up, CartPole pays 1, so return and length are the same.
+
+# %%
+print("episode   return   log-prob   advantage")
+for i in range(8):
+    print(f"{i:7d} {batch.rewards[i]:8.0f} {of_episodes[i]:10.2f} {batch.advantages[i]:11.2f}")
+
+# %% [markdown]
+# ## One run of each
+#
+# Same seed, hence the same initial weights and the same starts. Which method is best?
+
+# %%
+for method in METHODS:
+    history = train(GymConfig(method=method, steps=STEPS))
+    style = STYLES[method]
+    plt.plot(
+        [step["step"] for step in history], [step["accuracy"] for step in history], markersize=4,
+        color=style.colour, linestyle=style.dashes, marker=style.marker, label=style.title,
+    )  # fmt: skip
+plt.xlabel("optimizer step")
+plt.ylabel("return of the greedy policy")
+plt.title("One seed tells you about one seed")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## The same from many seeds
+#
+# Now every method from ten seeds, at two learning rates, which is what the ladder does on each of its rungs (this one
+# with 20 steps in place of 14). The rule that will judge the runs is written to each run's `config.json` before its
+# first step: otherwise you could choose it afterwards.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+root = Path(folder.name)
+jobs = [
+    Job(root / f"{method}-{rate:g}-{seed}", GymConfig(method=method, steps=STEPS, seed=seed, learning_rate=rate))
+    for seed, rate, method in itertools.product(range(SEEDS), LEARNING_RATES, METHODS)
+]
+finish(jobs, PROCESSES, Console(quiet=True))
+runs = read_runs(root).runs
+(rung,) = evaluate(runs)
+print(f"{len(runs)} runs of {rung.comparable.rung}; at the same settings, the learning rate is {rung.rate}")
+print(f"the rule: {rung.rule}")
+
+# %%
+with plt.style.context("default"):
+    figure = learning_curves(rung.comparable.rung, at_rate(groups(runs), rung.rate), rung.rule.score)
+    figure.set_dpi(75)
+figure
+
+# %% [markdown]
+# The shaded intervals say how sure you can be of each method's *mean*. They are wide, as some seeds are lucky with
+# their starts, and they overlap. That does not settle whether the methods differ: seed 3 of PROMA and seed 3 of GRPO
+# share their luck. So look at differences within pairs.
+#
+# ## A claim is a paired difference
+#
+# For every seed take PROMA minus the baseline, one number $d_s$ a seed. The *estimate* is the mean of the middle half
+# of them (the interquartile mean), so that one wild seed does not decide. The *interval* comes from resampling the
+# seeds: draw ten of them with replacement, take the estimate, ten thousand times; 95 % of those lie inside.
+
+# %%
+SAME = {
+    method: [rung.comparable.select(method, [rung.rate], seed)[0] for seed in range(SEEDS)] for method in METHODS
+}  # the runs at one learning rate, seed by seed
+
+
+def mean_local_kl(run):
+    return float(np.nanmean(series(run, "kl_local")))
+
+
+d = [mean_local_kl(ours) - mean_local_kl(theirs) for ours, theirs in zip(SAME["proma"], SAME["grpo"], strict=True)]
+found = estimate(d, rung.rule)
+print("differences:", " ".join(f"{value:+.4f}" for value in d))
+print(f"estimate {found.estimate:+.4f}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], {found.n} pairs")
+print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, rung.rule)}")
+
+# %% [markdown]
+# The verdict follows from the interval and from nothing else. All of it below zero: *lower* holds. All of it above:
+# it fails, which is as much of a result. Zero inside: the data are *inconclusive*, which is not the same as "no
+# difference".
+#
+# Here are all claims of the paper on this rung, at one learning rate. Each has its own unit, so differences are
+# divided by their spread, and turned so that right is what the claim says.
+
+# %%
+shown = [(claim, baseline) for claim in CLAIMS for baseline in claim.baselines]
+figure, axes = plt.subplots(figsize=(9, 4.2))
+for row, (claim, baseline) in enumerate(shown):
+    pairs = zip(SAME["proma"], SAME[baseline], strict=True)
+    values = np.array([[measure([a], [b], rung.rule) for measure in claim.same_settings] for a, b in pairs])
+    finding = next(
+        one
+        for one in rung.findings
+        if (one.claim, one.baseline, one.protocol) == (claim.name, baseline, "same_settings")
+    )
+    estimates = [estimate(column, rung.rule).estimate for column in values.T]
+    part = estimates.index(finding.estimate) if finding.estimate in estimates else 0
+    differences = values[:, part]  # of a claim of two parts, the one that decides
+    unit = np.nanstd(differences) or 1.0
+    direction = -1 if claim.statement == "lower" else 1
+    limit = -rung.rule.margin / unit if claim.statement == "not lower" else 0.0
+    axes.plot(direction * differences / unit, [row] * SEEDS, "o", color="#999999", markersize=4)
+    low, high = (np.nan if end is None else end for end in (finding.ci_low, finding.ci_high))
+    axes.plot([direction * low / unit, direction * high / unit], [row - 0.25] * 2, "k-", linewidth=3, marker="|")
+    axes.plot([limit] * 2, [row - 0.45, row + 0.45], "k--", linewidth=1.5, marker="")
+    axes.text(1.02, row, finding.verdict, va="center", transform=axes.get_yaxis_transform())
+axes.set_yticks(range(len(shown)), [f"{claim.text}\nthan with {STYLES[baseline].title}" for claim, baseline in shown])
+axes.invert_yaxis()
+axes.set_xlabel("difference, in standard deviations of the differences (right: as the claim says)")
+axes.set_title("Pairs (grey), interval (black), and the line that it must clear (dashed)", fontsize=10)
+plt.show()
+
+# %% [markdown]
+# A row whose black bar lies right of its line *holds*, left of it *fails*, across it is *inconclusive*. Mind single
+# dots: in almost every row some seeds would have told you the opposite.
+#
+# ## How many seeds?
+#
+# Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs the rule gives no verdict,
+# wherever the interval lies: one that is made of few pairs is itself too narrow.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+for panel, baseline in zip(axes, ["grpo", "reinforce"], strict=True):
+    d = [mean_local_kl(a) - mean_local_kl(b) for a, b in zip(SAME["proma"], SAME[baseline], strict=True)]
+    for n in range(3, SEEDS + 1):
+        found = estimate(d[:n], rung.rule)
+        panel.plot([n, n], [found.low, found.high], "k-", linewidth=2, marker="_")
+        panel.plot(n, found.estimate, "ko")
+        last = judge("lower", found, rung.rule)
+    panel.axhline(0, linestyle="--", color="#777777", marker="")
+    panel.set(xlabel="pairs", title=f"local KL, PROMA minus {STYLES[baseline].title}: {last}", xlim=(2.5, SEEDS + 0.5))
+axes[0].set_ylabel("difference (nats)")
+plt.show()
+
+# %% [markdown]
+# ## At equal step, or at equal score?
+#
+# Someone who stands still has no KL at all. A method that learns more slowly is *local* for free, so comparing at the
+# same step and learning rate flatters the slow. Ask instead what each method pays for a score: read a run's KL off
+# where its best score so far first reaches a level, and let each method choose, at every level, the best of its
+# learning rates. That is its *frontier*. Low is good for both kinds of KL, high for entropy.
+
+# %%
+with plt.style.context("default"):
+    figure = along_score(rung.comparable, rung.rates, rung.rule) or plt.figure()  # none where no two scores are shared
+    figure.set_dpi(75)
+figure
+
+# %%
+console = Console(width=110, force_jupyter=False, force_terminal=False)
+console.print(claims_table([rung]))
+
+# %% [markdown]
+# ## When a claim fails
+
+# %%
+by_verdict = {
+    verdict: [
+        f"`{one.claim}` against {STYLES[one.baseline].title} ({one.protocol.replace('_', ' ')})"
+        for one in rung.findings
+        if one.verdict == verdict
+    ]
+    for verdict in ("holds", "fails", "inconclusive")
+}
+display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for verdict, of in by_verdict.items())))
+
+# %% [markdown]
+# Do not argue with a row that fails; ask what it is about. Four questions, in this order:
+#
+# 1. *Which protocol?* Failing at the same settings and not on the frontier says that the method was only further along.
+#    Failing on both says that it pays more for the same score.
+# 2. *How large?* An interval that excludes zero can be as far from mattering as its estimate is small.
+# 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps a batch and a policy of
+#    two actions, clipping is a strong leash.
+# 4. *Where?* This is CartPole with four microbatches a step. With so few, there is little to project. The same table
+#    for all rungs is one command away, `proma-bench ladder`.
+#
+# And a row that holds deserves the same questions.
+
+# %% [markdown]
+# ## Exercises
+#
+# ### 1. The log-prob of an episode
+#
+# From the log-prob of every step `[N]` and the episode `ids [N]` that it belongs to, compute the log-prob of each of
+# `count` episodes. They are of unequal length.
+
+
+# %%
+def of_episodes(log_probs, ids, count): ...
+
+
+check.of_episodes(of_episodes)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def of_episodes(log_probs, ids, count):
+#     return log_probs.new_zeros(count).index_add(0, ids, log_probs)
+#
+#
+# check.of_episodes(of_episodes)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 2. Pairs
+#
+# `ours` and `theirs` map seeds to a metric, and some runs have not finished. Return the differences that a paired
+# comparison is made of, ours minus theirs.
+
+
+# %%
+def pairs(ours, theirs): ...
+
+
+check.pairs(pairs)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def pairs(ours, theirs):
+#     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+#
+#
+# check.pairs(pairs)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 3. The verdict
+#
+# Return `"holds"`, `"fails"` or `"inconclusive"` for the statement that PROMA's score is *not lower* than the
+# baseline's, where a loss of up to `margin` counts as not lower. `low` and `high` are the ends of the interval of
+# PROMA minus the baseline.
+
+
+# %%
+def not_lower(low, high, margin): ...
+
+
+check.not_lower(not_lower)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def not_lower(low, high, margin):
+#     if low >= -margin:
+#         return "holds"
+#     return "fails" if high < -margin else "inconclusive"
+#
+#
+# check.not_lower(not_lower)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 4. What a score costs
+#
+# A run's `scores` and `kl`, step by step. Return the KL where its best score so far first reaches `level`, linearly
+# interpolated between the two steps around that point. (`level` lies between the first score and the best.)
+
+
+# %%
+def kl_at(scores, kl, level): ...
+
+
+check.kl_at(kl_at)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def kl_at(scores, kl, level):
+#     best = np.maximum.accumulate(scores)
+#     after = int(np.argmax(best >= level))  # the first step that has reached it
+#     if after == 0:
+#         return kl[0]
+#     share = (level - best[after - 1]) / (best[after] - best[after - 1])
+#     return kl[after - 1] + share * (kl[after] - kl[after - 1])
+#
+#
+# check.kl_at(kl_at)
+# ```
+# </details>
