@@ -75,6 +75,7 @@ CASES = {
             "+actor_rollout_ref.actor.max_removed=null",
         ],
         ProjectionConfig("intra", max_removed=None, rank=2),
+        relative=0.06,  # dominant directions depend on rounding where singular values are close; unprojected: 0.09
     ),
     "replicated": Case({}, [f"{ENGINE}.fsdp_size=1"], ProjectionConfig()),
     "bfloat16": Case({}, [f"{ENGINE}.mixed_precision.param_dtype=bf16"], ProjectionConfig(), relative=0.06),
