@@ -1,0 +1,224 @@
+"""PROMA in VeRL: a plug-in that VeRL finds by itself, in the entry-point group ``verl.plugins``.
+
+    python -m verl.trainer.main_ppo \
+        actor_rollout_ref.actor._target_=proma_bench.integrations.verl.PromaActorConfig \
+        actor_rollout_ref.actor.policy_loss.loss_mode=proma actor_rollout_ref.actor.strategy=fsdp2 ...
+
+Rollouts, rewards, advantages, sharding and all that Ray does are VeRL's. What differs is the backward pass of the
+actor: the policy loss is minus the weighted sum of the log-probs, without advantages, and the engine brings those in,
+layer by layer, with `Proma`. VeRL's microbatch (``ppo_micro_batch_size_per_gpu`` sequences) is PROMA's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from tensordict import TensorDict
+from torch import Tensor
+from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
+from verl.utils import tensordict_utils
+from verl.utils.torch_functional import masked_mean
+from verl.workers.config import ActorConfig, FSDPActorConfig
+from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
+from verl.workers.utils.losses import ppo_loss
+
+from proma_bench.backward import Proma
+from proma_bench.projection import ProjectionConfig, require_gram_method
+from proma_bench.update import projection_stats
+
+
+@dataclass
+class PromaActorConfig(FSDPActorConfig):
+    """VeRL's actor settings, and how the running gradient is projected. The defaults of the projection are the paper's.
+
+    projection, sweeps, max_removed, shrinkage, projection_rank: see `ProjectionConfig`.
+
+    Raises ValueError for a value out of range, and for a setting under which the gradient is no combination of the
+    sequences' gradients.
+    """
+
+    projection: str = "iterative"
+    sweeps: int = 2
+    max_removed: float | None = 0.5
+    shrinkage: float = 1.0
+    projection_rank: int = 4
+
+    __no_type_check__ = True  # at runtime: VeRL hands over mappings where it declares dataclasses
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projection_config.method != "intra":
+            require_gram_method(self.projection_config)
+        for setting, value, needed, reason in self._requirements():
+            if value != needed:
+                raise ValueError(f"PROMA needs actor_rollout_ref.{setting}={needed}, got {value}: {reason}")
+
+    @property
+    def projection_config(self) -> ProjectionConfig:
+        """The projection's settings, for `Proma`."""
+        method: Any = self.projection
+        return ProjectionConfig(method, self.sweeps, self.max_removed, self.shrinkage, self.projection_rank)
+
+    def _requirements(self) -> Iterator[tuple[str, Any, Any, str]]:
+        """Settings by name, their values, the values that they must have, and why."""
+        engine = self.fsdp_config
+        combination = "its gradient is no combination of the sequences' gradients"
+        yield "actor.strategy", self.strategy, "fsdp2", "the plug-in is an engine of FSDP2"
+        yield (
+            "actor.policy_loss.loss_mode",
+            self.policy_loss.loss_mode,
+            "proma",
+            "any other loss has the advantages in it, and most weigh tokens by likelihood ratios",
+        )
+        yield "actor.entropy_coeff", self.entropy_coeff, 0, f"of an entropy term, {combination}"
+        yield "actor.use_kl_loss", self.use_kl_loss, False, f"of a KL term, {combination}"
+        yield (
+            "actor.use_dynamic_bsz",
+            self.use_dynamic_bsz,
+            False,
+            "the microbatch is part of the algorithm, and would vary with the length of answers",
+        )
+        yield (
+            "model.use_fused_kernels",
+            self.use_fused_kernels,
+            False,
+            "the head's module is not called then, and its gradient would be missed",
+        )
+        yield "actor.use_prefix_grouper", self.use_prefix_grouper, False, "a shared prompt is no single sequence's"
+        yield (
+            "actor.ulysses_sequence_parallel_size",
+            engine.ulysses_sequence_parallel_size,
+            1,
+            "a process would see parts of sequences",
+        )
+        yield (
+            "actor.fsdp_config.use_no_sync_for_gradient_accumulation",
+            engine.use_no_sync_for_gradient_accumulation,
+            True,
+            "each process projects its own running gradient, which must not be averaged before the last microbatch",
+        )
+        yield "actor.fsdp_config.qat.enable", engine.qat.enable, False, "no rule covers layers that quantise weights"
+
+
+# What the policy loss hands over to the engine that is about to go backward: the microbatch's advantages [B].
+_handed_over: ContextVar[list[Tensor]] = ContextVar("_handed_over")
+
+
+@register_policy_loss("proma")
+def proma_loss(
+    old_log_prob: Float[Tensor, "B T"],
+    log_prob: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B T"],
+    loss_agg_mode: str = "token-mean",
+    config: ActorConfig | None = None,
+    rollout_is_weights: Float[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """Minus the log-probs, weighted and summed as ``loss_agg_mode`` says; the advantages go to the engine.
+
+    The old log-probs are there for the metric ``actor/ppo_kl`` alone. Raises ValueError for token-level importance
+    weights and advantages, and RuntimeError outside of PROMA's engine, where the advantages would be lost.
+    """
+    handed_over = _handed_over.get(None)
+    if handed_over is None or config is None:
+        raise RuntimeError(
+            "loss_mode=proma needs PROMA's engine: set actor_rollout_ref.actor._target_="
+            f"{PromaActorConfig.__module__}.{PromaActorConfig.__name__} and, where GPUs are not NVIDIA's, the "
+            "environment variables VERL_ENGINE_DEVICE=cuda and VERL_ENGINE_VENDOR=nvidia, by which VeRL finds it"
+        )
+    if rollout_is_weights is not None:
+        raise ValueError(
+            "PROMA needs algorithm.rollout_correction.rollout_is=null: weighted by token, the gradient is no "
+            "combination of the sequences' gradients"
+        )
+    handed_over.append(_sequence_advantages(advantages, response_mask))
+    loss = agg_loss(-log_prob, response_mask, loss_agg_mode, **config.global_batch_info)
+    return loss, {"actor/ppo_kl": masked_mean(old_log_prob - log_prob, response_mask).item()}
+
+
+def _sequence_advantages(advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """The one advantage of every sequence's tokens; zero where a sequence has none."""
+    lowest = advantages.masked_fill(~mask, torch.inf).amin(dim=1)
+    highest = advantages.masked_fill(~mask, -torch.inf).amax(dim=1)
+    answered = mask.any(dim=1)
+    if bool((answered & (lowest != highest)).any()):
+        raise ValueError(
+            "PROMA needs one advantage a sequence, and those of its tokens differ: set algorithm.adv_estimator to one "
+            "that is constant over an answer, such as grpo or rloo"
+        )
+    return torch.where(answered, highest, 0.0)
+
+
+@EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cuda", vendor="nvidia")
+class PromaEngine(FSDPEngineWithLMHead):
+    """VeRL's FSDP2 engine, whose backward passes are PROMA's where the actor's config is a `PromaActorConfig`.
+
+    For any other it is the base class and no more. Its metrics have ``actor/removed_ratio`` and ``actor/clamped``: of
+    what the projection did, the mean over tensors and microbatches.
+    """
+
+    _proma: Proma | None = None
+    _backward: ExitStack
+
+    def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
+        """A mini-batch: gradients of all of its microbatches, each projecting what was there before."""
+        config = _proma_config(loss_function)
+        if config is None:
+            return super().forward_backward_batch(data, loss_function, forward_only)
+        if self._proma is None:
+            self._proma = Proma(self.module, config.projection_config, record=True)
+        output = super().forward_backward_batch(data, loss_function, forward_only)
+        stats = projection_stats(self._proma)
+        if not forward_only:
+            output["metrics"] |= {f"actor/{name}": [stats[name]] for name in ("removed_ratio", "clamped")}
+        return output
+
+    @contextmanager
+    def _gradient_sync_context(self, *, is_last_micro_batch: bool) -> Iterator[None]:
+        """Spans forward and backward pass of one microbatch; what `forward_step` enters ends here."""
+        with super()._gradient_sync_context(is_last_micro_batch=is_last_micro_batch), ExitStack() as self._backward:
+            yield
+
+    def forward_step(self, micro_batch: TensorDict, loss_function: Callable, forward_only: bool) -> tuple[Tensor, Any]:
+        """As in the base class; from here on the backward pass is that of this microbatch."""
+        if _proma_config(loss_function) is None:
+            return super().forward_step(micro_batch, loss_function, forward_only)
+        handed_over: list[Tensor] = []
+        token = _handed_over.set(handed_over)
+        try:
+            loss, output = super().forward_step(micro_batch, loss_function, forward_only)
+        finally:
+            _handed_over.reset(token)
+        if not forward_only:
+            (advantages,) = handed_over
+            assert self._proma is not None
+            ids = self._sequence_ids(micro_batch)
+            ids = ids if ids is None else ids.to(advantages.device)
+            self._backward.enter_context(self._proma.microbatch(advantages, ids))
+        return loss, output
+
+    def _sequence_ids(self, micro_batch: TensorDict) -> Int[Tensor, "1 total"] | None:
+        """With padding removed, all sequences are one row: whose token is whose. None for padded rows."""
+        if not tensordict_utils.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
+            return None
+        lengths = micro_batch["input_ids"].offsets().diff()
+        ids = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        padding = self._get_packed_pad_size(len(ids))  # of actor.pad_to_length; without gradient, whosever it is
+        return F.pad(ids, (0, padding), value=len(lengths) - 1).unsqueeze(0)
+
+
+def _proma_config(loss_function: Callable | None) -> PromaActorConfig | None:
+    """The actor's config, which VeRL's workers bind to their loss function, if it is PROMA's."""
+    config = getattr(loss_function, "keywords", {}).get("config")
+    if not isinstance(config, PromaActorConfig):
+        return None
+    if getattr(loss_function, "func", None) is not ppo_loss:
+        raise ValueError("PROMA needs distillation.enabled=False: the gradient of its loss would come unweighted")
+    return config
