@@ -1,0 +1,293 @@
+# %% [markdown]
+# # 5 · A transformer that learns to add
+#
+# *What does a policy lose while it gains, and how can you tell that it has lost too much?*
+#
+# The policy is now a language model, of the very class of Qwen3 (grouped queries, rotary positions, RMSNorm, a tied
+# head), only with fewer than a million parameters. A sequence is a generated answer. You train it with three methods
+# and two variations, and watch its entropy.
+#
+# Be clear about what the next two minutes can show. Each run is a single seed, and a seventh as long as the rung's
+# own. The comparison of the methods, with seeds and intervals and all the ablations, is in
+# [docs/transformer.md](../docs/transformer.md).
+
+# %%
+import collections
+import contextlib
+import dataclasses
+import io
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from checks import lesson5 as check
+from IPython.display import Markdown, display
+from rich.console import Console
+
+from proma_bench import checkpoints
+from proma_bench.config import TransformerConfig
+from proma_bench.ladder import finish
+from proma_bench.report.frontier import moving_mean, series
+from proma_bench.report.statistics import Group
+from proma_bench.report.table import ablation_table, markdown
+from proma_bench.rollout.huggingface import HuggingFaceSampler
+from proma_bench.runs import read_run
+from proma_bench.train import Training
+from proma_bench.workers import Job
+
+plt.style.use("lessons.mplstyle")
+STEPS = 24  # optimizer steps of each run
+WARM_START_STEPS = 450
+CONTEXTS = 64
+PROCESSES = 2
+
+config = TransformerConfig(
+    steps=STEPS,
+    learning_rate=1e-4,  # twice the rung's own, as the runs are short
+    warmup_steps=5,
+    warm_start_steps=WARM_START_STEPS,
+    contexts=CONTEXTS,
+    answer_tokens=6,
+    validate_every=8,
+    validation_questions=128,
+)
+
+# %% [markdown]
+# ## Where it begins
+#
+# From random weights it would have to hit on a right answer before it could learn anything. So it first imitates a
+# teacher half of whose sums are wrong, off by 1 or by 10. This *warm start* takes the better half of a minute. It is
+# kept in `~/.cache/proma_bench`, so you wait for it once.
+
+# %%
+with contextlib.redirect_stderr(io.StringIO()):  # a line that says where it is kept
+    start = Training(config)
+tier = start.tier
+size = sum(parameter.numel() for parameter in start.policy.parameters())
+scores = tier.evaluate(start.policy)
+print(f"{size:,} parameters in {len(list(start.policy.parameters()))} tensors")
+print(f"right answers to {len(tier.task.validation)} held-out questions: ", end="")
+print(f"{scores['accuracy']:.0%} of the most likely ones, {scores['accuracy_sampled']:.0%} of those sampled")
+
+# %% [markdown]
+# It has learnt to add, and to doubt: its most likely answer is far better than one that it samples. Nothing has to be
+# added to what it knows; probability has to be moved. Look at its answers to some questions:
+
+# %%
+tokenizer = tier.answers.prompting.tokenizer
+
+
+def answers(policy, question, count=400):
+    """How often each answer comes, of so many that are sampled."""
+    sampler = HuggingFaceSampler(policy.model, tier.answers.prompting.ends, config.answer_tokens)
+    rollout = sampler.sample(tier.answers.prompting.tokens([question]), count, torch.Generator().manual_seed(0))
+    texts = tokenizer.batch_decode([row[row >= 0].tolist() for row in rollout.answers], skip_special_tokens=True)
+    return collections.Counter(texts)
+
+
+for question in tier.task.validation[:4]:
+    most = ", ".join(f"{text} ({count / 400:.0%})" for text, count in answers(start.policy, question).most_common(4))
+    print(f"{question.text:10} = {question.answer:3}   answered {most}")
+
+# %% [markdown]
+# ## Five runs
+#
+# The three methods with the same settings. PROMA without its clamp, one of the ablations of
+# `proma-bench run transformer --ablate`. And REINFORCE in too great a hurry.
+
+# %%
+VARIANTS = {
+    "REINFORCE": {"method": "reinforce"},
+    "GRPO": {"method": "grpo"},
+    "PROMA": {"method": "proma"},
+    "PROMA, no clamp": {"method": "proma", "max_removed": None},
+    "REINFORCE, 5 × the rate": {"method": "reinforce", "learning_rate": 5e-4},
+}
+folder = tempfile.TemporaryDirectory()
+jobs = {
+    name: Job(Path(folder.name) / name.replace(" ", "-"), dataclasses.replace(config, **settings))
+    for name, settings in VARIANTS.items()
+}
+finish(list(jobs.values()), PROCESSES, Console(quiet=True))
+runs = {name: read_run(job.path) for name, job in jobs.items()}
+found = {name: Group(config.rung, job.config.method, config.learning_rate, [runs[name]]) for name, job in jobs.items()}
+display(Markdown(markdown(ablation_table(config, found, seeds=1))))
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+for name, run in runs.items():
+    measured = [step for step in run.metrics if step["accuracy_sampled"] is not None]
+    left.plot(
+        [0, *(step["step"] for step in measured)],
+        [scores["accuracy_sampled"], *(step["accuracy_sampled"] for step in measured)],
+        label=name,
+    )
+    spent = moving_mean(series(run, "entropy"), config.steps_per_batch)  # batches differ in how hard they are
+    right.plot(range(1, STEPS + 1), spent, markevery=6)
+left.set(xlabel="optimizer step", ylabel="right answers, sampled", title="what is gained")
+right.set(xlabel="optimizer step", ylabel="entropy (nats a token)", title="what is spent")
+figure.legend(loc="outside lower center", ncols=3)
+plt.show()
+
+# %% [markdown]
+# The entropy is the mean over the tokens of the answers, each over the whole vocabulary:
+#
+# $$H = \frac{1}{T} \sum_t \sum_v -\,p_t(v) \log p_t(v) .$$
+#
+# All runs spend it. That alone is no fault: whoever answers with more certainty has less of it. The question is what
+# was bought with it. Four of the runs have moved a little towards right answers, or have stayed where they were. The
+# hasty one has spent the most, and bought wrong answers. That is what is called *collapse*. See what it means for one
+# question:
+
+# %%
+policies = {}
+for name, job in jobs.items():
+    training = Training(job.config)
+    checkpoints.restore(job.path / "checkpoint", training, last_step=STEPS)
+    policies[name] = training
+
+shown = {
+    "warm start": start,
+    "PROMA": policies["PROMA"],
+    "REINFORCE, 5 × the rate": policies["REINFORCE, 5 × the rate"],
+}
+question = next(question for question in tier.task.validation if len(question.text.split()) == 3)  # of two terms
+counts = {name: answers(training.policy, question) for name, training in shown.items()}
+texts = [text for text, _ in sum(counts.values(), collections.Counter()).most_common(9)]
+for number, ((name, count), hatch) in enumerate(zip(counts.items(), ["", "//", ".."], strict=True)):
+    places = [place + 0.27 * (number - 1) for place in range(len(texts))]
+    colour = ["black", "#bbbbbb", "white"][number]
+    plt.bar(
+        places, [count[text] / 400 for text in texts], 0.25, label=name, color=colour, hatch=hatch, edgecolor="black"
+    )
+plt.xticks(range(len(texts)), [f"{text}\n(right)" if text == question.answer else text for text in texts])
+plt.xlabel(f"answer to {question.text}")
+plt.ylabel("share of 400 samples")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## Why a collapse does not heal
+#
+# Advantages compare the answers within a group of $G$. Where all of them are right, or all of them wrong, every
+# advantage is zero: the group is *silent*. If all questions were equally hard, answered right with probability $p$,
+# then
+#
+# $$P(\text{silent}) = p^G + (1 - p)^G .$$
+#
+# Ask each policy a fresh batch of questions:
+
+
+# %%
+def silent(rewards, group_size):
+    """The share of groups whose rewards are all equal."""
+    groups = rewards.view(-1, group_size)
+    return float((groups == groups[:, :1]).all(dim=1).float().mean())
+
+
+rates = torch.linspace(0, 1, 101)
+G = config.group_size
+plt.plot(
+    rates, rates**G + (1 - rates) ** G, "-", color="#777777", marker="", label="if all questions were equally hard"
+)
+for (name, training), marker in zip({"warm start": start, **policies}.items(), "o^sDvX", strict=True):
+    batch = tier.sample(training.policy, training.generators)
+    plt.plot(batch.rewards.mean(), silent(batch.rewards, G), marker, label=name, markersize=8, linestyle="none")
+plt.xlabel("right answers")
+plt.ylabel("share of silent groups")
+plt.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+
+# %% [markdown]
+# A policy that has collapsed onto wrong answers hears nothing about most of its questions: it no longer tries what
+# would be right. (Points above the line are at home where questions differ in difficulty.) Right answers lie on the
+# other branch: there, silence means that there is nothing left to learn. So entropy is not worth keeping for itself.
+# It is what a policy pays for the next improvement with, which is why the paper's claims ask for it *at the same
+# score*, too.
+#
+# What one seed of so few steps cannot tell you is which method spends it best. Lesson 3 says what it takes;
+# [docs/transformer.md](../docs/transformer.md) has what came out.
+
+# %% [markdown]
+# ## Exercises
+#
+# ### 1. The entropy of an answer
+#
+# From `logits [B, T, V]` and `mask [B, T]` (true where there is a real token) compute the mean entropy over all real
+# tokens.
+
+
+# %%
+def entropy(logits, mask): ...
+
+
+check.entropy(entropy)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def entropy(logits, mask):
+#     log_p = logits.log_softmax(dim=-1)
+#     return -(log_p.exp() * log_p).sum(dim=-1)[mask].mean()
+#
+#
+# check.entropy(entropy)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 2. Whose silence?
+#
+# Return two shares of all groups: of those that are silent because every answer is right, and because every answer is
+# wrong. `rewards [N]` are 0 or 1, groups are neighbours.
+
+
+# %%
+def silences(rewards, group_size): ...  # return all_right, all_wrong
+
+
+check.silences(silences)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def silences(rewards, group_size):
+#     right = rewards.view(-1, group_size).mean(dim=1)
+#     return float((right == 1).float().mean()), float((right == 0).float().mean())
+#
+#
+# check.silences(silences)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 3. What a token weighs
+#
+# An optimizer step has answers of unequal length. Return the weight of every token, `[B, T]`, zero where `mask` is
+# false, so that all weights sum to one: `"token-mean"`, every token of the step weighs the same (the paper's run), or
+# `"sequence-mean"`, every answer does.
+
+
+# %%
+def weights(mask, normalisation): ...
+
+
+check.weights(weights)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def weights(mask, normalisation):
+#     real = mask.double()
+#     if normalisation == "token-mean":
+#         return real / real.sum()
+#     return real / real.sum(dim=1, keepdim=True) / len(mask)
+#
+#
+# check.weights(weights)
+# ```
+# </details>

@@ -1,0 +1,366 @@
+# %% [markdown]
+# # 6 · Qwen3-0.6B on GSM8K
+#
+# *What changes when the same update trains a real language model?*
+#
+# In the code: the model, and nothing of the update. In the costs: everything. You will count what has to fit into
+# memory, see what counts as a right answer, run the fourth rung with a stand-in model, and read its report. At the
+# end are the commands for the real thing. It is written for one GPU; **it has not been run on a GPU by us**, so take
+# the commands as a recipe that nobody has cooked yet. Every line that they lead to has run on a CPU.
+
+# %%
+import contextlib
+import io
+import itertools
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from checks import lesson6 as check
+from IPython.display import Markdown, display
+from rich.console import Console
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from proma_bench.config import METHODS, LLMConfig, to_json
+from proma_bench.gsm8k import GSM8K
+from proma_bench.ladder import finish
+from proma_bench.models import byte_tokenizer, tiny_qwen3
+from proma_bench.report.build import report
+from proma_bench.report.plots import learning_curves
+from proma_bench.report.reading import read_runs
+from proma_bench.report.settings import run_command
+from proma_bench.report.statistics import groups
+from proma_bench.runs import read_json, read_run
+from proma_bench.scoring import lenient_number, strict_number
+from proma_bench.tasks import Task
+from proma_bench.warm_start import warm_start
+from proma_bench.workers import Job
+
+plt.style.use("lessons.mplstyle")
+STEPS = 16
+SEEDS = 2
+CONTEXTS = 32
+WARM_START_STEPS = 450
+PROCESSES = 2
+
+# %% [markdown]
+# ## The paper's run, as defaults
+#
+# The rung's settings are those of the paper wherever it names them. You do not have to remember any:
+
+# %%
+paper = LLMConfig()
+names = (
+    "model task contexts group_size steps_per_batch microbatch_size learning_rate prompt_tokens answer_tokens dtype "
+)
+names += "normalisation projection sweeps max_removed shrinkage steps"
+rows = [f"| `{name}` | {getattr(paper, name)} |" for name in names.split()]
+display(Markdown("\n".join(["| setting | default |", "| --- | --- |", *rows])))
+sequences = paper.contexts * paper.group_size // paper.steps_per_batch
+print(f"An optimizer step: {sequences} solutions in {sequences // paper.microbatch_size} microbatches.")
+
+# %% [markdown]
+# ## What must never be in memory
+#
+# Build the model without its weights (on torch's `meta` device), and count.
+
+# %%
+with torch.device("meta"):
+    shape = Qwen3Config(
+        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(shape)
+size = sum(parameter.numel() for parameter in model.parameters())
+tokens = paper.microbatch_size * paper.answer_tokens  # the longest that a microbatch can be
+GIB = 2**30
+needed = {
+    "weights, float32": 4 * size,
+    "gradient, float32": 4 * size,
+    "AdamW's two moments": 2 * 4 * size,
+    "PROMA's workspace": 256 * 2**20,
+}
+avoided = {
+    "sequence gradients written out": paper.microbatch_size * 4 * size,
+    "logits of a microbatch, float32": tokens * shape.vocab_size * 4,
+}
+print(f"{size:,} parameters in {len(list(model.parameters()))} tensors")
+
+# %%
+both = {**needed, **avoided}
+bars = plt.barh(range(len(both)), [value / GIB for value in both.values()], 0.6, color="#555555", edgecolor="black")
+for bar, name in zip(bars, both, strict=True):
+    if name in avoided:
+        bar.set(facecolor="white", hatch="//")
+    plt.text(bar.get_width() + 0.2, bar.get_y() + 0.3, f"{both[name] / GIB:.1f}", va="center")
+plt.yticks(range(len(both)), both)
+plt.gca().invert_yaxis()
+plt.xlabel("GiB (activations come on top)")
+plt.title("Needed (grey), and what would have been needed without care (hatched)", fontsize=10)
+plt.show()
+
+# %% [markdown]
+# Lesson 4 is why the first hatched bar is not needed: the Gram matrix comes from factors, a block of rows at a time.
+# The second is avoided in the same spirit: the log-probs of the head are computed for a few tokens at a time, and
+# again in the backward pass. Gradient checkpointing keeps the activations small. The multiplications are in bfloat16,
+# while weights and gradients stay in float32: at a learning rate of 2e-6 most steps would be lost to the rounding of
+# a bfloat16 weight.
+
+# %%
+weight, step = torch.tensor(0.02), torch.tensor(2e-6)
+for dtype in (torch.float32, torch.bfloat16):
+    moved = weight.to(dtype) + step.to(dtype) != weight.to(dtype)
+    print(f"a weight of {weight:.2g} in {str(dtype).removeprefix('torch.')} plus {step:.0e}: moved {bool(moved)}")
+
+# %% [markdown]
+# ## What a solution is worth
+#
+# GSM8K has word problems whose solutions end in `#### number`. Without a network, templates of `reasoning-gym` stand
+# in for them (`--data synthetic`):
+
+# %%
+problem = GSM8K("synthetic", validation_questions=4).validation[0]
+print(problem.text)
+print("\nanswer:", problem.answer)
+
+# %% [markdown]
+# A completion is read in two ways. *Strict* is what the reward is made of: the last `#### number` within the last 300
+# characters, as the paper's framework reads it. *Lenient* takes any form that can be understood. Both are reported,
+# and kept apart: at the beginning, much of what a model gains is to learn the form, and that is not mathematics.
+
+# %%
+completions = [
+    "He pays 3 * 6 = 18 dollars.\n#### 18",
+    "#### 1,234.0",
+    r"So the answer is \boxed{18}.",
+    "The final answer is $18.",
+    "#### 18 or perhaps 19",
+    "#### eighteen",
+    "I do not know.",
+]
+shown = [f"| `{text!r}` | {strict_number(text)} | {lenient_number(text)} |" for text in completions]
+display(Markdown("\n".join(["| completion | strict | lenient |", "| --- | --- | --- |", *shown])))
+
+# %% [markdown]
+# ## A stand-in on the same rung
+#
+# `--model` takes a directory in the form that models have on the hub: weights in safetensors, a tokenizer, a chat
+# template. You make a very small one: the transformer of lesson 5 after its warm start (which is there already if you
+# have run that lesson). To this rung it is a pretrained model like any other. It half knows sums, so sums are its
+# task.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+root = Path(folder.name)
+tokenizer = byte_tokenizer()
+model = tiny_qwen3(len(tokenizer), 256)
+with contextlib.redirect_stderr(io.StringIO()):  # a line that says where it is kept
+    warm_start(model, Task("chain_sum", 128), tokenizer, WARM_START_STEPS, flawed=0.5)
+# It knows nothing but "3 + 4" in a line, so its template leaves the rest of the message out.
+tokenizer.chat_template = "{{ messages[0]['content'].split(': ')[1].split(' =')[0] + '\\n' }}"
+model.save_pretrained(root / "model")
+tokenizer.save_pretrained(root / "model")
+print(sorted(path.name for path in (root / "model").iterdir()))
+
+# %%
+SETTINGS = {
+    "model": str(root / "model"),
+    "task": "chain_sum",
+    "task_options": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
+    "steps": STEPS,
+    "contexts": CONTEXTS,
+    "learning_rate": 1e-4,  # the paper's 2e-6 is for a far larger model
+    "warmup_steps": 4,
+    "prompt_tokens": 100,
+    "answer_tokens": 6,
+    "validation_questions": 128,
+    "validation_samples": 4,
+    "dtype": "float32",
+    "gradient_checkpointing": False,
+}
+jobs = [
+    Job(root / "runs" / method / f"seed-{seed}", LLMConfig(method=method, seed=seed, **SETTINGS))
+    for seed, method in itertools.product(range(SEEDS), METHODS)
+]
+finish(jobs, PROCESSES, Console(quiet=True))
+print(run_command(to_json(jobs[0].config)).replace(str(root), "DIR"))
+
+# %% [markdown]
+# That command is how the run would be started from a shell.
+#
+# ## Reading a run
+#
+# Its directory is all there is to know about it, and readable while the run goes on:
+
+# %%
+run = next(job.path for job in jobs if job.config.method == "proma")
+for path in sorted(path for path in run.iterdir() if not path.name.startswith(".")):
+    print(path.name)
+last = read_run(run).metrics[-1]
+print({name: value for name, value in last.items() if name != "removed_by_layer"})
+
+# %% [markdown]
+# Before you look at the score, look at whether the run was sound:
+#
+# - `sampler_gap`: how far the sampler's log-probs are from the trainer's, in the mean. If the one is vLLM and the other
+#   transformers, rounding alone makes them differ; more than that, and the answers are not the policy's own.
+# - `cut`, `empty`, `overlong`: how many answers were cut off at `answer_tokens`, how many were empty, and how many
+#   prompts did not fit. An answer that is cut off has no `####`; its zero says nothing about its mathematics.
+# - `grad_norm`, `clamped`, `removed_ratio`: zeros mean that all groups are silent (lesson 5), and no step was taken.
+# - `accuracy`, `accuracy_lenient`, `accuracy_sampled`: greedy in the strict form, greedy in any, and sampled. (A sum
+#   has only one form, so the lenient one is missing here.)
+# - `kl_local` and `kl_global`: how far a step has moved the policy, and how far all of them together.
+
+# %%
+ratios = {
+    job.path.parent.name: [step["sampler_gap"] for step in read_run(job.path).metrics] for job in jobs[: len(METHODS)]
+}
+for name, gaps in ratios.items():
+    print(f"{name:10} sampler_gap at most {max(gaps):.1e}")
+initial = read_json(run / "summary.json")["initial"]
+print("before training:", {name: round(score, 3) for name, score in initial.items() if score is not None})
+
+# %% [markdown]
+# ## The report
+#
+# `proma-bench report DIR` reads whatever runs it finds under `DIR`, prints tables, and writes `report.html`, one page
+# with everything on it.
+
+# %%
+console = Console(file=io.StringIO(), width=110, force_jupyter=False)
+page = report(root / "runs", console)
+text = console.file.getvalue().replace(str(root), "DIR")
+print("\n".join(line.rstrip() for line in text.splitlines()))
+
+# %%
+runs = read_runs(root / "runs").runs
+with plt.style.context("default"):
+    figure = learning_curves("llm/chain_sum", groups(runs), "accuracy")
+    figure.set_dpi(75)
+figure
+
+# %% [markdown]
+# The figure is on the page, too. You know how to read it by now. It begins with how many seeds there are: with so
+# few, every claim is *inconclusive*, whatever the curves look like. The intervals of lesson 3 do not get narrower
+# because the model got larger.
+#
+# ## The real thing
+#
+# On a machine with one GPU, and with network access or local copies of model and data:
+
+# %%
+recipe = {
+    "PROMA, with the paper's settings": LLMConfig(method="proma"),
+    "its baselines": [LLMConfig(method="grpo"), LLMConfig(method="reinforce")],
+    "from local copies": LLMConfig(method="proma", model="models/Qwen3-0.6B", data="data/gsm8k"),
+    "a base model, after four solved problems": LLMConfig(method="proma", model="Qwen/Qwen3-0.6B-Base", few_shot=4),
+    "is everything in place? (minutes)": LLMConfig(method="proma", steps=2, contexts=8, answer_tokens=256),
+}
+for purpose, configs in recipe.items():
+    print(f"# {purpose}")
+    for one in configs if isinstance(configs, list) else [configs]:
+        print(run_command(to_json(one)))
+
+# %% [markdown]
+# - `--evaluate test` scores the finished run on the test problems, which are read for nothing else.
+# - `--resume` goes on after an interruption, with the same results.
+# - Rollouts come from vLLM where it is installed next to a GPU, and from transformers where it is not
+#   (`--sampler huggingface`). With transformers, sampling will take most of the time.
+# - Three methods, several seeds: `proma-bench ladder --tiers llm --seeds 3`. Ten pairs are what a verdict asks for.
+#
+# On a CPU you can put any small instruction-tuned model in place of the stand-in, by `--model DIRECTORY`, and a task
+# that it half knows in place of GSM8K.
+#
+# ## Exercises
+#
+# ### 1. The strict score
+#
+# Return the number (a `float`) of the last `#### number` within the last 300 characters of a completion, or `None`.
+# Commas separate thousands; a full stop at the end is no part of the number. The check throws at you what models
+# write.
+
+
+# %%
+def strict(completion): ...
+
+
+check.strict(strict)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# import re
+#
+#
+# def strict(completion):
+#     found = re.findall(r"#### (-?[0-9.,]+)", completion[-300:])
+#     try:
+#         return float(found[-1].replace(",", "").rstrip(".")) if found else None
+#     except ValueError:  # dots and commas alone
+#         return None
+#
+#
+# check.strict(strict)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 2. Log-probs without the logits
+#
+# From hidden states `hidden [N, d]`, the head's weight `head [V, d]` and `actions [N]`, return the log-prob of every
+# action, `[N]`, and never hold more than `rows` rows of logits. The check measures the largest tensor that you make.
+
+
+# %%
+def log_probs(hidden, head, actions, rows): ...
+
+
+check.log_probs(log_probs)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def log_probs(hidden, head, actions, rows):
+#     parts = []
+#     for states, chosen in zip(hidden.split(rows), actions.split(rows), strict=True):
+#         logits = states @ head.T
+#         parts.append(logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(dim=1))
+#     return torch.cat(parts)
+#
+#
+# check.log_probs(log_probs)
+# ```
+# </details>
+
+# %% [markdown]
+# ### 3. Is this run sound?
+#
+# Given the metrics of a step, return the set of what is wrong with it: `"cut"` if more than a tenth of its sequences
+# were cut off, `"sampler"` if `sampler_gap` is above `largest_gap`, `"silent"` if nothing at all was learned from it.
+
+
+# %%
+def problems(step, largest_gap): ...
+
+
+check.problems(problems)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def problems(step, largest_gap):
+#     found = {
+#         "cut": step["cut"] > step["sequences"] / 10,
+#         "sampler": step["sampler_gap"] > largest_gap,
+#         "silent": step["grad_norm"] == 0,
+#     }
+#     return {name for name, is_wrong in found.items() if is_wrong}
+#
+#
+# check.problems(problems)
+# ```
+# </details>
