@@ -238,8 +238,7 @@ class BackwardEngine:
 
     def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
         running = [self._parameters.running(parameter) for parameter, _ in group]
-        zero = growth.new_zeros(())
-        norms = [zero if gradient is None else torch.linalg.vector_norm(gradient) for gradient in running]
+        norms = [growth.new_zeros(()) if a is None else torch.linalg.vector_norm(a) for a in running]
         squares = torch.stack([norm.double() for norm in norms]).square()
         before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(

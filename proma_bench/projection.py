@@ -264,9 +264,17 @@ def intra(
     projection using dominant subspaces of activations and gradient outputs, applied independently within each
     microbatch". As no microbatch meets another, it does not matter on which process one runs.
     """
+    left, core, right = dominant_part(gradient, output_grads, inputs, rank)
+    return gradient - left @ core @ right.T
+
+
+def dominant_part(
+    gradient: Float[Tensor, "o i"], output_grads: Float[Tensor, "N o"], inputs: Float[Tensor, "N i"], rank: int
+) -> tuple[Float[Tensor, "o k"], Float[Tensor, "k l"], Float[Tensor, "i l"]]:
+    """``U``, ``U' g V`` and ``V``, whose product ``U U' g V V'`` is what `intra` removes."""
     contributing = inputs.where(output_grads.any(dim=1, keepdim=True), 0)
     left, right = dominant_directions(output_grads, rank), dominant_directions(contributing, rank)
-    return gradient - left @ (left.T @ gradient @ right) @ right.T
+    return left, left.T @ gradient @ right, right
 
 
 def dominant_directions(rows: Float[Tensor, "N d"], rank: int) -> Float[Tensor, "d k"]:
@@ -277,11 +285,15 @@ def dominant_directions(rows: Float[Tensor, "N d"], rank: int) -> Float[Tensor, 
     directions found carry nearly as much.
     """
     width = min(rank + _SPARE_DIRECTIONS, *rows.shape)
-    scaled = _with_largest_one(rows.flatten())[0].view_as(rows)
     features, waves = (torch.arange(1, n + 1, dtype=rows.dtype, device=rows.device) for n in (rows.shape[1], width))
     basis = torch.outer(features, waves).cos()
     for _ in range(_PASSES):
-        basis, _ = torch.linalg.qr(scaled.T @ (scaled @ basis))
-    image = scaled @ basis
+        basis, _ = torch.linalg.qr(rows.T @ _image(rows, basis))
+    image = _image(rows, basis)
     _, by_size = torch.linalg.eigh(image.T @ image)
     return basis @ by_size[:, max(0, width - rank) :]
+
+
+def _image(rows: Float[Tensor, "N d"], basis: Float[Tensor, "d w"]) -> Float[Tensor, "N w"]:
+    image = rows @ basis
+    return _with_largest_one(image.flatten())[0].view_as(image)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from proma_bench.projection import ProjectionConfig, intra
+from proma_bench.projection import ProjectionConfig, dominant_part
 from proma_bench.sequence_grads.correction import plain_gradient
 from proma_bench.sequence_grads.factors import OuterProducts, RaggedProducts, SequenceGrads
 
@@ -38,12 +38,22 @@ def intra_gradient(
     if not linear:
         return None
     gradient = plain_gradient([use for use in uses if use not in linear], advantages, shape)
-    norms = []
+    removed, norms = [], []
     for start in range(0, advantages.shape[0], size):
         pieces = [use.rows(start, min(start + size, advantages.shape[0])) for use in linear]
         output_grads, inputs, ids = (torch.cat(piece) for piece in zip(*pieces, strict=True))
-        own = (output_grads * advantages[ids].unsqueeze(1)).T @ inputs
-        left = own.lerp(intra(own, output_grads, inputs, config.rank), config.shrinkage)
-        norms.append(torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in (own - left, own)]))
-        gradient += left
-    return IntraGradient(gradient, *torch.stack(norms, dim=1))
+        own = _weighted_products(output_grads, inputs, advantages[ids].unsqueeze(1))
+        left, core, right = dominant_part(own, output_grads, inputs, config.rank)
+        removed.append(config.shrinkage * torch.linalg.vector_norm(core))
+        norms.append(torch.linalg.vector_norm(own))
+        gradient += own.addmm_(left @ core, right.T, alpha=-config.shrinkage)
+    return IntraGradient(gradient, torch.stack(removed).double(), torch.stack(norms).double())
+
+
+def _weighted_products(
+    output_grads: Float[Tensor, "N o"], inputs: Float[Tensor, "N i"], weights: Float[Tensor, "N 1"]
+) -> Float[Tensor, "o i"]:
+    """``sum_t weights_t G_t (x) X_t``; the narrower side is weighted, for the other may be as wide as a vocabulary."""
+    if output_grads.shape[1] < inputs.shape[1]:
+        return (output_grads * weights).T @ inputs
+    return output_grads.T @ (inputs * weights)
