@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from proma_bench.engine import BackwardEngine
-from proma_bench.projection import ProjectionConfig, require_gram_method
+from proma_bench.projection import ProjectionConfig, require_backward_method
 from proma_bench.records import ProjectionRecord
 from proma_bench.sequence_grads import Layout
 from proma_bench.sequence_grads.cost import WAYS, Way, microbatches_per_pass
@@ -64,8 +64,7 @@ class Proma:
         no parameter's, and for a projection method that needs the gradients written out (``qr``).
         """
         self.config = config or ProjectionConfig()
-        if self.config.method != "intra":
-            require_gram_method(self.config)
+        require_backward_method(self.config)
         if way not in WAYS:
             raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
         names = {name for name, _ in module.named_parameters()}

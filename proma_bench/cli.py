@@ -100,7 +100,7 @@ class Ladder:
     out: Annotated[Path | None, _default("runs/ladder-BUDGET")] = None
     """Directory of the ladder."""
     model: Annotated[str | None, _default("with a GPU Qwen/Qwen3-0.6B, else a smoke run")] = None
-    """Of the rung llm: a name on the hub, or a directory. On a CPU it learns sums."""
+    """Of the rung llm: a name on the hub, or a directory. On a CPU its task is sums."""
     jobs: Annotated[int | None, _default("one for each core")] = None
     """Runs side by side, each in a process with one thread."""
 

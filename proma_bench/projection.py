@@ -213,6 +213,11 @@ def removal(
 def require_gram_method(config: ProjectionConfig) -> None:
     """Raise ValueError for a method that the Gram matrix alone cannot serve."""
     _refuse_intra(config)
+    require_backward_method(config)
+
+
+def require_backward_method(config: ProjectionConfig) -> None:
+    """Raise ValueError for a method that needs the sequence gradients written out, which no backward pass has."""
     if config.method == "qr":
         raise ValueError(
             "method 'qr' stacks the sequence gradients and is for `project` and `accumulate` only; "

@@ -14,12 +14,18 @@ from proma_bench.experience import PADDING
 from proma_bench.rollout.vllm import VLLMSampler
 
 
+def needs_vllm():
+    """Skips the test where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed; tox -e vllm installs it")
+
+
 def vllm_sampler(model, ends, answer_tokens, context_tokens):
     """Skips the test where vLLM is not installed. Importing it warns of what torch has deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        pytest.importorskip("vllm", reason="vLLM is not installed; tox -e vllm installs it")
+        needs_vllm()
         return VLLMSampler(model, ends, answer_tokens, context_tokens)
 
 
@@ -28,8 +34,7 @@ def smollm2(tmp_path_factory):
 
     Also without vLLM, before a model is made that nobody would use.
     """
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed; tox -e vllm installs it")
+    needs_vllm()
     if "PROMA_BENCH_SMOLLM2" in os.environ:
         return os.environ["PROMA_BENCH_SMOLLM2"]
     tool = Path(__file__).parents[2] / "shared/tools/make_smollm2.py"

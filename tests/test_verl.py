@@ -17,6 +17,7 @@ import pytest
 import torch
 from oracle import Micro, intra_gradients, oracle_gradients
 from safetensors.torch import load_file
+from test_backward_transformer import tiny_qwen3
 from torch import Tensor
 
 from proma_bench.projection import ProjectionConfig
@@ -32,7 +33,7 @@ with warnings.catch_warnings():
     from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.utils.reward_score import default_compute_score
     from verl.workers.utils.losses import ppo_loss
-    from verl_runs import CASES, MICROBATCH, MICROBATCHES, Batch, actor_config, adapted, model
+    from verl_runs import CASES, MICROBATCH, MICROBATCHES, Batch, actor_config, adapted
 
     from proma_bench.integrations import verl as plugin
 
@@ -66,8 +67,8 @@ def finished(process: subprocess.Popen[str], seconds: float = 240) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("verl")
-    model().save_pretrained(path / "model")
-    adapted(model()).save_pretrained(path / "adapter")
+    tiny_qwen3(torch.float32).save_pretrained(path / "model")
+    adapted(tiny_qwen3(torch.float32)).save_pretrained(path / "adapter")
     return path
 
 
@@ -114,7 +115,7 @@ def expected(
         for start in range(0, len(batch.tokens), MICROBATCH):
             yield Micro(partial(log_prob, start=start), batch.advantages[start : start + MICROBATCH])
 
-    module = (adapted(model()) if lora else model()).double()
+    module = (adapted(tiny_qwen3(torch.float32)) if lora else tiny_qwen3(torch.float32)).double()
     oracle = intra_gradients if projection.method == "intra" else oracle_gradients
     alone = [oracle(module, list(micros(batch)), projection) for batch in batches]
     return {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in alone[0]}

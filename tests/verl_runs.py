@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from tensordict import TensorDict
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils
 from verl.utils.config import omega_conf_to_dataclass
@@ -95,25 +95,6 @@ def actor_config(*overrides: str) -> Any:
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", [*PROMA, *CPU, *overrides])
     return omega_conf_to_dataclass(config.actor_rollout_ref.actor)
-
-
-def model() -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=True,
-    )
-    module, generator = Qwen3ForCausalLM(config), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(0.1 * noise + (1.0 if parameter.ndim == 1 else 0.0))
-    return module
 
 
 def adapted(module: Qwen3ForCausalLM) -> PeftModel:

@@ -73,8 +73,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_known("method", self.method, METHODS)
         positive = "steps group_size microbatch_size steps_per_batch sweeps validate_every checkpoint_every".split()
-        for name in positive:
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require_positive(*positive)
         for name in ("seed", "warmup_steps", "projection_rank"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", self.learning_rate > 0 and math.isfinite(self.learning_rate), "above 0")
@@ -104,6 +103,15 @@ class RunConfig:
     def remark(self, metrics: dict[str, Any]) -> str | None:
         """What a user should be told of a step with these metrics; None for nothing."""
         return None
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+
+    def _require_whole_steps(self, contexts: int) -> None:
+        """The optimizer steps on a batch share its contexts evenly."""
+        whole = contexts % self.steps_per_batch == 0
+        self._require("contexts", whole, f"a multiple of steps_per_batch ({self.steps_per_batch})")
 
     def _require(self, name: str, valid: bool, wanted: str) -> None:
         if not valid:

@@ -71,10 +71,8 @@ class TransformerConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = "contexts answer_tokens context_tokens validation_questions validation_samples".split()
-        for name in names:
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        divisible = self.contexts % self.steps_per_batch == 0
-        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+        self._require_positive(*names)
+        self._require_whole_steps(self.contexts)
         self._require("answer_tokens", self.answer_tokens < self.context_tokens, "below context_tokens")
         self._require("warm_start_steps", self.warm_start_steps >= 0, "0 or more")
         self._require("flawed", 0 <= self.flawed <= 1, "between 0 and 1")
@@ -161,10 +159,9 @@ class LLMConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("contexts", "prompt_tokens", "answer_tokens", "validation_questions", "validation_samples"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        divisible = self.contexts % self.steps_per_batch == 0
-        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+        names = "contexts prompt_tokens answer_tokens validation_questions validation_samples".split()
+        self._require_positive(*names)
+        self._require_whole_steps(self.contexts)
         require_known("dtype", self.dtype, ("bfloat16", "float32"))
         require_known("sampler", self.sampler, ("auto", "huggingface", "vllm"))
         self._require("few_shot", self.few_shot >= 0, "0 or more")

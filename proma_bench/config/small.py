@@ -29,10 +29,9 @@ class BanditConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("hidden", self.hidden >= 1, "at least 1")
+        self._require_positive("hidden")
         self._require("contexts", 1 <= self.contexts <= 1000, "between 1 and 1000")
-        divisible = self.contexts % self.steps_per_batch == 0
-        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+        self._require_whole_steps(self.contexts)
 
 
 SCORE_RANGES: dict[str, tuple[float, float]] = {
@@ -84,10 +83,8 @@ class GymConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden", "contexts", "validation_episodes"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        divisible = self.contexts % self.steps_per_batch == 0
-        self._require("contexts", divisible, f"a multiple of steps_per_batch ({self.steps_per_batch})")
+        self._require_positive("hidden", "contexts", "validation_episodes")
+        self._require_whole_steps(self.contexts)
         limit = self.max_episode_steps
         self._require("max_episode_steps", limit is None or limit >= 1, "None or at least 1")
 

@@ -30,7 +30,7 @@ from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
 from proma_bench.backward import Proma
-from proma_bench.projection import ProjectionConfig, require_gram_method
+from proma_bench.projection import ProjectionConfig, require_backward_method
 from proma_bench.update import projection_stats
 
 
@@ -54,8 +54,7 @@ class PromaActorConfig(FSDPActorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.projection_config.method != "intra":
-            require_gram_method(self.projection_config)
+        require_backward_method(self.projection_config)
         for setting, value, needed, reason in self._requirements():
             if value != needed:
                 raise ValueError(f"PROMA needs actor_rollout_ref.{setting}={needed}, got {value}: {reason}")

@@ -38,6 +38,8 @@ class Rollout:
 
 @runtime_checkable
 class Sampler(Protocol):
+    """What answers prompts, with the weights that the policy has at that moment."""
+
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
         """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones."""
 
