@@ -1,4 +1,4 @@
-"""Griffe reads docstrings for MkDocs; this turns ours into Markdown. They put a name, a colon and what it is on a line."""
+"""Griffe reads docstrings for MkDocs; here ours become Markdown. They put a name, a colon and what it is on a line."""
 
 from __future__ import annotations
 
