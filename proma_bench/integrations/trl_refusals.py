@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _NO_RATIO = "PROMA uses no likelihood ratios and clips none"
 _NO_TERM = "the gradient of this term of the loss is no combination of the sequences' log-prob gradients"
 _NO_TOKENS = "weights that differ from token to token change the sequences' gradients themselves"
+_ONLY_A_SHARD = "of a running gradient that is reduced in every microbatch a rank holds only a shard"
 _NO_GRADIENT = "it leaves no running gradient in param.grad to project"
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -66,13 +67,17 @@ def refuse_setup(trainer: PROMATrainer) -> None:
         )
     if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
         raise ValueError(f"fsdp_version 1 is not possible with PROMA: {_NO_GRADIENT}; set it to 2")
-    if _reduces_every_microbatch(trainer) and _is_sharded(trainer) and trainer.args.projection != "intra":
-        raise ValueError(
-            "accelerator_config.gradient_accumulation_kwargs.sync_each_batch=True is not possible with PROMA under "
-            "FSDP2: of a running gradient that is reduced in every microbatch a rank holds only a shard; "
-            f"{_must_be((False,))}"
-        )
     distributed = getattr(trainer.model.config, "distributed_config", None)
+    if trainer.args.projection != "intra":  # which needs no running gradient
+        if _reduces_every_microbatch(trainer) and _is_sharded(trainer):
+            raise ValueError(
+                "accelerator_config.gradient_accumulation_kwargs.sync_each_batch=True is not possible with PROMA "
+                f"under FSDP2: {_ONLY_A_SHARD}; {_must_be((False,))}"
+            )
+        if (replicas := getattr(distributed, "dp_replicate_size", None) or 1) > 1:  # transformers has no no_sync there
+            raise ValueError(
+                f"distributed_config.dp_replicate_size={replicas} is not possible with PROMA: {_ONLY_A_SHARD}"
+            )
     for name in ("tp_size", "pp_size", "ep_size"):
         if (size := getattr(distributed, name, None) or 1) > 1:
             raise ValueError(
