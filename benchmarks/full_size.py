@@ -1,11 +1,12 @@
 """Optimizer steps of PROMA on the architecture of Qwen3-0.6B, with random weights, on a CPU: does it fit, how long?
 
-    python -m benchmarks.full_size [--tokens 32]
+    python -m benchmarks.full_size [--tokens 32] [--json benchmarks/results/cpu-full-size.json]
 
 It is a process of its own, because what it reports is the most that it ever had in memory (the peak resident set,
 weights, gradient, moments, frozen copy, Python and all). Two optimizer steps, since only the second has moments from
 its beginning; each of two microbatches of two sequences, in bfloat16 over float32 weights and with gradient
 checkpointing, as the llm rung has them. The last line is JSON; seconds and figures are those of the second step.
+``--json`` stores them in the format of the suites' results, from which ``python -m benchmarks.report`` makes its page.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import argparse
 import dataclasses
 import json
 import resource
+import shlex
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import torch
+from pytest_benchmark.utils import get_commit_info
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.settings import Settings, machine
 from proma_bench import metrics
 from proma_bench.config import LLMConfig
 from proma_bench.experience import Experience
@@ -31,6 +39,7 @@ from proma_bench.update import optimizer_step
 
 PARAMETERS = 596_049_920
 SEQUENCES, MICROBATCH = 4, 2
+DTYPE = torch.bfloat16
 
 
 def qwen3() -> Qwen3ForCausalLM:
@@ -75,7 +84,7 @@ def steps(tokens: int, count: int = 2) -> dict[str, float]:
 
     config = LLMConfig(microbatch_size=MICROBATCH)
     with timed("make"):
-        policy = LanguagePolicy(qwen3(), dtype=torch.bfloat16)
+        policy = LanguagePolicy(qwen3(), dtype=DTYPE)
         assert sum(parameter.numel() for parameter in policy.parameters()) == PARAMETERS
         initial, optimizer, proma = policy.frozen(), make_optimizer(policy, config), make_proma(policy, config)
         whole = experience(tokens)
@@ -94,7 +103,34 @@ def steps(tokens: int, count: int = 2) -> dict[str, float]:
     return {"peak_gib": peak, **seconds, "kl_local": kl_local, "kl_global": kl_global, **numbers}
 
 
-if __name__ == "__main__":
+def record(found: dict[str, float], tokens: int, arguments: Sequence[str]) -> dict[str, Any]:
+    """What was found, as one case of a results file: with the machine, the versions, the commit and the command."""
+    settings = Settings(full=True, device=torch.device("cpu"), dtype=DTYPE)
+    case = f"full size: Qwen3-0.6B, {SEQUENCES} × {2 * tokens}"
+    info = {"case": case, "suite": "full size", "form": settings.form, "device": settings.device.type, **found}
+    commit = get_commit_info()
+    return {
+        "machine_info": machine(settings),
+        "commit_info": {name: commit[name] for name in ("id", "dirty")},
+        "benchmarks": [{"extra_info": info}],
+        "datetime": datetime.now(UTC).isoformat(),
+        "command": shlex.join(["python", "-m", "benchmarks.full_size", *arguments]),
+        "form": settings.form,
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=32, help="of a prompt, and of an answer")
-    print(json.dumps(steps(parser.parse_args().tokens)))
+    parser.add_argument("--json", type=Path, help="where to store the results")
+    given = parser.parse_args(arguments)
+    if given.json and not given.json.parent.is_dir():  # said now, not after minutes
+        parser.error(f"--json: there is no folder {given.json.parent}")
+    found = steps(given.tokens)
+    if given.json:
+        given.json.write_text(json.dumps(record(found, given.tokens, arguments), indent=4) + "\n")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

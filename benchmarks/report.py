@@ -35,6 +35,10 @@ class Results:
     def suite(self, name: str) -> list[dict[str, Any]]:
         return [info for info in self.cases.values() if info["suite"] == name]
 
+    def newest_with(self, *suites: str) -> dict[str, Any]:
+        """The newest file that holds a case of these suites."""
+        return next(file for file in reversed(self.files) if any(info["suite"] in suites for info in infos(file)))
+
 
 def load(folder: Path = RESULTS) -> list[Results]:
     """The stored results, one for each kind of device."""
@@ -80,14 +84,12 @@ def between_markers(text: str, marker: str, content: str) -> str | None:
 
 def performance_table(results: list[Results]) -> str:
     """The README's table: ratios to plain autograd and to REINFORCE, without their quartiles."""
-    if not results:
-        return NOTHING
     parts = []
     for found in results:
         backward = [info for info in found.suite("backward") if not info["layer"] or "Linear" in info["case"]]
-        shown = [tables.overhead(group, quartiles=False) for group in (backward, found.suite("small")) if group]
-        parts.append("\n\n".join([_machine(found.files[-1]), *shown]))
-    return "\n\n".join(parts)
+        if shown := [tables.overhead(group, quartiles=False) for group in (backward, found.suite("small")) if group]:
+            parts += [_machine(found.newest_with("backward", "small")), *shown]
+    return "\n\n".join(parts) or NOTHING
 
 
 def section(found: Results, plot_folder: Path, page_folder: Path) -> str:
@@ -98,7 +100,7 @@ def section(found: Results, plot_folder: Path, page_folder: Path) -> str:
         path = plot_folder / f"{found.device}-{name}.png"
         return path, f"![{alternative}]({path.relative_to(page_folder).as_posix()})"
 
-    for build in (_backward, _small, _memory, _throughput, _sampling, _projection, _sweeps):
+    for build in (_backward, _small, _memory, _full_size, _throughput, _sampling, _projection, _sweeps):
         parts += build(found, picture)
     return "\n\n".join(parts)
 
@@ -151,6 +153,19 @@ def _memory(found: Results, picture: Any) -> list[str]:
         tables.memory(cases),
         link,
     ]
+
+
+def _full_size(found: Results, _: Any) -> list[str]:
+    cases = found.suite("full size")
+    if not cases:
+        return []
+    about = (
+        "The second optimizer step of PROMA on Qwen3-0.6B with random weights: microbatches of two sequences, half "
+        "prompt and half answer; bfloat16 over float32 weights, gradient checkpointing. The peak is that of the whole "
+        "process, from its beginning; after the update, the frozen copy is measured too. Removed: the share of the "
+        "running gradient's norm, mean over tensors; clamped: the share of projections."
+    )
+    return ["#### The full size", about, tables.full_size(cases)]
 
 
 def _throughput(found: Results, _: Any) -> list[str]:

@@ -95,6 +95,22 @@ def throughput(infos: Sequence[Info]) -> str:
     return markdown(["rung", *names], rows)
 
 
+def full_size(infos: Sequence[Info]) -> str:
+    """Peak memory, seconds, and what was found, of a step at the size of the real model."""
+    columns = {
+        "peak_gib": ("peak, GiB", ".2f"),
+        "make": ("make, s", ".3g"),
+        "measure before": ("measure before, s", ".3g"),
+        "update": ("update, s", ".3g"),
+        "measure after": ("measure after, s", ".3g"),
+        "kl_local": ("local KL", ".1e"),
+        "removed_ratio": ("removed", ".2f"),
+        "clamped": ("clamped", ".2f"),
+    }
+    rows = [[title(info), *(format(info[name], form) for name, (_, form) in columns.items())] for info in infos]
+    return markdown(["", *(heading for heading, _ in columns.values())], rows)
+
+
 def projection(info: Info) -> str:
     """Each method: cost in times of plain accumulation at every point, fitted exponent, and the largest error."""
     points = info["points"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import report
+from benchmarks import full_size, report
 from benchmarks.memory import peak_bytes
 from benchmarks.published import check_no_gross_regression, published_ratios
 from benchmarks.test_projection_cost import fitted_exponent
@@ -44,15 +45,20 @@ def test_fitted_exponent() -> None:
     assert fitted_exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
 
 
-def stored(folder: Path, ratio: float, date: str = "2026-01-01") -> None:
-    info = {"case": "backward: x", "suite": "backward", "form": "quick", "device": "cpu", "baseline": "plain autograd"}
+def stored(folder: Path, ratio: float, date: str = "2026-01-01", form: str = "quick") -> None:
+    info = {"case": "backward: Linear", "suite": "backward", "form": form, "device": "cpu"}
     timing = {"seconds": 0.1, "ratio": ratio, "ratio_q1": ratio, "ratio_q3": ratio}
     names = ("plain autograd", "PROMA iterative", "PROMA exact")
-    info |= {"contenders": dict.fromkeys(names, timing), "layer": True, "ways": {"weight": "rows"}}
+    info |= {
+        "baseline": names[0],
+        "contenders": dict.fromkeys(names, timing),
+        "layer": True,
+        "ways": {"weight": "rows"},
+    }
     machine = {"versions": {"torch": "2"}, "threads": 1, "device_name": "a CPU", "dtype": "float32", "python": "3"}
     content = {
         "datetime": date,
-        "form": "quick",
+        "form": form,
         "command": "python -m pytest benchmarks",
         "machine_info": machine,
         "commit_info": {"id": "0123456789abcdef"},
@@ -65,19 +71,19 @@ def test_the_gate(tmp_path: Path) -> None:
     stored(tmp_path, 3.0, "2026-01-01")
     stored(tmp_path, 1.2, "2026-01-02")  # the newer one counts
     published = published_ratios("cpu", tmp_path)
-    assert published["backward: x"]["PROMA exact"] == 1.2
+    assert published["backward: Linear"]["PROMA exact"] == 1.2
     assert published_ratios("cuda", tmp_path) == {}
 
     def measured(ratio: float) -> dict[str, object]:
-        return {"backward: x": {"baseline": "plain autograd", "contenders": {"PROMA exact": {"ratio": ratio}}}}
+        return {"backward: Linear": {"baseline": "plain autograd", "contenders": {"PROMA exact": {"ratio": ratio}}}}
 
-    check_no_gross_regression("backward: x", measured(1.79), published)
+    check_no_gross_regression("backward: Linear", measured(1.79), published)
     with pytest.raises(AssertionError, match=r"1\.81 times plain autograd; published 1\.20, allowed 1\.80"):
-        check_no_gross_regression("backward: x", measured(1.81), published)
+        check_no_gross_regression("backward: Linear", measured(1.81), published)
     with pytest.raises(pytest.skip.Exception, match="not measured"):
         check_no_gross_regression("backward: y", measured(1.0), published)
     with pytest.raises(pytest.skip.Exception, match="no ratio is published"):
-        check_no_gross_regression("backward: x", measured(1.0), {})
+        check_no_gross_regression("backward: Linear", measured(1.0), {})
 
 
 def test_the_report(tmp_path: Path) -> None:
@@ -96,7 +102,48 @@ def test_the_report(tmp_path: Path) -> None:
     assert "old" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "| x | 100 | 1.25 [1.25, 1.25] | 1.25 [1.25, 1.25] |" in text
+    assert "| Linear | 100 | 1.25 [1.25, 1.25] | 1.25 [1.25, 1.25] |" in text
     assert "(plots/cpu-overhead.png)" in text
     assert (tmp_path / "plots" / "cpu-overhead.png").exists()
     assert "a CPU, 1 thread, float32" in readme.read_text()
+    assert "| Linear | 100 | 1.25 | 1.25 |" in readme.read_text()
+
+
+FULL_SIZE = {"peak_gib": 5.678, "make": 12.34, "measure before": 1.234, "update": 45.67, "measure after": 2.345}
+FULL_SIZE |= {"kl_local": 1.23e-4, "kl_global": 0.1, "grad_norm": 1.0, "removed_ratio": 0.125, "clamped": 0.875}
+
+
+def test_the_full_size_is_stored_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(full_size, "steps", lambda tokens: FULL_SIZE)
+    path = tmp_path / "cpu-full-size.json"
+    arguments = ["--tokens", "16", "--json", str(path)]
+    full_size.main(arguments)
+    full_size.main(arguments)  # the newer measurement replaces the older
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == FULL_SIZE
+
+    [found] = report.load(tmp_path)
+    text = report.section(found, tmp_path / "plots", tmp_path)
+    assert "#### The full size" in text
+    assert "| Qwen3-0.6B, 4 × 32 | 5.68 | 12.3 | 1.23 | 45.7 | 2.35 | 1.2e-04 | 0.12 | 0.88 |" in text
+    assert f", bfloat16, Python {platform.python_version()}, torch {torch.__version__}" in text
+    assert f"python -m benchmarks.full_size --tokens 16 --json {path}" in text
+    assert report.performance_table([found]) == report.NOTHING
+
+
+def test_the_machine_of_the_performance_table_is_that_of_its_figures(tmp_path: Path) -> None:
+    stored(tmp_path, 1.25, form="full")
+    newer = full_size.record(FULL_SIZE, 32, [])  # in bfloat16
+    (tmp_path / "newer.json").write_text(json.dumps(newer))
+    table = report.performance_table(report.load(tmp_path))
+    assert "float32" in table and "bfloat16" not in table
+
+
+def test_the_full_size_without_a_folder_to_store_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(full_size, "steps", lambda tokens: pytest.fail("measured for nothing"))
+    with pytest.raises(SystemExit):
+        full_size.main(["--json", str(tmp_path / "nowhere" / "x.json")])
+    assert "there is no folder" in capsys.readouterr().err

@@ -15,9 +15,10 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
-from oracle import assert_gradients, oracle_gradients
+from oracle import assert_gradients, intra_gradients, oracle_gradients
 from test_backward_transformer import norm_in_the_type_of_its_input, tiny_qwen3
 from tiny_trl import (
+    INTRA_RANK,
     MICROBATCHES,
     PROMPTS,
     SIZE,
@@ -50,12 +51,14 @@ RELATIVE = 1e-6  # TRL's masks make weights of float32
 
 def check(trainer: Any, weight: TokenWeight = token_mean, config: ProjectionConfig | None = None) -> None:
     """Train, then compare every step's gradients with the oracle's."""
+    config = config or ProjectionConfig()
+    oracle = intra_gradients if config.method == "intra" else oracle_gradients
     trainer.train()
     assert len(trainer.gradients) == trainer.args.max_steps
     for step, (state, found) in enumerate(zip(trainer.states, trainer.gradients, strict=True)):
         model = at(trainer.model, state)
         seen = trainer.seen[step * MICROBATCHES : (step + 1) * MICROBATCHES]
-        wanted = oracle_gradients(model, micros(seen, weight, trainer.temperature), config or ProjectionConfig())
+        wanted = oracle(model, micros(seen, weight, trainer.temperature), config)
         assert wanted.keys() == found.keys()
         for name, parameter in model.named_parameters():
             parameter.grad = found.get(name)
@@ -74,6 +77,11 @@ def test_gradients_equal_the_oracle(tmp_path: Path, lora: bool, checkpointing: b
 def test_settings_reach_the_projection(tmp_path: Path) -> None:
     settings = {"projection": "exact", "max_removed": None, "shrinkage": 0.7, "temperature": 0.8}
     check(make_trainer(tmp_path, **settings), config=ProjectionConfig("exact", max_removed=None, shrinkage=0.7))
+
+
+def test_intra_gradients_equal_the_oracle(tmp_path: Path) -> None:
+    settings = {"projection": "intra", "projection_rank": INTRA_RANK, "shrinkage": 0.7}
+    check(make_trainer(tmp_path, **settings), config=ProjectionConfig("intra", rank=INTRA_RANK, shrinkage=0.7))
 
 
 WEIGHTS: dict[str, TokenWeight] = {
@@ -269,14 +277,22 @@ def test_settings_of_grpo_are_no_settings_of_proma(tmp_path: Path) -> None:
 def setup(**changed: Any) -> SimpleNamespace:
     """As much of a trainer as its setup is judged by."""
     usual = {"aux_loss_enabled": False, "router_aux_loss_coef": 0.0, "processing_class": None, "is_fsdp_enabled": False}
-    model = SimpleNamespace(config=SimpleNamespace(distributed_config=changed.pop("distributed_config", None)))
-    accelerator = SimpleNamespace(is_fsdp2=False)
-    return SimpleNamespace(**usual | {"model": model, "accelerator": accelerator} | changed)
+    model = nn.Identity()
+    model.config = SimpleNamespace(distributed_config=changed.pop("distributed_config", None))
+    gradient_state = SimpleNamespace(plugin_kwargs=changed.pop("gradient_accumulation_kwargs", {}))
+    accelerator = SimpleNamespace(is_fsdp2=changed.pop("is_fsdp2", False), gradient_state=gradient_state)
+    args = SimpleNamespace(projection=changed.pop("projection", "iterative"))
+    return SimpleNamespace(**usual | {"model": model, "accelerator": accelerator, "args": args} | changed)
+
+
+FSDP2: dict[str, Any] = {"is_fsdp_enabled": True, "is_fsdp2": True}
+REDUCED_ALWAYS: dict[str, Any] = {"gradient_accumulation_kwargs": {"num_steps": 1, "sync_each_batch": True}}
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        (FSDP2 | REDUCED_ALWAYS, "sync_each_batch=True is not possible with PROMA under FSDP2: "),
         ({"aux_loss_enabled": True, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef=0.01 is not possible"),
         ({"processing_class": ProcessorMixin()}, "processing_class is a processor for images"),
         ({"is_fsdp_enabled": True}, "fsdp_version 1 is not possible"),
@@ -287,7 +303,12 @@ def setup(**changed: Any) -> SimpleNamespace:
 def test_setups_that_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         refuse_setup(setup(**changed))
-    refuse_setup(setup())
+
+
+@pytest.mark.parametrize("changed", [{}, FSDP2, REDUCED_ALWAYS, FSDP2 | REDUCED_ALWAYS | {"projection": "intra"}])
+def test_setups_that_are_possible(changed: dict[str, Any]) -> None:
+    """Under DistributedDataParallel every rank has all of a reduced gradient; intra needs no running one."""
+    refuse_setup(setup(**changed))
 
 
 def test_layers_without_a_rule_are_refused_at_once(tmp_path: Path) -> None:

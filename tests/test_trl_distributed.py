@@ -19,10 +19,10 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
-from oracle import oracle_gradients
+from oracle import Micro, intra_gradients, oracle_gradients
 from test_backward_transformer import norm_forward, tiny_qwen3
-from tiny_trl import LORA, MICROBATCHES, at, make_trainer, micros, own_tokens
-from torch import Tensor
+from tiny_trl import INTRA_RANK, LORA, MICROBATCHES, at, make_trainer, micros, own_tokens
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
@@ -38,7 +38,8 @@ Results = dict[str, Any]
 class Case(NamedTuple):
     """sharded: with FSDP2, by transformers as it loads the model; otherwise it is accelerate's DistributedDataParallel.
 
-    accelerate's own FSDP2 plugin is for GPUs only.
+    accelerate's own FSDP2 plugin is for GPUs only. reduced_always: gradients are averaged after every microbatch, not
+    only the last.
     """
 
     sharded: bool = False
@@ -46,23 +47,29 @@ class Case(NamedTuple):
     lora: bool = False
     checkpointed: bool = False
     learns: bool = False
+    config: ProjectionConfig = ProjectionConfig()
+    reduced_always: bool = False
 
 
+INTRA = ProjectionConfig("intra", rank=INTRA_RANK)
 CASES = {
     "ddp": Case(),
     "ddp, checkpointed": Case(checkpointed=True),
     "ddp, lora": Case(lora=True),
     "ddp, lora, checkpointed": Case(lora=True, checkpointed=True),
+    "ddp, reduced always": Case(reduced_always=True),
     "ddp, twenty steps": Case(learns=True),
     "fsdp": Case(sharded=True),
     "fsdp, untied": Case(sharded=True, tied=False),
     "fsdp, checkpointed": Case(sharded=True, checkpointed=True),
     "fsdp, lora": Case(sharded=True, lora=True),
+    "fsdp, intra, reduced always": Case(sharded=True, config=INTRA, reduced_always=True),  # needs no running gradient
     "fsdp, twenty steps": Case(sharded=True, learns=True),
 }
+REFUSED = Case(sharded=True, reduced_always=True)
 
 
-def run(case: Case, folder: Path) -> Results:
+def trainer_of(case: Case, folder: Path) -> Any:
     dtype = torch.float32 if case.learns else torch.float64
     model: Any = tiny_qwen3(dtype, tied=case.tied)
     if case.sharded:
@@ -71,9 +78,15 @@ def run(case: Case, folder: Path) -> Results:
             folder / f"tied-{case.tied}", dtype=dtype, distributed_config=config
         )
     settings: dict[str, Any] = {"activation_checkpointing": case.checkpointed, "ddp_backend": "gloo"}
+    settings |= {"projection": case.config.method, "projection_rank": case.config.rank}
+    settings["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": case.reduced_always}}
     if case.learns:
         settings |= {"max_steps": 20, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
-    trainer = make_trainer(folder / "out", model=model, lora=case.lora, **settings)
+    return make_trainer(folder / "out", model=model, lora=case.lora, **settings)
+
+
+def run(case: Case, folder: Path) -> Results:
+    trainer = trainer_of(case, folder)
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
     parts = {type(part) for part in trainer.model_wrapped.modules()}
@@ -93,13 +106,38 @@ def compared(trainer: Any, case: Case) -> Results:
     tokens = torch.stack([own_tokens(inputs).sum() for inputs in trainer.seen]).sum()
     dist.all_reduce(tokens)
     own = micros(trainer.seen, lambda step, m, i: RANKS / int(tokens), trainer.temperature)
+    *_, oracle_before_last, oracle = oracles(model, own, case)
     return {
         "gradients": trainer.gradients[0],
         "before_last": trainer.before_last,
-        "oracle": oracle_gradients(model, own, ProjectionConfig()),
-        "oracle_before_last": oracle_gradients(model, own[:-1], ProjectionConfig()),
+        "oracle": oracle,
+        "oracle_before_last": oracle_before_last,
         "microbatches": len(own),
     }
+
+
+def oracles(model: nn.Module, own: list[Micro], case: Case) -> list[dict[str, Tensor]]:
+    """What this rank's gradients must be after each microbatch."""
+    if case.config.method == "intra":  # no microbatch meets another, so it does not matter when they are averaged
+        return [intra_gradients(model, own[: number + 1], case.config) for number in range(len(own))]
+    found = []
+    running: dict[str, Tensor] | None = None
+    for micro in own:
+        running = oracle_gradients(model, [micro], case.config, running)
+        if case.reduced_always:
+            for gradient in running.values():
+                dist.all_reduce(gradient)
+                gradient /= RANKS
+        found.append(running)
+    return found
+
+
+def refusal(folder: Path) -> Results:
+    try:
+        trainer_of(REFUSED, folder)
+    except ValueError as error:
+        return {"message": str(error)}
+    return {"message": "nothing was refused"}
 
 
 def worker(rank: int, folder: Path, port: int) -> None:
@@ -108,22 +146,20 @@ def worker(rank: int, folder: Path, port: int) -> None:
     Qwen3RMSNorm.forward = norm_forward
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    for number, case in enumerate(CASES.values()):
-        torch.save(run(case, folder), folder / f"{number}-{rank}.pt")
+    found = {name: run(case, folder) for name, case in CASES.items()}
+    torch.save(found | {"refused": refusal(folder)}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Results]]:
-    """By case, what each rank found."""
+    """By case, and for "refused", what each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
     for tied in (True, False):
         tiny_qwen3(torch.float64, tied=tied).save_pretrained(folder / f"tied-{tied}")
     mp.spawn(worker, args=(folder, free_port()), nprocs=RANKS)
-    return {
-        name: [torch.load(folder / f"{number}-{rank}.pt", weights_only=True) for rank in range(RANKS)]
-        for number, name in enumerate(CASES)
-    }
+    ranks = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return {name: [found[name] for found in ranks] for name in ranks[0]}
 
 
 def free_port() -> int:
@@ -151,7 +187,7 @@ def test_gradients_are_the_mean_of_the_ranks_oracles(name: str, results: dict[st
 
 
 @pytest.mark.parametrize("name", [name for name in COMPARED if not CASES[name].sharded])
-def test_before_they_are_averaged_gradients_are_each_ranks_oracle(name: str, results: dict[str, list[Results]]) -> None:
+def test_before_the_last_microbatch_they_are_each_ranks_oracle(name: str, results: dict[str, list[Results]]) -> None:
     for rank in results[name]:
         (found,) = rank["before_last"]
         assert_equal(found, rank["oracle_before_last"])
@@ -169,3 +205,8 @@ def test_logs_are_means_over_the_ranks(name: str, results: dict[str, list[Result
     first = results[name][0]["log"][0]
     assert 0 < first["removed_ratio"] < 1 and 0 <= first["clamped"] <= 1 and first["local_kl"] > 0
     assert results[name][0]["wrapped"] == ["FSDPModule" if CASES[name].sharded else "DistributedDataParallel"]
+
+
+def test_gradients_reduced_before_they_can_be_projected_are_refused(results: dict[str, list[Results]]) -> None:
+    for rank in results["refused"]:
+        assert "sync_each_batch=True is not possible with PROMA under FSDP2: " in rank["message"]

@@ -23,6 +23,7 @@ from proma_bench.integrations.trl import PROMAConfig, PROMATrainer
 PROMPTS = Dataset.from_dict({"prompt": ["AB", "C", "DEF", "GHIJ", "K", "LM", "NOP", "QRST"] * 8})
 LORA = LoraConfig(r=3, target_modules=["q_proj", "down_proj"])
 MICROBATCHES, SIZE = 3, 4
+INTRA_RANK = 20  # with the spare directions as many as a microbatch has rows, so that the subspaces are exact
 NAMES = {field.name for field in fields(PROMAConfig)}
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in NAMES else "gradient_checkpointing"
 """What transformers calls it, before 5.22 and since."""

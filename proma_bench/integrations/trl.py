@@ -35,7 +35,8 @@ class PROMAConfig(GRPOConfig):
         default="none", metadata={"help": "PROMA weighs by no likelihood ratio; must be 'none'."}
     )
     projection: str = field(
-        default="iterative", metadata={"help": "How the running gradient is projected: iterative, exact or ridge."}
+        default="iterative",
+        metadata={"help": "How the running gradient is projected: iterative, exact or ridge; intra is another method."},
     )
     sweeps: int = field(default=2, metadata={"help": "Passes of the iterative projection."})
     max_removed: float | None = field(
@@ -47,11 +48,16 @@ class PROMAConfig(GRPOConfig):
     shrinkage: float = field(
         default=1.0, metadata={"help": "The share of the projected component that is removed, 0 to 1."}
     )
+    projection_rank: int = field(
+        default=4,
+        metadata={"help": "Dominant directions on either side of a weight that the intra projection removes."},
+    )
 
     @property
     def projection_config(self) -> ProjectionConfig:
         """The same for `Proma`. Raises ValueError for a value out of range."""
-        return ProjectionConfig(self.projection, self.sweeps, self.max_removed, self.shrinkage)  # type: ignore[arg-type]
+        method: Any = self.projection
+        return ProjectionConfig(method, self.sweeps, self.max_removed, self.shrinkage, self.projection_rank)
 
 
 class PROMATrainer(GRPOTrainer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch.distributed.fsdp import FSDPModule
 from transformers import ProcessorMixin
 
 if TYPE_CHECKING:
@@ -65,9 +66,24 @@ def refuse_setup(trainer: PROMATrainer) -> None:
         )
     if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
         raise ValueError(f"fsdp_version 1 is not possible with PROMA: {_NO_GRADIENT}; set it to 2")
+    if _reduces_every_microbatch(trainer) and _is_sharded(trainer) and trainer.args.projection != "intra":
+        raise ValueError(
+            "accelerator_config.gradient_accumulation_kwargs.sync_each_batch=True is not possible with PROMA under "
+            "FSDP2: of a running gradient that is reduced in every microbatch a rank holds only a shard; "
+            f"{_must_be((False,))}"
+        )
     distributed = getattr(trainer.model.config, "distributed_config", None)
     for name in ("tp_size", "pp_size", "ep_size"):
         if (size := getattr(distributed, name, None) or 1) > 1:
             raise ValueError(
                 f"distributed_config.{name}={size} is not possible with PROMA: a layer's gradient must be whole"
             )
+
+
+def _reduces_every_microbatch(trainer: PROMATrainer) -> bool:
+    return bool(trainer.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False))
+
+
+def _is_sharded(trainer: PROMATrainer) -> bool:
+    """By accelerate, when training begins, or already: by transformers, as it loaded the model."""
+    return trainer.is_fsdp_enabled or any(isinstance(module, FSDPModule) for module in trainer.model.modules())
