@@ -56,7 +56,7 @@ S = log_prob_gradient(theta, x, answer=1)
 display(Markdown(f"For *yes*, $S$ = ({S[0]:.2f}, {S[1]:.2f}). For *no* it points the other way, along the same line."))
 
 # %% [markdown]
-# ## The KL divergence grows along S, and only along S
+# ## In one context, the KL divergence grows along S
 #
 # A step $\delta$ makes another policy out of yours. How different is it here?
 #
@@ -79,7 +79,8 @@ display(
 )
 
 # %% [markdown]
-# Now look at all steps at once. Each point of the picture is a step; dark is a large KL.
+# Now look at all steps at once. Each point of the picture is a step; dark is a large KL. The shades change at 0.005,
+# 0.02, 0.05, 0.1, 0.2, 0.4 and 0.8 nats.
 
 
 # %%
@@ -119,16 +120,20 @@ plt.show()
 
 # %% [markdown]
 # A valley. Its floor runs across $S$: move along it as far as you like, and in this context the policy does the
-# same as before. That is the idea that the whole project rests on: *a sampled sequence sees only the component of
-# a step along its own* $S$. To second order, what it sees of the KL is $\tfrac12 \langle S, \delta\rangle^2$, which
-# lesson 1 derives.
+# same as before. Two answers have their gradients on one line; of more, each has its own, and the floor is what is
+# perpendicular to all of them. And here the log-odds are linear in $\theta$; otherwise a step along the floor is free
+# to second order only.
+#
+# The idea that the whole project rests on is this: *a sampled sequence sees only the component of a step along its
+# own* $S$. From it comes an *estimate* of the KL by this one sample, $\tfrac12 \langle S, \delta\rangle^2$; lesson 1
+# says what it estimates.
 #
 # ## Accumulation, and what a newcomer does to the old
 #
-# One optimizer step is accumulated over microbatches. Say an earlier one has left the **running gradient** $A$,
-# as PyTorch leaves it in `param.grad`. Now a new sample arrives, with gradient $S$. As it stands, $A$ would move
-# the policy on the new sample too, though that sample had no say in it. So take that component out before adding
-# anything:
+# One optimizer step is accumulated over microbatches. Say an earlier one has left the **running gradient** $A$, which
+# PyTorch keeps in `param.grad` (with the other sign, as it belongs to a loss). Now a new sample arrives, with gradient
+# $S$. As it stands, $A$ would move the policy on the new sample too, though that sample had no say in it. So take that
+# component out before adding anything:
 #
 # $$A \;\leftarrow\; A - P_S A, \qquad P_S A = \frac{\langle A, S\rangle}{\langle S, S\rangle} S$$
 
@@ -227,9 +232,9 @@ display(Markdown(f"Overlaps of what is left with $S_1$ and $S_2$: {abs(overlaps[
 # %% [markdown]
 # ## Turn the arrows
 #
-# Turn $A$, $S_1$ and $S_2$. What happens to the rest when $S_1$ turns into the direction of $A$? When it turns
-# perpendicular to it? When $S_2$ comes close to $S_1$? (Where this page is only viewed, there are no sliders: the
-# picture below them is the same one, at four angles.)
+# Turn $A$ and $S_1$. What happens to the rest when $S_1$ turns into the direction of $A$? When it turns perpendicular
+# to it? Then set `samples` to 2 and bring $S_2$ close to $S_1$: what is left, and what changes when $S_2$ is exactly
+# $S_1$? (Where this page is only viewed, there are no sliders: the pictures below them are the same, at some angles.)
 
 
 # %%
@@ -260,6 +265,17 @@ for axes, degrees in zip(panels, [40, 70, 100, 130], strict=True):
     axes.set_xlabel(f"$S_1$ at {degrees}°, $A$ at 40°")
 plt.show()
 
+# %%
+figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.5), sharey=True)
+for axes, degrees in zip(panels, [170, 110, 100], strict=True):
+    turn(axes, 40, 100, degrees, samples=2)
+    axes.set_xlabel(f"$S_1$ at 100°, $S_2$ at {degrees}°, $A$ at 40°")
+plt.show()
+
+# %% [markdown]
+# Two gradients that nearly agree take out as much as two that do not: a small difference is a direction, too. Only
+# when they are equal is that direction gone, and what lies along it stays.
+
 # %% [markdown]
 # ## One step of PROMA
 #
@@ -289,18 +305,22 @@ x_old = torch.tensor([0.8, 0.7])
 S_old = log_prob_gradient(theta, x_old, answer=1)
 A_old = 2 * S_old  # what the old sample left behind, with an advantage of 2
 left_old = project(A_old, one)
+pushed = S_old @ S  # the new sample's own push, with an advantage of 1
 cosine = (S_old @ S) / (S_old.norm() * S.norm())
 display(
     Markdown(
         f"The two samples are much alike (cosine {cosine:.2f}). Before the projection, the running gradient raises the "
-        f"old answer's log-prob at a rate of {S_old @ A_old:.3f}; after it, of {S_old @ left_old:.3f}."
+        f"old answer's log-prob at a rate of {S_old @ A_old:.3f}; after it, of {S_old @ left_old:.3f}. Add the new "
+        f"sample's own push, at an advantage of 1, and it is {S_old @ left_old + pushed:.3f}; without projection, "
+        f"{S_old @ A_old + pushed:.3f}."
     )
 )
 
 # %% [markdown]
-# So the projection is not free. It gives up progress on old samples where they agree with new ones, and the new
-# sample adds its own push there instead, counted once and not twice. Whether that is a good bargain is an
-# empirical question. The rest of the course measures it.
+# So the projection is not free. In the directions that old samples share with new ones it gives up what the old ones
+# asked for, however good or bad they were; there only the new sample's advantage counts. Gradients are accumulated to
+# average over samples, and in these directions that average is given up. Whether that is a good bargain is an empirical
+# question. The rest of the course measures it.
 #
 # ## Exercises
 #
@@ -334,8 +354,8 @@ check.projection_of_one(away_from_one)
 # %% [markdown]
 # ### 2. Away from two
 #
-# Now `seq_grads` is `[2, n]`, and the two are not perpendicular. Try the obvious thing first: take out one, then
-# the other.
+# Now `seq_grads` is `[2, n]`, and the two are not perpendicular. Return what is left of `running`, perpendicular to
+# both. Try the obvious thing first: take out one, then the other.
 
 
 # %%

@@ -3,7 +3,7 @@
 #
 # *How far does a step move a policy, and what does the projection take out of it?*
 #
-# In lesson 0 you saw the KL divergence as a valley. Here it becomes a matrix, for the smallest policy there is:
+# In lesson 0 you saw the KL divergence as a valley. Here it becomes a matrix, for a policy that fits on paper:
 # one context, three actions. Everything in the first half can be done with a pencil. Then the same happens on
 # 1,437 handwritten digits.
 
@@ -178,6 +178,11 @@ display(
 # Why this is *proximal*: the newcomer's microbatch estimates the Fisher matrix by its own samples, $\hat F =
 # \frac1B \sum_i S_i S_i^\top$. What is left of $A$ has no component along any $S_i$, so by that estimate the old
 # part of the step costs nothing at all.
+#
+# Mind what this does not say. It is about the exact projection, the last microbatch, and the *old* part of the step;
+# nothing limits the new part. The clamp usually leaves some of the component in (lesson 4). And Adam rescales a
+# gradient entry by entry, so its step need not be orthogonal to any $S_i$. Whether PROMA moves a policy less in
+# practice has to be measured.
 
 # %%
 estimate = torch.outer(newcomer, newcomer)
@@ -191,7 +196,7 @@ table(["½ AᵀFA", "by the microbatch's estimate", "by the true F"], rows)
 # By the *true* matrix it does still cost something. One sample is a poor estimate. What happens over many
 # microbatches?
 #
-# ## What accumulation does to the Fisher matrix
+# ## Where an accumulated step points
 #
 # Twenty actions, rewards drawn at random, a step of 64 samples in microbatches of 4. The eigenvectors of $F$ are
 # directions in which the policy is stiff (large eigenvalue: many nats for a short step) or soft. Where does a
@@ -286,8 +291,9 @@ table([f"gain in reward for {BUDGET} nats", "mean", "against plain (95 %)"], row
 # ## The digits bandit
 #
 # A context is a handwritten digit, an action one of ten labels, the reward 1 for the right one. The policy is a
-# small network, the advantages are relative to eight samples of the same image. This is the whole training loop.
-# Look for what the two methods do not share:
+# small network, the advantages are relative to eight samples of the same image. Two measures: the **sampled accuracy**
+# is the mean probability of the right label on images held out, the **local KL** of a step is KL(policy before it ‖
+# after), meaned over the batch. This is the whole training loop. Look for what the two methods do not share:
 
 # %%
 STEPS = 60
@@ -296,7 +302,7 @@ RATES = [0.0025, 0.005, 0.01]
 
 
 def train(method, learning_rate, seed):
-    """Accuracy (sampled), local KL and entropy after every optimizer step [STEPS, 3]."""
+    """Sampled accuracy, local KL and entropy after every optimizer step [STEPS, 3]."""
     bandit = Bandit(BanditConfig(contexts=32))  # 32 images, 8 samples each
     streams = {name: torch.Generator().manual_seed(seed) for name in ("weights", "contexts", "actions", "order")}
     policy = bandit.policy(streams["weights"])
@@ -338,7 +344,7 @@ for (method, rate), history in runs.items():
     panels[0].plot(range(1, STEPS + 1), history[:, 0], **style, **marker)
     panels[1].plot(history[:, 1].cumsum(0), history[:, 0], **style, **marker)
 panels[0].set(xlabel="optimizer step", ylabel="validation accuracy (sampled)", title="by steps")
-panels[1].set(xlabel="nats moved so far (sum of local KL)", xscale="log", title="by how far the policy moved")
+panels[1].set(xlabel="sum of local KL (nats)", xscale="log", title="by the local KL spent")
 panels[1].legend(title="method, learning rate", fontsize=8, ncols=1)
 plt.show()
 
@@ -349,18 +355,19 @@ for (method, rate), history in runs.items():
     reached = int((history[:, 0] >= goal).nonzero()[0])
     rows.append([method, rate, reached + 1, f"{history[: reached + 1, 1].sum():.3f}", f"{history[reached, 2]:.2f}"])
 display(Markdown(f"To an accuracy of {goal:.2f}, which every run reaches:"))
-table(["method", "learning rate", "steps", "nats moved", "entropy there"], rows)
+table(["method", "learning rate", "steps", "local KL spent", "entropy there"], rows)
 
 # %% [markdown]
-# Compare runs of one learning rate first, then the best of one method with the best of the other: a smaller
-# learning rate alone moves a policy fewer nats, too. These are few seeds; `proma-bench ladder --tiers bandit`
-# does it with ten and with confidence intervals, and lesson 3 shows how to read those.
+# The sum of local KL is no distance: with half the learning rate a run takes up to twice the steps and spends half or
+# less, so the smallest rate always looks best. Look for two runs that have spent the same, one of each method, and
+# compare their steps and their entropy. These are few seeds; `proma-bench ladder --tiers bandit` does it with ten and
+# with confidence intervals, and lesson 3 shows how to read those.
 #
 # ## Exercises
 #
 # ### 1. The Fisher matrix
 #
-# Write it as a function of the probabilities, as a mean over actions of $S S^\top$.
+# Write it as a function of the probabilities, as the mean of $S S^\top$ over actions drawn from the policy.
 
 
 # %%
@@ -407,7 +414,7 @@ check.corrected_by_hand(corrected)
 #
 # ### 3. A step of a given KL
 #
-# Return the multiple of `direction` whose KL is `nats`, by the quadratic form. No bisection.
+# Return the positive multiple of `direction` whose KL is `nats`, by the quadratic form. No bisection.
 
 
 # %%

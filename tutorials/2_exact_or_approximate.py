@@ -5,8 +5,8 @@
 #
 # An exact projection sounds expensive, and the paper's practical choice is an approximation: subtract the
 # component along one sequence after another, twice over. You will compute the projection in four ways, find that
-# three of them are linear algebra with a matrix of $B \times B$ numbers, and end with the form in which PROMA
-# runs: an ordinary policy gradient with *corrected advantages*.
+# they give two results and that a matrix of $B \times B$ numbers is enough for both, and end with the form in which
+# PROMA runs: an ordinary policy gradient with *corrected advantages*.
 
 # %%
 import statistics
@@ -73,7 +73,8 @@ def by_qr(A, S):
 #
 # $$K_{ij} = \langle S_i, S_j\rangle, \qquad c_j = \langle A, S_j \rangle$$
 #
-# $K$ may be singular, because samples repeat. Hence a pseudo-inverse.
+# $K$ may be singular, because samples repeat. Hence a pseudo-inverse, with a cut below which a direction counts as not
+# there (`rtol`; here torch's own, about rounding).
 
 
 # %%
@@ -218,11 +219,14 @@ display(
 )
 
 # %% [markdown]
+# The group has repeated samples and still converges faster here: a repeat subtracts along the same line once more, and
+# that does no harm. Slow are gradients that are nearly alike but not the same, as in the picture on the right above.
+#
 # ## What does it cost?
 #
-# Now the price, on random gradients of a $512 \times 256$ layer, for growing $B$. The unit is what you pay
-# anyway: the plain policy gradient $\sum_i a_i S_i$ from gradients written out. Contenders take turns, and each
-# point is a median of ratios.
+# Now the price, on random gradients of a $512 \times 256$ layer, for growing $B$. The unit is the least that one can
+# do with gradients written out, the weighted sum $\sum_i a_i S_i$. (It is not the price of a training step: a backward
+# pass costs far more. Lesson 4 does without writing out.) Contenders take turns, and each point is a median of ratios.
 
 # %%
 ROUNDS = 15
@@ -268,7 +272,7 @@ for B in BATCHES:
 figure, axes = plt.subplots(figsize=(7, 3.8))
 for name, values in cost.items():
     axes.loglog(BATCHES, values, label=name)
-axes.set(xlabel="sequences in a microbatch, B", ylabel="time, in plain\npolicy gradients")
+axes.set(xlabel="sequences in a microbatch, B", ylabel="time, in weighted\nsums of gradients")
 axes.set_xticks(BATCHES, BATCHES)
 axes.set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, 100])
 axes.minorticks_off()
@@ -277,22 +281,24 @@ plt.show()
 last = {name: values[-1] for name, values in cost.items()}
 display(
     Markdown(
-        f"At B = {BATCHES[-1]} on this machine: {last['QR']:.0f} plain gradients for QR and "
+        f"At B = {BATCHES[-1]} on this machine: {last['QR']:.0f} weighted sums for QR and "
         f"{last['one after another, 2 sweeps']:.0f} for the loop; in B dimensions {last['in B dimensions, exact']:.1f} "
         f"(exact) and {last['in B dimensions, 2 sweeps']:.1f} (two sweeps)."
     )
 )
 
 # %% [markdown]
-# On gradients written out, approximation is the cheap choice. In $B$ dimensions the two share everything that is
-# large, the pass over the gradients and the weighted sum, and differ in what they do with $B \times B$ numbers.
-# The trade-off is gone, and what is left is a question of behaviour.
+# QR and the loop pass over $A$ and $S$ again and again. For many sequences QR is the dear way and the loop the cheaper
+# one; for few it may be the other way round. In $B$ dimensions exact and approximate share everything that is large,
+# the pass over the gradients and the weighted sum. They differ in what they do with $B \times B$ numbers and cost
+# nearly the same. So price does not decide between them, and what is left is a question of behaviour.
 #
 # ## Corrected advantages, step by step
 #
-# One step of PROMA, with shrinkage $\sigma$ and the clamp $\rho$, is
+# Write $g = \sum_i a_i S_i$ for the microbatch's own gradient. The shrinkage $\sigma$ between 0 and 1 says how much of
+# the component is removed (1: all of it), and $\rho$ is the clamp. One step of PROMA is
 #
-# $$A \;\leftarrow\; A - \rho\,\sigma\, P_S A + \sum_i a_i S_i$$
+# $$A \;\leftarrow\; A - \rho\,\sigma\, P_S A + g$$
 #
 # **1.** $P_S A = \sum_i w_i S_i$ with $w = K^+ c$. So the step is $A + \sum_i u_i S_i$ with $u = a -
 # \rho\,\sigma\,w$.

@@ -7,6 +7,9 @@
 # methods, and then learn to read what comes out: a claim is a difference between *paired* runs with an interval
 # around it, and the interval decides whether the claim holds, fails, or is still open.
 #
+# REINFORCE is the plain policy gradient. GRPO is the same with likelihood ratios against the policy that sampled,
+# clipped to $1 \pm 0.2$. PROMA you know.
+#
 # Nothing is re-implemented here. Everything you call is what `proma-bench ladder` and `proma-bench report` call.
 
 # %%
@@ -85,9 +88,9 @@ plt.show()
 # %% [markdown]
 # ## The same from many seeds
 #
-# Now every method from ten seeds, at two learning rates, which is what the ladder does on each of its rungs (this one
-# with 20 steps in place of 14). The rule that will judge the runs is written to each run's `config.json` before its
-# first step: otherwise you could choose it afterwards.
+# Now every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this rung (with 20 steps in
+# place of 14). The rule that will judge the runs is written to each run's `config.json` before its first step:
+# otherwise you could choose it afterwards.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -109,15 +112,20 @@ with plt.style.context("default"):
 figure
 
 # %% [markdown]
-# The shaded intervals say how sure you can be of each method's *mean*. They are wide, as some seeds are lucky with
-# their starts, and they overlap. That does not settle whether the methods differ: seed 3 of PROMA and seed 3 of GRPO
-# share their luck. So look at differences within pairs.
+# *Local KL* is KL(policy before an optimizer step ‖ after it), *global KL* is KL(current ‖ initial), both over the
+# full action distribution at visited states.
+#
+# The shaded intervals say how sure you can be of each method's *mean*. Those of the score are wide, as some seeds are
+# lucky with their starts, and they overlap. In entropy and global KL GRPO stands apart, while PROMA and REINFORCE
+# overlap. Overlap does not settle whether methods differ: seed 3 of PROMA and seed 3 of GRPO share their luck. So look
+# at differences within pairs.
 #
 # ## A claim is a paired difference
 #
 # For every seed take PROMA minus the baseline, one number $d_s$ a seed. The *estimate* is the mean of the middle half
 # of them (the interquartile mean), so that one wild seed does not decide. The *interval* comes from resampling the
-# seeds: draw ten of them with replacement, take the estimate, ten thousand times; 95 % of those lie inside.
+# seeds: draw ten of them with replacement, take the estimate, ten thousand times, and cut off both tails. With so few
+# pairs, cutting off 2.5 % on either side would make too narrow an interval, so less is cut off: 0.9 % for ten pairs.
 
 # %%
 SAME = {
@@ -136,12 +144,14 @@ print(f"estimate {found.estimate:+.4f}, 95 % interval [{found.low:+.4f}, {found.
 print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, rung.rule)}")
 
 # %% [markdown]
-# The verdict follows from the interval and from nothing else. All of it below zero: *lower* holds. All of it above:
+# Given ten pairs or more, the verdict follows from the interval. All of it below zero: *lower* holds. All of it above:
 # it fails, which is as much of a result. Zero inside: the data are *inconclusive*, which is not the same as "no
-# difference".
+# difference". For *not lower* the line is not zero but minus the *margin*, the loss that still counts as not lower (2 %
+# of the score's range).
 #
 # Here are all claims of the paper on this rung, at one learning rate. Each has its own unit, so differences are
-# divided by their spread, and turned so that right is what the claim says.
+# divided by their spread, and turned so that right is what the claim says. Entropy must be higher both at the same step
+# and at the same score; the row shows the part that decides.
 
 # %%
 shown = [(claim, baseline) for claim in CLAIMS for baseline in claim.baselines]
@@ -173,7 +183,7 @@ plt.show()
 
 # %% [markdown]
 # A row whose black bar lies right of its line *holds*, left of it *fails*, across it is *inconclusive*. Mind single
-# dots: in almost every row some seeds would have told you the opposite.
+# dots: in the inconclusive rows they lie on both sides, so one seed could have told you either.
 #
 # ## How many seeds?
 #
@@ -200,7 +210,8 @@ plt.show()
 # Someone who stands still has no KL at all. A method that learns more slowly is *local* for free, so comparing at the
 # same step and learning rate flatters the slow. Ask instead what each method pays for a score: read a run's KL off
 # where its best score so far first reaches a level, and let each method choose, at every level, the best of its
-# learning rates. That is its *frontier*. Low is good for both kinds of KL, high for entropy.
+# learning rates. That is its *frontier*. Score and measure are smoothed over five steps first, so that one lucky
+# evaluation is no level reached. Low is good for both kinds of KL, high for entropy.
 
 # %%
 with plt.style.context("default"):
@@ -208,11 +219,21 @@ with plt.style.context("default"):
     figure.set_dpi(75)
 figure
 
+# %% [markdown]
+# Each curve covers the scores that all seeds of its method reach. GRPO's and PROMA's share none, so this picture does
+# not compare these two. The verdicts below do: seed by seed, over the scores that both of a pair reach. Mind local KL:
+# it is the KL of one step, there. Many small steps keep it low at equal score, too, so read it together with global KL.
+# For the final score, *frontier* means that each method has, seed by seed, the best of its learning rates.
+
 # %%
 console = Console(width=110, force_jupyter=False, force_terminal=False)
 console.print(claims_table([rung]))
 
 # %% [markdown]
+# Twelve verdicts are twelve chances to be wrong. Where nothing differs, an interval of ten pairs still misses zero in
+# about one case of thirty, and so up to one table in three has a verdict that is false. One verdict alone in a table is
+# weak evidence.
+#
 # ## When a claim fails
 
 # %%
@@ -229,13 +250,15 @@ display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for ver
 # %% [markdown]
 # Do not argue with a row that fails; ask what it is about. Four questions, in this order:
 #
-# 1. *Which protocol?* Failing at the same settings and not on the frontier says that the method was only further along.
-#    Failing on both says that it pays more for the same score.
-# 2. *How large?* An interval that excludes zero can be as far from mattering as its estimate is small.
+# 1. *Which protocol?* Failing at the same settings and *holding* on the frontier says that the method was only further
+#    along. If the frontier is inconclusive, it may have been; these data cannot tell. Failing on both says that it pays
+#    more for the same score.
+# 2. *How large?* An interval may exclude zero and the difference still be too small to matter. Read the estimate in its
+#    unit.
 # 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps a batch and a policy of
-#    two actions, clipping is a strong leash.
-# 4. *Where?* This is CartPole with four microbatches a step. With so few, there is little to project. The same table
-#    for all rungs is one command away, `proma-bench ladder`.
+#    two actions, clipping *may* be a strong leash; `clip` is a setting, so you can find out.
+# 4. *Where?* This is CartPole with four microbatches a step. With so few there *may* be little to project; the curves
+#    of PROMA and REINFORCE are close. The same table for all rungs is one command away, `proma-bench ladder`.
 #
 # And a row that holds deserves the same questions.
 

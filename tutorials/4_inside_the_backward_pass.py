@@ -167,9 +167,11 @@ print(f"relative error of c:     {relative_error(c, S.flatten(1) @ A.flatten()):
 print(f"relative error of sum:   {relative_error(total, torch.tensordot(u, S, dims=1)):.1e}")
 
 # %% [markdown]
-# Which way is cheaper depends on the sizes. All pairs of tokens cost about $N^2 (\text{out} + \text{in})$
-# multiplications, writing $S$ out and multiplying it about $(N + 3B^2)\,\text{out}\cdot\text{in}$. The engine counts
-# and takes the cheaper one, layer by layer:
+# Which way is cheaper depends on the sizes. All pairs of tokens (`tokens` below) cost about
+# $N^2 (\text{out} + \text{in})$ multiplications for $K$, and $2N\,\text{out}\cdot\text{in}$ for $c$ and the sum.
+# Writing $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$, its Gram matrix $3B^2\,\text{out}\cdot\text{in}$ (the
+# 3 is measured: so flat a product runs at a third of the speed), and the passes over $S$ about
+# $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one, layer by layer:
 
 # %%
 for length in (8, 16, 32, 64, 256, 1024):
@@ -206,8 +208,9 @@ def gain_rule(module, inputs, grad_output, layout):
 
 
 # %% [markdown]
-# On its first backward pass, the sum of what a rule returns is compared with autograd's own gradient. So a rule that
-# is wrong does not train anything. Watch one being caught that forgets the input:
+# On its first backward pass, the sum of what a rule returns is compared with autograd's own gradient. So a rule whose
+# *sum* is wrong does not train anything. (One that gives a sequence's part to another passes; for that, see the next
+# section.) Watch one being caught that forgets the input:
 
 
 # %%
@@ -339,7 +342,8 @@ plt.show()
 #
 # so what is removed may differ from layer to layer. `Proma(record=True)` writes it down. Take the digits bandit after
 # some training, and send one batch through as a single step, in microbatches of 8 sequences: with the paper's
-# $\beta = 0.5$, without a clamp, and with $\beta = 0$, which removes nothing and is plain accumulation.
+# $\beta = 0.5$, without a clamp, and with $\beta = 0$, which removes nothing and is plain accumulation. All three are
+# the iterative method with its two sweeps; the exact projection, without a clamp, is there to compare.
 
 # %%
 training = Training(BanditConfig(method="reinforce", steps=BANDIT_STEPS))
@@ -350,10 +354,10 @@ microbatches = batch.microbatches(8, training.generators["order"])
 parameters = dict(training.policy.named_parameters())
 
 
-def one_step(max_removed):
+def one_step(config):
     """What the projection did, and the lengths of the running gradients [microbatches, tensors]."""
     lengths = []
-    with Proma(training.policy, ProjectionConfig(max_removed=max_removed), record=True) as proma:
+    with Proma(training.policy, config, record=True) as proma:
         for part in microbatches:
             proma.backward(training.policy.on(part).log_prob(part.actions) / len(batch), part.advantages)
             lengths.append([float(parameter.grad.norm()) for parameter in parameters.values()])
@@ -361,8 +365,13 @@ def one_step(max_removed):
         return proma.stats(), torch.tensor(lengths)
 
 
-settings = {"plain accumulation": 0.0, r"clamp $\beta = 0.5$": 0.5, "no clamp": None}
-steps = {title: one_step(max_removed) for title, max_removed in settings.items()}
+settings = {
+    "plain accumulation": ProjectionConfig(max_removed=0.0),
+    r"clamp $\beta = 0.5$": ProjectionConfig(max_removed=0.5),
+    "no clamp": ProjectionConfig(max_removed=None),
+    "exact, no clamp": ProjectionConfig(method="exact", max_removed=None),
+}
+steps = {title: one_step(config) for title, config in settings.items()}
 
 
 def mean_of(title, name, figure):
@@ -373,13 +382,13 @@ def mean_of(title, name, figure):
 
 # %%
 _, (panel, other) = plt.subplots(1, 2, figsize=(10, 3), sharey=True)
-for title, style in ((r"clamp $\beta = 0.5$", "C1s"), ("no clamp", "C2^")):
+for title, style in ((r"clamp $\beta = 0.5$", "C1s"), ("no clamp", "C2^"), ("exact, no clamp", "C3D")):
     shares = [mean_of(title, name, "removed_ratio") for name in parameters]
     panel.plot(shares, range(len(parameters)), style, label=title, markersize=8)
 panel.set_yticks(range(len(parameters)), [f"{name} {list(value.shape)}" for name, value in parameters.items()])
 panel.invert_yaxis()
-panel.set(xlabel=r"removed, share of $\|A\|$", xlim=(0, 0.8))
-panel.legend(fontsize=9)
+panel.set(xlabel=r"removed, share of $\|A\|$", xlim=(0, 1))
+panel.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
 active = [mean_of(r"clamp $\beta = 0.5$", name, "clamped") for name in parameters]
 other.barh(range(len(parameters)), active, 0.5, color="#bbbbbb", edgecolor="black")
 other.set(xlabel=r"share of microbatches with $\rho < 1$, at $\beta = 0.5$", xlim=(0, 1))
@@ -387,12 +396,12 @@ plt.show()
 
 # %% [markdown]
 # Without a clamp most is removed from the biases, and from that of the head above all: it has ten entries, and eight
-# sequences span nearly all of its space. What earlier microbatches wrote there is erased again and again. The clamp
-# is active nearly always, and ties what may be removed to what is being added. What that does to the running
+# sequences span much of its space. (Two sweeps do not take out all of that; the exact projection nearly empties it.)
+# The clamp is active nearly always, and ties what may be removed to what is being added. What that does to the running
 # gradient:
 
 # %%
-_, axes = plt.subplots(2, 3, figsize=(10, 4.4), sharex=True, sharey=True)
+figure, axes = plt.subplots(2, 3, figsize=(10, 4.7), sharex=True, sharey=True)
 for number, (panel, name) in enumerate(zip(axes.T.flat, parameters, strict=True)):
     unit = steps["plain accumulation"][1][-1, number]
     for title, (_, lengths) in steps.items():
@@ -402,13 +411,14 @@ for panel in axes[1]:
     panel.set_xlabel("microbatch")
 for panel in axes[:, 0]:
     panel.set_ylabel(r"$\|A\|$, plain = 1")
-axes[0, 0].legend(fontsize=9)
+figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=9, ncols=4, loc="outside upper center")
 plt.show()
 
 # %% [markdown]
 # Each column is a layer, its weight above its bias. Plain accumulation grows on and on. Without a clamp, $A$ soon
-# stops growing: each microbatch takes out about as much as it puts in, and what you end up with is the word of the
-# last few. The clamp lies between: no microbatch may erase more than half of what it adds.
+# stops growing: each microbatch takes out about as much as it puts in, so old microbatches fade, quickly in the small
+# bias of the head and slowly in the weights. The clamp lies between: no microbatch may take out more than half the norm
+# of what it adds.
 
 # %% [markdown]
 # ## Exercises
@@ -454,7 +464,7 @@ check.affine_rule(Affine, affine_rule)
 # %% [markdown]
 # **2. Sequences of unequal length.** Packed text has all tokens in one row, and `ids[n]` says whose token $n$ is.
 # Compute the Gram matrix `[B, B]` from `G [N, out]`, `X [N, in]` and `ids [N]`, without writing out any sequence
-# gradient.
+# gradient. `sequences` is $B$; the tokens of a sequence need not be neighbours.
 
 
 # %%

@@ -83,8 +83,12 @@ findings = testing.examine_projection(all_at_once, examples=EXAMPLES)
 show(findings)
 
 # %% [markdown]
-# Hypothesis does not stop at the first input that fails. It **shrinks** it: fewer sequences, fewer parameters,
-# plainer numbers, as long as it still fails. What is left is a counterexample that you can think about:
+# *holds* means: not broken on these inputs. Gradients that are nearly dependent, but not quite, are not among them;
+# `testing.projection_problems(near_duplicates=True)` draws such.
+#
+# Hypothesis does not stop at the first input that fails. It **shrinks** it: fewer sequences, fewer parameters, less
+# structure, as long as it still fails. (The numbers come from torch and do not shrink; the package rounds them where
+# the failure survives that.) What is left is a counterexample that you can think about:
 
 # %%
 worst = next(finding for finding in findings if finding.name == "orthogonal to")
@@ -96,9 +100,8 @@ print(check.describe(all_at_once, worst.counterexample))
 #
 # ## Draw it
 #
-# One parameter makes a dull picture. Ask for two parameters and two different sequences instead: `find` returns
-# the smallest input of a strategy that has some property, here *so much is subtracted that the result points
-# backwards*.
+# One parameter makes a dull picture. Ask for two parameters and two different sequences instead: `find` looks for a
+# small input of a strategy that has some property, here *so much is subtracted that the result points backwards*.
 
 
 # %%
@@ -160,7 +163,7 @@ display(
 #
 # ## Inexact is not wrong
 #
-# The iterative method is no exact projection either, and does not claim to be. It promises less, and keeps that:
+# The iterative method is no exact projection either, and does not claim to be. It promises less. Does it keep that?
 
 
 # %%
@@ -170,12 +173,10 @@ def two_sweeps(running, seq_grads):
 
 exact = testing.examine_projection(two_sweeps, examples=EXAMPLES)
 inexact = testing.examine_projection(two_sweeps, exact=False, examples=EXAMPLES)
-display(
-    Markdown(
-        f"Of an exact projection's {len(exact)} promises it breaks {sum(not finding.holds for finding in exact)}, "
-        f"of the {len(inexact)} that an inexact one makes {sum(not finding.holds for finding in inexact)}."
-    )
-)
+for kind, found in {"an exact": exact, "an inexact": inexact}.items():
+    broken = [finding.name for finding in found if not finding.holds]
+    names = f" ({', '.join(broken)})" if broken else ""
+    display(Markdown(f"Of the {len(found)} promises of {kind} projection it breaks {len(broken)}{names}."))
 
 # %% [markdown]
 # ## In your own project
@@ -229,11 +230,11 @@ check.own_projection(my_projection)
 # ### 2. By hand
 #
 # One sweep of *one after another* depends on the order of the sequences. Find an input that shows it, with two
-# parameters and two sequences.
+# parameters and two sequences: set `running` to two numbers and `seq_grads` to two rows of two.
 
 # %%
-running = ...  # two numbers
-seq_grads = ...  # two times two numbers
+running = ...
+seq_grads = ...
 check.order_matters(running, seq_grads)
 
 # %% [markdown]
