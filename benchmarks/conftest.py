@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks.published import published_ratios
-from benchmarks.settings import SETTINGS, Settings, available_cores, machine
+from benchmarks.settings import SETTINGS, Settings, machine
 from benchmarks.timing import Contest, Timing
+from proma_bench.workers import available_cores
 
 MEASURED = pytest.StashKey[dict[str, dict[str, Any]]]()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from proma_bench.workers import available_cores
 
 PACKAGES = ("torch", "numpy", "transformers", "gymnasium", "proma-bench")
 
@@ -47,11 +48,6 @@ class Settings:
 
 SETTINGS = pytest.StashKey[Settings]()
 """Where a pytest session keeps its own."""
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine(settings: Settings) -> dict[str, object]:

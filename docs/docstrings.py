@@ -21,5 +21,8 @@ class Docstrings(griffe.Extension):
 def _markdown(paragraph: str) -> str:
     if all(line.startswith("    ") for line in paragraph.splitlines()):  # code
         return paragraph
-    code = re.compile(r"(`+.*?`+)", re.DOTALL).split(NAMED.sub(r"\n- **\1**: ", ROLE.sub("", paragraph)))
+    paragraph = ROLE.sub("", paragraph)
+    if NAMED.match(paragraph):  # else the colon is one of prose
+        paragraph = NAMED.sub(r"\n- **\1**: ", paragraph)
+    code = re.compile(r"(`+.*?`+)", re.DOTALL).split(paragraph)
     return "".join(part if number % 2 else SHAPE.sub(r"[\\*", part) for number, part in enumerate(code))

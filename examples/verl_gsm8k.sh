@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's run (arXiv 2601.10498) in VeRL: Qwen3-0.6B on GSM8K, PROMA, one NVIDIA GPU with 80 GB.
 #
-#     python -m pip install "verl[fsdp,vllm]==0.9.1" "proma-bench[verl]"
+#     python -m pip install "verl[fsdp,vllm]==0.9.1" ".[verl]"     # in a checkout of proma_bench
 #     bash examples/verl_gsm8k.sh
 #
 # Further arguments are Hydra overrides of VeRL's: trainer.n_gpus_per_node=8, +actor_rollout_ref.actor.max_removed=null, ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,11 +69,12 @@ class RunOptions(Generic[Config]):
 
     def _ablate(self, console: Console) -> None:
         from proma_bench.ablation import ablate
+        from proma_bench.workers import available_cores
 
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
         root = self.out or Path("runs", "ablation", self.config.rung)
-        ablate(self.config, self.seeds, root, _cores(), console)
+        ablate(self.config, self.seeds, root, available_cores(), console)
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,13 @@ class Ladder:
 
     def __call__(self, console: Console) -> None:
         from proma_bench.ladder import climb, make_plan
+        from proma_bench.workers import available_cores
 
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         root = self.out or Path("runs", f"ladder-{self.budget}")
         plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds, self.model)
-        climb(plan, root, self.jobs or _cores(), console)
+        climb(plan, root, self.jobs or available_cores(), console)
         Report(root)(console)
 
 
@@ -155,10 +156,6 @@ class Tutorials:
         from proma_bench.notebooks import open_tutorials
 
         open_tutorials(self.out, console)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {

@@ -22,6 +22,11 @@ from proma_bench.runs import run_in
 ATTEMPTS = 2
 
 
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Job:
     """A run to be done, and where."""

@@ -1,0 +1,100 @@
+"""Writes the tables of settings and of claims into the pages of this folder.
+
+python -m docs.tables            between each ``<!-- settings: WHOSE -->`` or ``<!-- claims: BASELINE -->`` and its end
+python -m docs.tables --check    fail where a page has another one
+
+Settings come from the configurations of the rungs and their docstrings, claims from the ``claims.json`` of ladders that
+are kept in ``benchmarks/results/claims``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import griffe
+
+from proma_bench.config import CONFIGS, METHODS
+from proma_bench.config.base import RunConfig
+from proma_bench.report.claims import CLAIMS, Finding
+from proma_bench.report.matrix import PROTOCOLS, SYMBOLS, figures
+from proma_bench.report.plots import STYLES
+
+HOME = Path(__file__).parent
+PUBLISHED = HOME.parent / "benchmarks" / "results" / "claims"
+TABLE = re.compile(r"<!-- (settings|claims): (\w+) -->.*?<!-- /\1 -->", re.DOTALL)
+
+
+def settings(whose: str) -> str:
+    """A method's own settings, or for ``all`` those that every method has, with the default on each rung."""
+    documented = griffe.load("proma_bench.config.base", search_paths=[str(HOME.parent)])["RunConfig"].members
+    rungs = [config() for config in CONFIGS.values()]
+    mark = "" if whose == "all" else f"{STYLES[whose].title} only: "
+    rows = []
+    for field in dataclasses.fields(RunConfig):
+        text = " ".join(documented[field.name].docstring.value.split())
+        if text.startswith(mark) and (mark or " only: " not in text):
+            option, defaults = f"--{field.name.replace('_', '-')}", [getattr(rung, field.name) for rung in rungs]
+            rows.append((*(f"`{cell}`" for cell in (option, *defaults)), text.removeprefix(mark)))
+    return _table(("setting", *CONFIGS, ""), rows)
+
+
+def claims(baseline: str) -> str:
+    """What came out for the paper's claims against a baseline, or for ``all`` against both."""
+    found = [Finding(**row) for path in sorted(PUBLISHED.glob("*.json")) for row in json.loads(path.read_text())]
+    columns = list(dict.fromkeys((one.tier, one.protocol) for one in found))
+    cells = {(one.claim, one.baseline, one.tier, one.protocol): one for one in found}
+    if len(cells) < len(found):
+        raise ValueError(f"{PUBLISHED} has a claim twice for one rung and protocol")
+    rows = []
+    for claim in CLAIMS:
+        for against in claim.baselines:
+            if baseline in (against, "all"):
+                row = [_cell(cells.get((claim.name, against, *column))) for column in columns]
+                rows.append((f"{claim.text} than with {STYLES[against].title}", *row))
+    return _table(("with PROMA, ...", *(f"{tier}, {PROTOCOLS[protocol]}" for tier, protocol in columns)), rows)
+
+
+def _cell(finding: Finding | None) -> str:
+    if finding is None:
+        return ""
+    return f"{SYMBOLS[finding.verdict]} {finding.verdict}, n {finding.n}<br>{figures(finding)}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[str], str]] = {"settings": settings, "claims": claims}
+
+
+def filled(page: str) -> str:
+    """The page with its tables as they should be. Raises ValueError for a table of something that does not exist."""
+
+    def table(found: re.Match[str]) -> str:
+        kind, name = found.groups()
+        if name not in (*METHODS, "all"):
+            raise ValueError(f"no table of {kind} has the name {name}")
+        return f"<!-- {kind}: {name} -->\n\n{TABLES[kind](name)}\n\n<!-- /{kind} -->"
+
+    return TABLE.sub(table, page)
+
+
+def main(arguments: Sequence[str]) -> int:
+    pages = {path: path.read_text() for path in sorted(HOME.rglob("*.md"))}
+    stale = {path: new for path, old in pages.items() if (new := filled(old)) != old}
+    for path, new in stale.items():
+        if "--check" in arguments:
+            print(f"{path.relative_to(HOME.parent)}: a table is not up to date; python -m docs.tables writes it")
+        else:
+            path.write_text(new)
+    return int("--check" in arguments and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
