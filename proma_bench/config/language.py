@@ -103,12 +103,12 @@ class LLMConfig(RunConfig):
     }  # fmt: skip
     """The settings where there is neither a GPU nor a model: the code runs, and nothing can be learned from it."""
     on_cpu: ClassVar[dict[str, Any]] = {
-        "task": "basic_arithmetic", "few_shot": 4, "few_shot_template": "Sum: {question} = {answer}\n", "steps": 20,
+        "task": "basic_arithmetic", "few_shot": 4, "few_shot_template": "Sum: {question} = {answer}\n", "steps": 40,
         "task_options": {
             "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2, "operators": "+",
             "allow_parentheses": False, "allow_negation": False,
         },
-        "contexts": 16, "warmup_steps": 4, "validate_every": 10, "answer_tokens": 6, "dtype": "float32",
+        "contexts": 16, "warmup_steps": 4, "validate_every": 20, "answer_tokens": 6, "dtype": "float32",
         "gradient_checkpointing": False, "constant_few_shot": True,
     }  # fmt: skip
     """The settings of the ladder for a small model on a CPU: sums of two numbers after four solved ones."""
