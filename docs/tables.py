@@ -46,7 +46,8 @@ def settings(whose: str) -> str:
 def claims(baseline: str) -> str:
     """What came out for the paper's claims against a baseline, or for ``all`` against both."""
     found = [Finding(**row) for path in sorted(PUBLISHED.glob("*.json")) for row in json.loads(path.read_text())]
-    columns = list(dict.fromkeys((one.tier, one.protocol) for one in found))
+    rung = {tier: number for number, tier in enumerate(CONFIGS)}
+    columns = sorted(dict.fromkeys((one.tier, one.protocol) for one in found), key=lambda at: rung[at[0].split("/")[0]])
     cells = {(one.claim, one.baseline, one.tier, one.protocol): one for one in found}
     if len(cells) < len(found):
         raise ValueError(f"{PUBLISHED} has a claim twice for one rung and protocol")
