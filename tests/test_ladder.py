@@ -116,12 +116,12 @@ def test_seeds_are_paired_and_directories_distinct(tmp_path):
     assert jobs[0].path == tmp_path / "bandit" / "reinforce" / "lr-0.0025" / "seed-0"
 
 
-def test_a_model_for_the_ladder_learns_sums_on_a_cpu(monkeypatch, tmp_path):
+def test_the_task_of_a_model_for_the_ladder_on_a_cpu_is_sums(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     jobs = make_plan(["bandit", "llm"], "quick", 2, "models/small").jobs(tmp_path)
     configs = [job.config for job in jobs if job.config.tier == "llm"]
     assert {(config.model, config.task, config.steps) for config in configs} == {
-        ("models/small", "basic_arithmetic", 20)
+        ("models/small", "basic_arithmetic", 40)
     }
     assert [config.method for config in configs] == [*METHODS, *METHODS]
 
