@@ -46,13 +46,21 @@ def oracle_gradients(
 
 def assert_gradients(module: nn.Module, expected: dict[str, Tensor], relative: float) -> None:
     """Every trainable parameter's gradient is the expected one, within ``relative`` of its norm."""
+    found = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             assert parameter.grad is None, f"{name} is frozen and has a gradient"
             continue
         assert parameter.grad is not None, f"{name} has no gradient"
-        difference = (parameter.grad.double() - expected[name].double()).norm()
-        error = float(difference / expected[name].double().norm())
+        found[name] = parameter.grad
+    assert_near(found, {name: expected[name] for name in found}, relative)
+
+
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], relative: float) -> None:
+    """The gradients have these names, and each is the expected one, within ``relative`` of its norm."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = float((found[name].double() - gradient.double()).norm() / gradient.double().norm())
         assert error <= relative, f"{name}: relative error {error:.2e}, allowed {relative:.0e}"
 
 
