@@ -12,7 +12,7 @@ import torch
 from benchmarks.published import published_ratios
 from benchmarks.settings import SETTINGS, Settings, machine
 from benchmarks.timing import Contest, Timing
-from proma_bench.workers import available_cores
+from proma_bench.experiments.workers import available_cores
 
 MEASURED = pytest.StashKey[dict[str, dict[str, Any]]]()
 

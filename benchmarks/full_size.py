@@ -5,7 +5,7 @@
 It is a process of its own, because what it reports is the most that it ever had in memory (the peak resident set,
 weights, gradient, moments, frozen copy, Python and all). Two optimizer steps, since only the second has moments from
 its beginning; each of two microbatches of two sequences, in bfloat16 over float32 weights and with gradient
-checkpointing, as the llm rung has them. The last line is JSON; seconds and figures are those of the second step.
+checkpointing, as the llm tier has them. The last line is JSON; seconds and figures are those of the second step.
 ``--json`` stores them in the format of the suites' results, from which ``python -m benchmarks.report`` makes its page.
 """
 
@@ -29,13 +29,13 @@ from pytest_benchmark.utils import get_commit_info
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.settings import Settings, machine
-from proma_bench import metrics
-from proma_bench.config import LLMConfig
-from proma_bench.experience import Experience
-from proma_bench.language import LanguagePolicy
-from proma_bench.models import checkpoint_layers
-from proma_bench.train import make_optimizer, make_proma
-from proma_bench.update import optimizer_step
+from proma_bench.experiments.training import make_optimizer, make_proma
+from proma_bench.language.models import checkpoint_layers
+from proma_bench.language.policy import LanguagePolicy
+from proma_bench.learning import divergences as metrics
+from proma_bench.learning.experience import Experience
+from proma_bench.learning.update import optimizer_step
+from proma_bench.tiers.llm.config import LLMConfig
 
 PARAMETERS = 596_049_920
 SEQUENCES, MICROBATCH = 4, 2

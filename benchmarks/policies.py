@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.settings import Settings
 from benchmarks.works import qwen3, sharing_copy, token_log_probs
 from proma_bench import ProjectionConfig, Proma
-from proma_bench.tiers.bandit import BanditPolicy
+from proma_bench.tiers.bandit.tier import BanditPolicy
 
 MICROBATCH = 8
 LEARNING_RATE = 1e-7  # the policies stay where they are, so that every round does the same work
@@ -42,7 +42,7 @@ class SmallCase(NamedTuple):
 
 
 def bandit(settings: Settings) -> Small:
-    """The bandit rung's MLP on an optimizer step of its default size."""
+    """The bandit tier's MLP on an optimizer step of its default size."""
     generator = torch.Generator().manual_seed(0)
     count = 256 if settings.full else 64
     whole = Part(

@@ -173,7 +173,7 @@ def _throughput(found: Results, _: Any) -> list[str]:
     if not cases:
         return []
     return [
-        "#### The rungs",
+        "#### The tiers",
         "Optimizer steps a second, sampling, metrics and evaluation included (time in times of REINFORCE's).",
         tables.throughput(cases),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proma_bench.workers import available_cores
+from proma_bench.experiments.workers import available_cores
 
 PACKAGES = ("torch", "numpy", "transformers", "gymnasium", "proma-bench")
 

@@ -83,7 +83,7 @@ def memory(infos: Sequence[Info]) -> str:
 
 
 def throughput(infos: Sequence[Info]) -> str:
-    """Optimizer steps a second, by rung and method."""
+    """Optimizer steps a second, by tier and method."""
     names = list(dict.fromkeys(name for info in infos for name in info["contenders"]))
     rows = []
     for info in infos:
@@ -92,7 +92,7 @@ def throughput(infos: Sequence[Info]) -> str:
             f"{info['steps_per_batch'] / entries[name]['seconds']:.3g} ({entries[name]['ratio']:.2f})" for name in names
         )
         rows.append([info["tier"], *rates])
-    return markdown(["rung", *names], rows)
+    return markdown(["tier", *names], rows)
 
 
 def full_size(infos: Sequence[Info]) -> str:

@@ -152,5 +152,5 @@ def ways(work: Work, module: nn.Module) -> dict[str, str]:
             with proma.microbatch(work.advantages):
                 work.backward(output)
         for record in proma.stats():
-            found.setdefault(re.sub(r"\.\d+\.", ".*.", record.parameter), set()).add(record.way)
+            found.setdefault(re.sub(r"\.\d+\.", ".*.", record.parameter), set()).add(record.gram_method)
     return {parameter: " / ".join(sorted(taken)) for parameter, taken in found.items()}

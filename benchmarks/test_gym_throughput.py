@@ -1,4 +1,4 @@
-"""Environment steps a second: the Gymnasium rung's sampler against Gymnasium's own vector loop with random actions."""
+"""Environment steps a second: the Gymnasium tier's sampler against Gymnasium's own vector loop with random actions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks.settings import Settings
-from proma_bench.config import GymConfig
-from proma_bench.tiers.gym import Gym
+from proma_bench.tiers.gym.config import GymConfig
+from proma_bench.tiers.gym.tier import Gym
 
 LOOP = "plain vector loop, random actions"
 SAMPLER = "sampler, policy and all"
@@ -23,14 +23,14 @@ def sampler(tier: Gym) -> tuple[Callable[[], object], int]:
     policy = tier.policy(torch.Generator().manual_seed(0))
 
     def call() -> Any:
-        return tier.sample(policy, {name: torch.Generator().manual_seed(1) for name in ("contexts", "actions")})
+        return tier.sample(policy, {name: torch.Generator().manual_seed(1) for name in ("initial_states", "actions")})
 
     return call, call().rows
 
 
 def vector_loop(config: GymConfig, steps: int) -> Callable[[], object]:
     """A call that takes as many steps, or a few more, in as many environments."""
-    copies = config.contexts * config.group_size
+    copies = config.initial_states * config.group_size
     environments = gymnasium.make_vec(config.env, copies, vectorization_mode="sync")
     environments.action_space.seed(0)
 

@@ -18,8 +18,8 @@ from benchmarks.literal import project_by_qr, project_iteratively
 from benchmarks.settings import Settings
 from benchmarks.timing import Contest
 from proma_bench import ProjectionConfig, project
-from proma_bench.projection import removal
-from proma_bench.sequence_grads.correction import gram_matrix
+from proma_bench.backward.measure import gram_matrix
+from proma_bench.projection.gram import removal
 
 PLAIN = "plain accumulation"
 SWEEPS = (1, 2, 4, 8, 16, 32, 64)

@@ -14,9 +14,9 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.settings import Settings
-from proma_bench.rollout.huggingface import HuggingFaceSampler
-from proma_bench.rollout.vllm import VLLMSampler
-from proma_bench.tiers.transformer import tiny_qwen3
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.language.sampling.vllm import VLLMSampler
+from proma_bench.tiers.transformer.tier import tiny_qwen3
 
 NAIVE, GENERATE, SAMPLER = "naive loop, no cache", "transformers' generate", "sampler: each prompt once"
 VLLM = "vLLM, weights copied before"

@@ -3,7 +3,7 @@
 python -m docs.tables            between each ``<!-- settings: WHOSE -->`` or ``<!-- claims: BASELINE -->`` and its end
 python -m docs.tables --check    fail where a page has another one
 
-Settings come from the configurations of the rungs and their docstrings, claims from the ``claims.json`` of ladders that
+Settings come from the configurations of the tiers and their docstrings, claims from the ``claims.json`` of ladders that
 are kept in ``benchmarks/results/claims``.
 """
 
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import griffe
 
-from proma_bench.config import CONFIGS, METHODS
-from proma_bench.config.base import RunConfig
-from proma_bench.report.claims import CLAIMS, Finding
+from proma_bench.learning.config import RunConfig
+from proma_bench.learning.methods import METHODS
+from proma_bench.report.claims import CLAIMS
+from proma_bench.report.judging import ClaimResult
 from proma_bench.report.matrix import PROTOCOLS, SYMBOLS, figures
-from proma_bench.report.plots import STYLES
+from proma_bench.tiers import TIERS
 
 HOME = Path(__file__).parent
 PUBLISHED = HOME.parent / "benchmarks" / "results" / "claims"
@@ -30,40 +31,46 @@ TABLE = re.compile(r"<!-- (settings|claims): (\w+) -->.*?<!-- /\1 -->", re.DOTAL
 
 
 def settings(whose: str) -> str:
-    """A method's own settings, or for ``all`` those that every method has, with the default on each rung."""
-    documented = griffe.load("proma_bench.config.base", search_paths=[str(HOME.parent)])["RunConfig"].members
-    rungs = [config() for config in CONFIGS.values()]
-    mark = "" if whose == "all" else f"{STYLES[whose].title} only: "
+    """A method's own settings, or for ``all`` those that every method has, with the default on each tier."""
+    documented = griffe.load("proma_bench.learning.config", search_paths=[str(HOME.parent)])["RunConfig"].members
+    tiers = [config() for config in TIERS.values()]
+    mark = "" if whose == "all" else f"{METHODS[whose].style.title} only: "
     rows = []
     for field in dataclasses.fields(RunConfig):
         text = " ".join(documented[field.name].docstring.value.split())
         if text.startswith(mark) and (mark or " only: " not in text):
-            option, defaults = f"--{field.name.replace('_', '-')}", [getattr(rung, field.name) for rung in rungs]
+            option, defaults = f"--{field.name.replace('_', '-')}", [getattr(tier, field.name) for tier in tiers]
             rows.append((*(f"`{cell}`" for cell in (option, *defaults)), text.removeprefix(mark)))
-    return _table(("setting", *CONFIGS, ""), rows)
+    return _table(("setting", *TIERS, ""), rows)
 
 
 def claims(baseline: str) -> str:
     """What came out for the paper's claims against a baseline, or for ``all`` against both."""
-    found = [Finding(**row) for path in sorted(PUBLISHED.glob("*.json")) for row in json.loads(path.read_text())]
-    rung = {tier: number for number, tier in enumerate(CONFIGS)}
-    columns = sorted(dict.fromkeys((one.tier, one.protocol) for one in found), key=lambda at: rung[at[0].split("/")[0]])
-    cells = {(one.claim, one.baseline, one.tier, one.protocol): one for one in found}
+    found = [ClaimResult(**row) for path in sorted(PUBLISHED.glob("*.json")) for row in json.loads(path.read_text())]
+    place = {tier: number for number, tier in enumerate(TIERS)}
+    columns = sorted(
+        dict.fromkeys((_title(one), one.protocol) for one in found), key=lambda at: place[at[0].split("/")[0]]
+    )
+    cells = {(one.claim, one.baseline, _title(one), one.protocol): one for one in found}
     if len(cells) < len(found):
-        raise ValueError(f"{PUBLISHED} has a claim twice for one rung and protocol")
+        raise ValueError(f"{PUBLISHED} has a claim twice for one tier and protocol")
     rows = []
-    for claim in CLAIMS:
+    for claim in CLAIMS.values():
         for against in claim.baselines:
             if baseline in (against, "all"):
                 row = [_cell(cells.get((claim.name, against, *column))) for column in columns]
-                rows.append((f"{claim.text} than with {STYLES[against].title}", *row))
+                rows.append((f"{claim.text} than with {METHODS[against].style.title}", *row))
     return _table(("with PROMA, ...", *(f"{tier}, {PROTOCOLS[protocol]}" for tier, protocol in columns)), rows)
 
 
-def _cell(finding: Finding | None) -> str:
-    if finding is None:
+def _title(result: ClaimResult) -> str:
+    return result.tier if result.task is None else f"{result.tier}/{result.task}"
+
+
+def _cell(result: ClaimResult | None) -> str:
+    if result is None:
         return ""
-    return f"{SYMBOLS[finding.verdict]} {finding.verdict}, n {finding.n}<br>{figures(finding)}"
+    return f"{SYMBOLS[result.verdict]} {result.verdict}, n {result.n}<br>{figures(result)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

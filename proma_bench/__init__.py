@@ -9,20 +9,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proma_bench.backward import Proma
-    from proma_bench.projection import ProjectionConfig, accumulate, corrected_advantages, project
-    from proma_bench.sequence_grads import register_rule
+    from proma_bench.backward.proma import Proma
+    from proma_bench.backward.registry import register_rule
+    from proma_bench.projection.config import ProjectionConfig
+    from proma_bench.projection.gram import corrected_advantages
+    from proma_bench.projection.literal import accumulate, project
 
 __version__ = "0.1.0"
 __all__ = ["ProjectionConfig", "Proma", "accumulate", "corrected_advantages", "project", "register_rule"]
 
 _HOMES = {
-    "Proma": "backward",
-    "ProjectionConfig": "projection",
-    "accumulate": "projection",
-    "corrected_advantages": "projection",
-    "project": "projection",
-    "register_rule": "sequence_grads",
+    "Proma": "backward.proma",
+    "ProjectionConfig": "projection.config",
+    "accumulate": "projection.literal",
+    "corrected_advantages": "projection.gram",
+    "project": "projection.literal",
+    "register_rule": "backward.registry",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Iterable
 
 
@@ -21,9 +20,3 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
         raise UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? (known: {', '.join(names)})")
-
-
-def require_installed(module: str, packages: str) -> None:
-    """Raise UsageError that says what to install unless there is such a module."""
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(f"this needs {module}, which is not installed: python -m pip install {packages}")

@@ -2,22 +2,30 @@
 
 import json
 
-from proma_bench.rule import Rule, to_json
-from proma_bench.runs import Run, write_json
+from proma_bench.runs.criteria import Criteria, to_json
+from proma_bench.runs.directory import FORMAT, Run, write_json
 
-FAST = Rule(resamples=1000)
+FAST = Criteria(resamples=1000)
 
 
-def made_up(path, method="proma", seed=0, learning_rate=0.1, rule=FAST, tier="bandit", **curves):
+def made_up(path, method="proma", seed=0, learning_rate=0.1, criteria=FAST, tier="bandit", **curves):
     """A finished run with the given curves (all of one length; a single number is a constant)."""
     steps = max((len(curve) for curve in curves.values() if isinstance(curve, list)), default=4)
     constants = {name: [curve] * steps for name, curve in curves.items() if not isinstance(curve, list)}
-    names = ("reward", "accuracy", "entropy", "kl_local", "kl_global")
+    names = ("reward", "score", "entropy", "kl_local", "kl_global")
     table = {**{name: [0.5] * steps for name in names}, **curves, **constants}
     metrics = [{"step": step + 1, **{name: curve[step] for name, curve in table.items()}} for step in range(steps)]
-    config = {"tier": tier, "method": method, "seed": seed, "learning_rate": learning_rate, "steps": steps}
-    if rule is not None:
-        config["rule"] = to_json(rule)
+    config = {
+        "format": FORMAT,
+        "tier": tier.split("/")[0],
+        "title": tier,
+        "method": method,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "steps": steps,
+    }
+    if criteria is not None:
+        config["criteria"] = to_json(criteria)
     return Run(path, config, metrics, finished=True)
 
 

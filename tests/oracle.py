@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from proma_bench.projection import ProjectionConfig, accumulate
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.literal import accumulate
 
 
 class Micro(NamedTuple):

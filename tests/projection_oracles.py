@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from proma_bench.projection import ProjectionConfig
+from proma_bench.projection.config import ProjectionConfig
 from proma_bench.testing import projection_problems
 
 METHODS = ("exact", "qr", "iterative", "ridge")

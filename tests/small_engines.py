@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from proma_bench.experience import PADDING
-from proma_bench.rollout.vllm import VLLMSampler
+from proma_bench.language.sampling.vllm import VLLMSampler
+from proma_bench.learning.experience import PADDING
 
 
 def needs_vllm():
@@ -20,13 +20,13 @@ def needs_vllm():
         pytest.skip("vLLM is not installed; tox -e vllm installs it")
 
 
-def vllm_sampler(model, ends, answer_tokens, context_tokens):
+def vllm_sampler(model, ends, max_new_tokens, context_length):
     """Skips the test where vLLM is not installed. Importing it warns of what torch has deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         needs_vllm()
-        return VLLMSampler(model, ends, answer_tokens, context_tokens)
+        return VLLMSampler(model, ends, max_new_tokens, context_length)
 
 
 def smollm2(tmp_path_factory):

@@ -4,27 +4,43 @@ import signal
 
 import torch
 
-from proma_bench.config import BanditConfig, GymConfig, TransformerConfig
-from proma_bench.runs import run_in
+from proma_bench.experiments.run import run_in
+from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.gym.config import GymConfig
+from proma_bench.tiers.transformer.config import TransformerConfig
 
 
 def tiny(**settings):
     """Six optimizer steps on three batches, a checkpoint after each batch."""
-    defaults = {"steps": 6, "contexts": 8, "group_size": 4, "microbatch_size": 4, "hidden": 16, "checkpoint_every": 2}
+    defaults = {
+        "steps": 6,
+        "initial_states": 8,
+        "group_size": 4,
+        "microbatch_size": 4,
+        "hidden": 16,
+        "checkpoint_every": 2,
+    }
     return BanditConfig(**{**defaults, **settings})
 
 
 def tiny_gym(**settings):
     """The same of short episodes on CartPole."""
-    defaults = {"steps": 6, "contexts": 4, "group_size": 3, "microbatch_size": 2, "hidden": 16, "checkpoint_every": 2}
+    defaults = {
+        "steps": 6,
+        "initial_states": 4,
+        "group_size": 3,
+        "microbatch_size": 2,
+        "hidden": 16,
+        "checkpoint_every": 2,
+    }
     return GymConfig(**{**defaults, "validation_episodes": 2, "max_episode_steps": 20, **settings})
 
 
 def tiny_transformer(**settings):
     """The same of answers of a model that has hardly begun to imitate."""
-    defaults = {"steps": 4, "contexts": 4, "group_size": 3, "microbatch_size": 3, "steps_per_batch": 2}
+    defaults = {"steps": 4, "prompts": 4, "group_size": 3, "microbatch_size": 3, "steps_per_batch": 2}
     defaults |= {"checkpoint_every": 2, "validate_every": 2, "validation_questions": 6, "validation_samples": 2}
-    return TransformerConfig(**{**defaults, "answer_tokens": 5, "warm_start_steps": 4, **settings})
+    return TransformerConfig(**{**defaults, "max_new_tokens": 5, "warm_start_steps": 4, **settings})
 
 
 def without_timings(history):

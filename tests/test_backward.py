@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from proma_bench import ProjectionConfig, Proma, register_rule
-from proma_bench.sequence_grads import generic
+from proma_bench.backward.layers.generic import generic
 
 EXACT, ITERATIVE, RIDGE = (ProjectionConfig(method) for method in ("exact", "iterative", "ridge"))
-CONFIGS = [EXACT, ITERATIVE, RIDGE, ProjectionConfig("exact", max_removed=None, shrinkage=0.7)]
+TIERS = [EXACT, ITERATIVE, RIDGE, ProjectionConfig("exact", max_removed=None, shrinkage=0.7)]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 VOCABULARY = 17
 
@@ -144,7 +144,7 @@ def expected(module: nn.Module, config: ProjectionConfig) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------ against the oracle
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.method}-{config.max_removed}")
+@pytest.mark.parametrize("config", TIERS, ids=lambda config: f"{config.method}-{config.max_removed}")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_classifier_equals_the_oracle(config: ProjectionConfig, dtype: torch.dtype) -> None:
     module = initialise(Classifier(), dtype)
@@ -166,7 +166,7 @@ def test_classifier_equals_the_oracle(config: ProjectionConfig, dtype: torch.dty
 
 
 @pytest.mark.parametrize("layout", ["padded", "flattened", "packed"])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.method}-{config.max_removed}")
+@pytest.mark.parametrize("config", TIERS, ids=lambda config: f"{config.method}-{config.max_removed}")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_shared_modules_equal_the_oracle(config: ProjectionConfig, layout: str, dtype: torch.dtype) -> None:
     module = initialise(TokenPolicy(), dtype)
@@ -200,7 +200,7 @@ def test_every_way_of_measuring_gives_the_same(way: Any) -> None:
     wanted = expected(module, EXACT)
     for layout in ("padded", "packed"):
         module.zero_grad()
-        run(module, layout, EXACT, way=way)
+        run(module, layout, EXACT, gram_method=way)
         assert_gradients(module, wanted, 1e-9)
 
 
@@ -221,7 +221,7 @@ def test_a_large_embedding_is_projected_on_the_rows_that_occur(workspace_bytes: 
     with Proma(module, EXACT, record=True) as proma:
         log_probs, _ = MICROS[0].padded(module)
         proma.backward(log_probs, MICROS[0].advantages)
-        (way,) = {record.way for record in proma.stats() if record.parameter == "embedding.weight"}
+        (way,) = {record.gram_method for record in proma.stats() if record.parameter == "embedding.weight"}
     assert way.endswith("of tokens that occur")
 
 
@@ -246,7 +246,7 @@ def test_a_watched_parameter_sees_its_gradient_arrive(watch: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(2, None), (3, 7), (1, 9)], ids=str)
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.method}-{config.max_removed}")
+@pytest.mark.parametrize("config", TIERS, ids=lambda config: f"{config.method}-{config.max_removed}")
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_virtual_microbatches_are_microbatches(layout: str, config: ProjectionConfig, sizes: tuple[int, Any]) -> None:
     """One backward pass over several microbatches equals one each, whether or not there was a gradient before."""

@@ -128,7 +128,7 @@ def test_records_compare_with_the_microbatch_s_own_gradient() -> None:
         removed = float((plain[number] - list(module.parameters())[number].grad).norm())
         assert records[name].removed_norm == pytest.approx(removed)
         assert records[name].removed_ratio == pytest.approx(removed / float(plain[number].norm()))
-        assert (records[name].microbatch, records[name].clamped, records[name].way) == (0, False, "intra")
+        assert (records[name].microbatch, records[name].clamped, records[name].gram_method) == (0, False, "intra")
 
 
 def test_an_empty_sequence_is_no_obstacle() -> None:

@@ -1,4 +1,4 @@
-"""The backward engine on the model class of the upper rungs: a tiny random Qwen3 with grouped-query attention."""
+"""The backward engine on the model class of the upper tiers: a tiny random Qwen3 with grouped-query attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from proma_bench import ProjectionConfig, Proma
-from proma_bench.projection import accumulate
+from proma_bench.projection.literal import accumulate
 
 VOCABULARY = 61
 
@@ -175,7 +175,7 @@ def test_bfloat16_parameters_follow_their_own_sequence_gradients() -> None:
 
 
 def test_rms_norms_of_transformers_have_their_own_rule() -> None:
-    from proma_bench.sequence_grads import transformers_rms_norm
+    from proma_bench.backward.layers import transformers_rms_norm
 
     with Proma(tiny_qwen3(torch.float32)) as proma:
         rules = {type(layer.module).__name__: layer.rule.function for layer in proma._layers}

@@ -1,4 +1,4 @@
-"""The bandit rung: its data, its sampling and its score. (That it is learned is in test_ladder.py.)"""
+"""The bandit tier: its data, its sampling and its score. (That it is learned is in test_ladder.py.)"""
 
 import dataclasses
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from small_runs import tiny, without_timings
 
-from proma_bench.config import METHODS
-from proma_bench.tiers.bandit import Bandit
-from proma_bench.train import Training, train
+from proma_bench.experiments.training import Training, train
+from proma_bench.learning.methods import METHODS
+from proma_bench.tiers.bandit.tier import Bandit
 
 
 def sampled(seed=0, method="proma"):
     training = Training(tiny(seed=seed, method=method))
-    return training, training.tier.sample(training.policy, training.generators)
+    return training, training.sample()
 
 
 def test_the_split_is_fixed_and_disjoint():
@@ -52,17 +52,17 @@ def test_old_log_probs_are_those_of_the_sampling_policy():
 
 
 def test_actions_follow_the_policy():
-    training = Training(tiny(contexts=500, group_size=8))
+    training = Training(tiny(initial_states=500, group_size=8))
     with torch.no_grad():
         training.policy.layers[-1].bias[3] += 2.0  # so that there is something to follow
-        experience = training.tier.sample(training.policy, training.generators)
+        experience = training.sample()
         expected = training.policy.distribution(experience.observations).probs.mean(dim=0)
     frequency = experience.actions.bincount(minlength=10) / len(experience)
     deviation = (expected * (1 - expected) / len(experience)).sqrt()
     assert ((frequency - expected).abs() < 5 * deviation).all()
 
 
-def test_methods_with_one_seed_share_weights_and_contexts_and_seeds_do_not():
+def test_methods_with_one_seed_share_weights_and_initial_states_and_seeds_do_not():
     (first, one), (second, other), (third, another) = sampled(), sampled(method="grpo"), sampled(seed=1)
     assert torch.equal(one.observations, other.observations)
     assert torch.equal(one.actions, other.actions)
@@ -71,11 +71,11 @@ def test_methods_with_one_seed_share_weights_and_contexts_and_seeds_do_not():
     assert not torch.equal(first.policy.layers[0].weight, third.policy.layers[0].weight)
 
 
-def test_contexts_stay_paired_after_the_policies_have_parted():
+def test_initial_states_stay_paired_after_the_policies_have_parted():
     trainings = [Training(tiny(method=method, learning_rate=0.1)) for method in METHODS]
     for training in trainings:
         list(training.batch())
-    batches = [training.tier.sample(training.policy, training.generators) for training in trainings]
+    batches = [training.sample() for training in trainings]
     assert not torch.equal(trainings[0].policy.layers[0].weight, trainings[2].policy.layers[0].weight)
     assert all(torch.equal(batch.observations, batches[0].observations) for batch in batches)
 
@@ -101,7 +101,7 @@ def test_evaluation_is_greedy_and_expected_accuracy():
     share = float((tier.held_out_labels == 4).float().mean())
     probability = float(policy.distribution(tier.held_out_images).probs[0, 4].detach())
     expected = share * probability + (1 - share) * (1 - probability) / 9
-    assert tier.evaluate(policy) == pytest.approx({"accuracy": share, "accuracy_sampled": expected})
+    assert tier.evaluate(policy) == pytest.approx({"score": share, "score_sampled": expected})
 
 
 def test_the_composition_of_microbatches_matters_to_proma_alone():

@@ -10,11 +10,11 @@ import pytest
 from made_up_runs import FAST, made_up
 from scipy import stats
 
-from proma_bench.config import BanditConfig
 from proma_bench.errors import UsageError
-from proma_bench.report.claims import evaluate, judge, write_claims
+from proma_bench.report.judging import evaluate, judge, write_claims
 from proma_bench.report.paired import Estimate, comparable, estimate
-from proma_bench.rule import Rule, from_json, rule_for, to_json
+from proma_bench.runs.criteria import Criteria, criteria_for, from_json, to_json
+from proma_bench.tiers.bandit.config import BanditConfig
 
 METHODS = ("reinforce", "grpo", "proma")
 PATH = Path("run")
@@ -32,9 +32,9 @@ def comparison(effect=0.0, noise=0.1, seeds=10, generator=None, metric="kl_local
     return runs
 
 
-def finding(runs, claim="kl_local", baseline="grpo", protocol="same_settings"):
-    (rung,) = evaluate(runs)
-    (found,) = (f for f in rung.findings if (f.claim, f.baseline, f.protocol) == (claim, baseline, protocol))
+def result_of(runs, claim="kl_local", baseline="grpo", protocol="same_settings"):
+    (tier,) = evaluate(runs)
+    (found,) = (f for f in tier.results if (f.claim, f.baseline, f.protocol) == (claim, baseline, protocol))
     return found
 
 
@@ -42,11 +42,11 @@ def finding(runs, claim="kl_local", baseline="grpo", protocol="same_settings"):
 
 
 def test_a_true_difference_is_found():
-    found = finding(comparison(effect=0.3))
+    found = result_of(comparison(effect=0.3))
     assert found.verdict == "holds"
     assert found.n == 10
     assert found.ci_low < -0.3 < found.ci_high < 0
-    assert finding(comparison(effect=-0.3)).verdict == "fails"
+    assert result_of(comparison(effect=-0.3)).verdict == "fails"
 
 
 def test_without_a_difference_a_claim_holds_no_more_often_than_the_nominal_rate():
@@ -56,8 +56,8 @@ def test_without_a_difference_a_claim_holds_no_more_often_than_the_nominal_rate(
     rate of 2.5 %, more than 10 with 0.013); as the seed is fixed, the test passes always or never.
     """
     generator = np.random.default_rng(20)
-    rule = Rule(resamples=400)
-    verdicts = [finding(comparison(generator=generator, rule=rule)).verdict for _ in range(200)]
+    criteria = Criteria(resamples=400)
+    verdicts = [result_of(comparison(generator=generator, criteria=criteria)).verdict for _ in range(200)]
     assert verdicts.count("holds") <= 0.025 * 200
     assert stats.binom.sf(5, 200, 0.016) < 0.11
 
@@ -94,28 +94,28 @@ def test_the_interval_keeps_its_level_for_ten_pairs(name):
     ],
 )
 def test_verdicts_follow_from_the_interval(statement, low, high, verdict):
-    assert judge(statement, Estimate((low + high) / 2, low, high, 10), Rule(margin=0.02)) == verdict
-    assert judge(statement, Estimate((low + high) / 2, low, high, 9), Rule(margin=0.02)) == "inconclusive"
+    assert judge(statement, Estimate((low + high) / 2, low, high, 10), Criteria(margin=0.02)) == verdict
+    assert judge(statement, Estimate((low + high) / 2, low, high, 9), Criteria(margin=0.02)) == "inconclusive"
 
 
 def test_too_few_seeds_are_inconclusive_however_large_the_difference():
-    found = finding(comparison(effect=100.0, seeds=9))
+    found = result_of(comparison(effect=100.0, seeds=9))
     assert (found.n, found.verdict) == (9, "inconclusive")
-    found = finding(comparison(effect=100.0, seeds=2))
+    found = result_of(comparison(effect=100.0, seeds=2))
     assert (found.n, found.ci_low, found.verdict) == (2, None, "inconclusive")
 
 
 def test_only_pairs_count():
     runs = [run for run in comparison(seeds=14) if run.config["method"] != "grpo" or run.config["seed"] >= 4]
-    assert finding(runs).n == 10
-    assert finding(runs, baseline="reinforce").n == 14
-    found = finding([run for run in runs if run.config["method"] != "grpo"])
+    assert result_of(runs).n == 10
+    assert result_of(runs, baseline="reinforce").n == 14
+    found = result_of([run for run in runs if run.config["method"] != "grpo"])
     assert (found.n, found.estimate, found.verdict) == (0, None, "inconclusive")
 
 
 def test_equal_differences_have_an_interval_without_width():
     assert estimate([-0.25] * 10, FAST) == (-0.25, -0.25, -0.25, 10)
-    assert finding(comparison(effect=0.0, noise=0.0)).verdict == "inconclusive"
+    assert result_of(comparison(effect=0.0, noise=0.0)).verdict == "inconclusive"
     result = estimate([1.0, math.nan, 2.0], FAST)
     assert (result.estimate, result.n, math.isnan(result.low)) == (1.5, 2, True)
 
@@ -128,9 +128,9 @@ def test_one_wild_seed_does_not_move_the_estimate():
 def test_the_margin_comes_from_the_runs_rule():
     """PROMA's score is lower by 0.1 in every seed."""
     for margin, verdict in ((0.2, "holds"), (0.05, "fails")):
-        rule = Rule(margin=margin, resamples=100)
-        runs = comparison(effect=0.1, noise=0.0, metric="accuracy", rule=rule)
-        assert finding(runs, "accuracy").verdict == verdict
+        criteria = Criteria(margin=margin, resamples=100)
+        runs = comparison(effect=0.1, noise=0.0, metric="score", criteria=criteria)
+        assert result_of(runs, "score").verdict == verdict
 
 
 def test_the_margin_is_a_share_of_the_score_range():
@@ -140,10 +140,10 @@ def test_the_margin_is_a_share_of_the_score_range():
     class Unknown(BanditConfig):
         score_range = None
 
-    assert rule_for(BanditConfig()).margin == 0.02
-    assert rule_for(BanditConfig(learning_rate=0.3)).learning_rate == 0.005
-    assert rule_for(Returns()).margin == 10
-    assert rule_for(Unknown()).margin == 0
+    assert criteria_for(BanditConfig()).margin == 0.02
+    assert criteria_for(BanditConfig(learning_rate=0.3)).learning_rate == 0.005
+    assert criteria_for(Returns()).margin == 10
+    assert criteria_for(Unknown()).margin == 0
 
 
 def test_entropy_must_be_higher_at_the_same_step_and_at_the_same_score():
@@ -152,15 +152,13 @@ def test_entropy_must_be_higher_at_the_same_step_and_at_the_same_score():
     runs = []
     for seed, method in itertools.product(range(10), METHODS):
         speed, loss = (0.5, 2.2) if method == "proma" else (1.0, 1.2)
-        curves = {"accuracy": list(speed * grid), "entropy": list(3 - loss * speed * grid)}
-        runs.append(made_up(PATH, method, seed, rule=Rule(resamples=100, smoothing=1), **curves))
-    found = finding(runs, "entropy", "grpo")
+        curves = {"score": list(speed * grid), "entropy": list(3 - loss * speed * grid)}
+        runs.append(made_up(PATH, method, seed, criteria=Criteria(resamples=100, smoothing=1), **curves))
+    found = result_of(runs, "entropy", "grpo")
     assert found.verdict == "fails"  # at the same step alone it would hold
     assert found.estimate == pytest.approx(-0.25)  # the mean of (1.2 - 2.2) x score over scores 0 to 0.5
-    higher = [
-        made_up(PATH, m, s, accuracy=list(grid), entropy=2.0 + (m == "proma")) for s in range(10) for m in METHODS
-    ]
-    assert finding(higher, "entropy", "grpo").verdict == "holds"
+    higher = [made_up(PATH, m, s, score=list(grid), entropy=2.0 + (m == "proma")) for s in range(10) for m in METHODS]
+    assert result_of(higher, "entropy", "grpo").verdict == "holds"
 
 
 # ------------------------------------------------------------------------------------------------- protocols
@@ -172,7 +170,7 @@ def sweep(kl_of_rate, rates=(0.1, 0.2), seeds=10):
     runs = []
     for rate, seed, method in itertools.product(rates, range(seeds), METHODS):
         score = grid * (2 if method == "proma" else 1)
-        curves = {"accuracy": list(score), "kl_local": list(score + kl_of_rate(method, rate))}
+        curves = {"score": list(score), "kl_local": list(score + kl_of_rate(method, rate))}
         runs.append(made_up(PATH, method, seed, rate, **curves))
     return runs
 
@@ -180,8 +178,8 @@ def sweep(kl_of_rate, rates=(0.1, 0.2), seeds=10):
 def test_the_frontier_compares_at_equal_score():
     """Step by step PROMA has the higher KL, as it is further along; at equal score the lower one, by 0.2."""
     runs = sweep(lambda method, rate: rate + (0.1 if method == "proma" else 0.3))
-    assert finding(runs).verdict == "fails" or finding(runs).estimate > -0.2
-    found = finding(runs, protocol="frontier")
+    assert result_of(runs).verdict == "fails" or result_of(runs).estimate > -0.2
+    found = result_of(runs, protocol="frontier")
     assert found.estimate == pytest.approx(-0.2)
     assert (found.n, found.verdict) == (10, "holds")
 
@@ -190,32 +188,32 @@ def test_each_method_has_its_own_best_learning_rate_on_the_frontier():
     """PROMA's best is at the first rate and GRPO's at the second; both reach the same KL there."""
     best = {"proma": 0.1, "grpo": 0.2, "reinforce": 0.2}
     runs = sweep(lambda method, rate: 0.0 if rate == best[method] else 5.0)
-    assert finding(runs, protocol="frontier").estimate == pytest.approx(0.0, abs=1e-9)
+    assert result_of(runs, protocol="frontier").estimate == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_seed_counts_on_the_frontier_when_it_has_every_rate():
     runs = [run for run in sweep(lambda *_: 0.0) if run.config["learning_rate"] != 0.2 or run.config["seed"] >= 3]
-    (rung,) = evaluate(runs)
-    assert rung.rates == [0.1, 0.2]
-    assert finding(runs, protocol="frontier").n == 7
-    assert finding(runs).n == 10
+    (tier,) = evaluate(runs)
+    assert tier.rates == [0.1, 0.2]
+    assert result_of(runs, protocol="frontier").n == 7
+    assert result_of(runs).n == 10
 
 
 def test_a_single_rate_has_no_frontier_and_a_stray_one_does_not_spoil_it():
     runs = comparison()
-    (rung,) = evaluate(runs)
-    assert {found.protocol for found in rung.findings} == {"same_settings"}
-    assert "no frontier" in rung.notes[0]
+    (tier,) = evaluate(runs)
+    assert {found.protocol for found in tier.results} == {"same_settings"}
+    assert "no frontier" in tier.notes[0]
     stray = [made_up(PATH, method, 0, 0.7) for method in METHODS]
-    (rung,) = evaluate([*sweep(lambda *_: 0.0), *stray])
-    assert rung.rates == [0.1, 0.2]
+    (tier,) = evaluate([*sweep(lambda *_: 0.0), *stray])
+    assert tier.rates == [0.1, 0.2]
 
 
 def test_the_same_settings_rate_is_the_rules_or_else_the_one_with_most_pairs():
     runs = sweep(lambda *_: 0.0)
     assert evaluate(runs)[0].rate == 0.1
     for run in runs:
-        run.config["rule"]["learning_rate"] = 0.2
+        run.config["criteria"]["learning_rate"] = 0.2
     assert evaluate(runs)[0].rate == 0.2
     assert evaluate(runs[30:] + runs[:6])[0].rate == 0.2
 
@@ -226,7 +224,7 @@ def test_the_same_settings_rate_is_the_rules_or_else_the_one_with_most_pairs():
 def test_runs_of_other_settings_are_left_out_and_named():
     runs = comparison()
     other = made_up(Path("other"), "proma", 11)
-    other.config["contexts"] = 3
+    other.config["initial_states"] = 3
     ablation = made_up(Path("ablation"), "proma", 12)
     ablation.config["max_removed"] = 7.0
     twice = made_up(Path("twice"), "proma", 0)
@@ -241,33 +239,33 @@ def test_runs_of_other_settings_are_left_out_and_named():
     ]
 
 
-def test_environments_are_rungs_of_their_own():
+def test_environments_are_judged_apart():
     runs = comparison(tier="gym")
     for run in runs:
-        run.config["env"] = "CartPole-v1" if run.config["seed"] < 5 else "Acrobot-v1"
-    assert [(rung.comparable.rung, rung.findings[0].n) for rung in evaluate(runs)] == [
+        run.config["title"] = "gym/CartPole-v1" if run.config["seed"] < 5 else "gym/Acrobot-v1"
+    assert [(tier.comparable.title, tier.results[0].n) for tier in evaluate(runs)] == [
         ("gym/Acrobot-v1", 5), ("gym/CartPole-v1", 5),
     ]  # fmt: skip
 
 
 def test_the_rule_is_read_from_the_runs_and_said_to_be_missing(tmp_path):
-    (rung,) = evaluate(comparison(rule=None))
-    assert rung.rule == Rule()
-    assert "no rule was fixed" in rung.notes[0]
-    mixed = [*comparison(seeds=5), *comparison(rule=Rule(min_pairs=20))[15:]]
-    (rung,) = evaluate(mixed)
-    assert rung.rule.min_pairs == 20
-    assert "different rules" in rung.notes[0]
+    (tier,) = evaluate(comparison(criteria=None))
+    assert tier.criteria == Criteria()
+    assert "no criteria were fixed" in tier.notes[0]
+    mixed = [*comparison(seeds=5), *comparison(criteria=Criteria(min_pairs=20))[15:]]
+    (tier,) = evaluate(mixed)
+    assert tier.criteria.min_pairs == 20
+    assert "different criteria" in tier.notes[0]
 
 
 @pytest.mark.parametrize(
-    "stored", [None, [], {}, {**to_json(Rule()), "resamples": 1e12}, {**to_json(Rule()), "confidence": "high"},
-               {**to_json(Rule()), "margin": math.nan}, {**to_json(Rule()), "min_pairs": True}]
+    "stored", [None, [], {}, {**to_json(Criteria()), "resamples": 1e12}, {**to_json(Criteria()), "confidence": "high"},
+               {**to_json(Criteria()), "margin": math.nan}, {**to_json(Criteria()), "min_pairs": True}]
 )  # fmt: skip
 def test_what_is_no_rule_is_refused(stored):
     with pytest.raises(UsageError):
         from_json(stored)
-    assert from_json(to_json(Rule(min_pairs=12))) == Rule(min_pairs=12)
+    assert from_json(to_json(Criteria(min_pairs=12))) == Criteria(min_pairs=12)
 
 
 def test_claims_json_has_a_row_a_claim_baseline_and_protocol(tmp_path):
@@ -275,9 +273,9 @@ def test_claims_json_has_a_row_a_claim_baseline_and_protocol(tmp_path):
     assert len(rows) == 2 * 6
     for row in rows:
         assert list(row) == [
-            "tier", "claim", "baseline", "protocol", "estimate", "ci_low", "ci_high", "n", "verdict",
+            "tier", "task", "claim", "baseline", "protocol", "estimate", "ci_low", "ci_high", "n", "verdict",
         ]  # fmt: skip
     assert {(row["claim"], row["baseline"]) for row in rows} == {
-        ("accuracy", "grpo"), ("kl_local", "grpo"), ("kl_local", "reinforce"),
+        ("score", "grpo"), ("kl_local", "grpo"), ("kl_local", "reinforce"),
         ("kl_global", "reinforce"), ("entropy", "grpo"), ("entropy", "reinforce"),
     }  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from small_runs import tiny
 
 from proma_bench.cli import main
-from proma_bench.runs import run_in
+from proma_bench.experiments.run import run_in
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from proma_bench.runs import run_in
         ("run bandit --method gpro", "unknown method 'gpro'; did you mean 'grpo'?"),
         ("run bandit --steps 0", "steps must be at least 1, got 0"),
         ("run bandit --learning-rate nan", "learning_rate must be above 0, got nan"),
-        ("run bandit --shrinkage 1.5", "shrinkage must be between 0 and 1, got 1.5"),
-        ("run bandit --max-removed -1", "max_removed must be None or 0 or more, got -1.0"),
-        ("run bandit --contexts 63", "contexts must be a multiple of steps_per_batch (2), got 63"),
+        ("run bandit --shrinkage 1.5", "shrinkage must lie between 0 (plain accumulation) and 1, got 1.5"),
+        ("run bandit --max-removed -1", "max_removed must be None (no clamp) or a finite number >= 0, got -1.0"),
+        ("run bandit --initial-states 63", "initial_states must be a multiple of steps_per_batch (2), got 63"),
         ("ladder --tiers bandit,gmy", "unknown tier 'gmy'"),
         ("ladder --seeds 0", "seeds must be at least 1, got 0"),
         ("ladder --jobs 0", "jobs must be at least 1, got 0"),
@@ -55,7 +55,7 @@ def test_a_damaged_run_is_one_line(capsys, tmp_path):
 
 
 def test_a_run_shows_progress_and_where_it_is(capsys, tmp_path):
-    options = "--steps 4 --contexts 4 --group-size 4 --method reinforce".split()
+    options = "--steps 4 --initial-states 4 --group-size 4 --method reinforce".split()
     assert main(["run", "bandit", *options, "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "step 4 of 4: score" in printed

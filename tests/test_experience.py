@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from proma_bench.experience import Experience
+from proma_bench.learning.experience import Experience
 
 LENGTHS = [3, 1, 2]
 

@@ -7,11 +7,11 @@ import pytest
 from made_up_runs import made_up
 
 from proma_bench.report.frontier import Frontier, Trajectory, common_scores, difference_at_equal_score, moving_mean
-from proma_bench.rule import Rule
+from proma_bench.runs.criteria import Criteria
 
 
 def run(score, entropy):
-    return made_up(Path("run"), accuracy=list(score), entropy=list(entropy))
+    return made_up(Path("run"), score=list(score), entropy=list(entropy))
 
 
 def test_a_score_is_reached_between_two_steps_where_the_envelope_first_has_it():
@@ -47,10 +47,12 @@ def test_the_difference_at_equal_score_is_taken_over_the_common_range():
     """From 0.2, where the second starts, to 0.6, where the first ends: entropy 3 - s against 1 + s."""
     score, other = np.linspace(0.0, 0.6, 20), np.linspace(0.2, 1.0, 20)
     difference = difference_at_equal_score(
-        [run(score, 3 - score)], [run(other, 1 + other)], "entropy", Rule(smoothing=1)
+        [run(score, 3 - score)], [run(other, 1 + other)], "entropy", Criteria(smoothing=1)
     )
     assert difference == pytest.approx(2 - 2 * 0.4)
-    apart = difference_at_equal_score([run([0.0, 0.1], [1.0, 1.0])], [run([0.5, 0.9], [1.0, 1.0])], "entropy", Rule())
+    apart = difference_at_equal_score(
+        [run([0.0, 0.1], [1.0, 1.0])], [run([0.5, 0.9], [1.0, 1.0])], "entropy", Criteria()
+    )
     assert np.isnan(apart)
 
 

@@ -1,4 +1,4 @@
-"""The backward engine and the language rung on a GPU; skipped where there is none."""
+"""The backward engine and the language tier on a GPU; skipped where there is none."""
 
 import copy
 
@@ -9,10 +9,10 @@ from small_runs import tiny_transformer
 from torch import nn
 
 from proma_bench import ProjectionConfig, Proma
-from proma_bench.language import LanguagePolicy
-from proma_bench.sequence_grads.cost import WAYS
-from proma_bench.tiers.transformer import tiny_qwen3
-from proma_bench.train import Training, train
+from proma_bench.backward.cost import WAYS
+from proma_bench.experiments.training import Training, train
+from proma_bench.language.policy import LanguagePolicy
+from proma_bench.tiers.transformer.tier import tiny_qwen3
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 
@@ -45,8 +45,8 @@ def gradients(device: str, dtype: torch.dtype, config: ProjectionConfig, **optio
 def test_gradients_are_the_cpus(method, way):
     """In float32 on both; TF32 is off unless asked for."""
     config = ProjectionConfig(method)
-    expected = gradients("cpu", torch.float32, config, way=way)
-    found = gradients("cuda", torch.float32, config, way=way)
+    expected = gradients("cpu", torch.float32, config, gram_method=way)
+    found = gradients("cuda", torch.float32, config, gram_method=way)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
 
@@ -89,10 +89,10 @@ def test_the_workspace_stays_below_its_limit():
 
 
 def test_a_policy_in_bfloat16_trains_on_the_gpu():
-    """Experience of the third rung, on a GPU: gradients of float32, but for rounding."""
+    """Experience of the third tier, on a GPU: gradients of float32, but for rounding."""
     training = Training(tiny_transformer(method="reinforce"))
     with torch.no_grad():
-        experience = training.tier.sample(training.policy, training.generators)
+        experience = training.sample()
     found = {}
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
         policy = LanguagePolicy(copy.deepcopy(training.policy.model).to(device, dtype))

@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 import reasoning_gym
 
-from proma_bench import gsm8k
 from proma_bench.errors import UsageError
-from proma_bench.gsm8k import GSM8K, LONGEST_LINE, PUBLISHED
-from proma_bench.scoring import strict_number
+from proma_bench.tasks import gsm8k
+from proma_bench.tasks.gsm8k import GSM8K, LONGEST_LINE, PUBLISHED
+from proma_bench.tasks.scoring import strict_number
 
 REAL = Path(os.environ.get("PROMA_BENCH_GSM8K") or Path(__file__).parents[2] / "shared" / "gsm8k")
 real = pytest.mark.skipif(

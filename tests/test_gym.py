@@ -1,4 +1,4 @@
-"""The Gymnasium rung: how episodes are played, what a batch is, and that every method learns."""
+"""The Gymnasium tier: how episodes are played, what a batch is, and that every method learns."""
 
 import dataclasses
 import math
@@ -12,14 +12,15 @@ from small_runs import tiny_gym, without_timings
 from torch.distributions import kl_divergence
 
 from proma_bench import ProjectionConfig, Proma
-from proma_bench.config import METHODS, GymConfig
-from proma_bench.report.statistics import rung
-from proma_bench.rule import rule_for
-from proma_bench.runs import run_in
-from proma_bench.tiers.environments import LONGEST, Environments
-from proma_bench.tiers.gym import TRAINING_SEEDS, CategoricalPolicy, GaussianPolicy, Gym
-from proma_bench.train import Training, train
-from proma_bench.update import optimizer_step
+from proma_bench.experiments.run import run_in
+from proma_bench.experiments.training import Training, train
+from proma_bench.learning.methods import METHODS
+from proma_bench.learning.update import optimizer_step
+from proma_bench.runs.criteria import criteria_for
+from proma_bench.tiers.gym.config import GymConfig
+from proma_bench.tiers.gym.environments import LONGEST, Environments
+from proma_bench.tiers.gym.policies import CategoricalPolicy, GaussianPolicy
+from proma_bench.tiers.gym.tier import TRAINING_SEEDS, Gym
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def played(env, seeds, act=None, **settings):
 
 def sampled(**settings):
     training = Training(tiny_gym(**settings))
-    return training, training.tier.sample(training.policy, training.generators)
+    return training, training.sample()
 
 
 # ------------------------------------------------------------------------------------------------ episodes
@@ -173,8 +174,8 @@ def test_the_score_is_the_greedy_return(clock):
     policy = tier.policy(torch.Generator().manual_seed(0))
     score = tier.evaluate(policy)
     ends = [environment.unwrapped.end for environment in tier.validation.envs]
-    assert score["accuracy"] == pytest.approx(np.minimum(ends, 4).mean())
-    assert score["accuracy_sampled"] is None
+    assert score["score"] == pytest.approx(np.minimum(ends, 4).mean())
+    assert score["score_sampled"] is None
     assert score["truncated"] == pytest.approx(np.mean([end > 4 for end in ends]))
 
 
@@ -262,16 +263,16 @@ def test_every_method_learns_to_balance(method):
     rewards = [step["reward"] for step in history]
     assert np.mean(rewards[:2]) < 40
     assert np.mean(rewards[-4:]) > 120
-    assert history[-1]["accuracy"] > 150
+    assert history[-1]["score"] > 150
 
 
 def test_the_rung_has_its_environments_name_and_range():
     config = GymConfig(env="Acrobot-v1", method="grpo")
-    assert config.rung == rung({"tier": "gym", "env": "Acrobot-v1"}) == "gym/Acrobot-v1"
+    assert config.title == "gym/Acrobot-v1"
     assert config.name == "gym/Acrobot-v1 grpo lr 0.01 seed 0"
-    assert rule_for(config).margin == 10
-    assert rule_for(GymConfig(env="Ant-v5")).margin == 0
-    assert rule_for(GymConfig(max_episode_steps=100)).margin == 0
+    assert criteria_for(config).margin == 10
+    assert criteria_for(GymConfig(env="Ant-v5")).margin == 0
+    assert criteria_for(GymConfig(max_episode_steps=100)).margin == 0
 
 
 def test_defaults_are_among_the_ladders_rates():

@@ -1,4 +1,4 @@
-"""The Gymnasium rung: which environments it takes, and what it says of those that it does not."""
+"""The Gymnasium tier: which environments it takes, and what it says of those that it does not."""
 
 import gymnasium
 import numpy as np
@@ -9,11 +9,11 @@ from made_up_environments import registered
 from small_runs import tiny_gym
 
 from proma_bench.cli import main
-from proma_bench.config import GymConfig
 from proma_bench.errors import UsageError
-from proma_bench.tiers.environments import Environments, make
-from proma_bench.tiers.gym import Gym
-from proma_bench.train import Training
+from proma_bench.experiments.training import Training
+from proma_bench.tiers.gym.config import GymConfig
+from proma_bench.tiers.gym.environments import Environments, make
+from proma_bench.tiers.gym.tier import Gym
 
 
 def test_bounded_observations_lie_between_minus_one_and_one():
@@ -48,7 +48,7 @@ def test_actions_are_scaled_to_the_bounds_and_clipped_there():
 def test_action_spaces(space):
     with registered(actions=space):
         training = Training(tiny_gym(env="Made-v0"))
-        experience = training.tier.sample(training.policy, training.generators)
+        experience = training.sample()
     for environment in training.tier.training.envs:
         assert all(space.contains(action) for action in environment.unwrapped.actions)
     assert len(experience.actions) == experience.rows
@@ -122,7 +122,7 @@ def test_an_unsupported_space_is_named(spaces, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"contexts": 3}, "contexts must be a multiple of steps_per_batch (2), got 3"),
+        ({"initial_states": 3}, "initial_states must be a multiple of steps_per_batch (2), got 3"),
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
         ({"validation_episodes": 0}, "validation_episodes must be at least 1, got 0"),
         ({"max_episode_steps": 0}, "max_episode_steps must be None or at least 1, got 0"),

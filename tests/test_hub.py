@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from proma_bench import hub
+from proma_bench import downloads as hub
 from proma_bench.errors import UsageError
 
 

@@ -9,14 +9,10 @@ from hypothesis import strategies as st
 from oracle import without_dominant_part
 from torch import Tensor
 
-from proma_bench.projection import (
-    ProjectionConfig,
-    accumulate,
-    corrected_advantages,
-    dominant_directions,
-    intra,
-    project,
-)
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.factored import dominant_directions, intra
+from proma_bench.projection.gram import corrected_advantages
+from proma_bench.projection.literal import accumulate, project
 
 SEEDS, RANKS = st.integers(0, 2**31), st.integers(0, 6)
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from small_runs import heed_ctrl_c
 
-from proma_bench.config import CONFIGS, METHODS, LLMConfig
 from proma_bench.errors import UsageError
-from proma_bench.ladder import make_plan
+from proma_bench.experiments.ladder import make_plan
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.reading import read_runs
+from proma_bench.tiers import TIERS
+from proma_bench.tiers.llm.config import LLMConfig
 
-RUNGS = {config().rung for config in CONFIGS.values()}
+TITLES = {config().title for config in TIERS.values()}
 
 
 def proma_bench(*arguments):
@@ -26,7 +28,7 @@ def proma_bench(*arguments):
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory):
-    """One seed of the first rung."""
+    """One seed of the first tier."""
     root = tmp_path_factory.mktemp("ladder") / "root"
     return root, proma_bench("ladder", "--tiers", "bandit", "--seeds", 1, "--jobs", 2, "--out", root)
 
@@ -49,8 +51,8 @@ def test_every_method_learns_the_digits(ladder):
     assert {run.config["method"] for run in runs} == set(METHODS)
     for run in runs:
         first, last = run.metrics[0], run.metrics[-1]
-        assert first["accuracy"] < 0.3
-        assert last["accuracy"] > 0.45
+        assert first["score"] < 0.3
+        assert last["score"] > 0.45
         assert last["entropy"] < 0.6 * first["entropy"]
         assert last["kl_global"] > 0.5
 
@@ -75,7 +77,7 @@ def test_the_smoke_ladder_climbs_every_rung_of_the_default(tmp_path):
     result = proma_bench("ladder", "--budget", "smoke", "--seeds", 1, "--jobs", 2, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     claimed = {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())}
-    assert claimed == RUNGS - {LLMConfig().rung}  # without a model, a smoke run, of which nothing is claimed
+    assert claimed == TITLES - {LLMConfig().title}  # without a model, a smoke run, of which nothing is claimed
     assert "unknown metric" not in result.stdout
     assert "llm/smoke-run: a smoke run with random weights" in result.stdout
     assert (tmp_path / "llm" / "proma" / "lr-2e-06" / "seed-0" / "summary.json").exists()
@@ -131,8 +133,8 @@ def test_with_a_gpu_the_ladder_has_the_papers_settings(monkeypatch, tmp_path):
     job = make_plan(["llm"], "full", 1).jobs(tmp_path)[0]
     assert (job.config.model, job.config.task, job.config.steps) == ("Qwen/Qwen3-0.6B", "gsm8k", 300)
     config = job.config
-    assert (config.contexts, config.group_size, config.steps_per_batch, config.microbatch_size) == (128, 8, 2, 8)
-    assert (config.prompt_tokens, config.answer_tokens, config.learning_rate) == (512, 2048, 2e-6)
+    assert (config.prompts, config.group_size, config.steps_per_batch, config.microbatch_size) == (128, 8, 2, 8)
+    assert (config.max_prompt_tokens, config.max_new_tokens, config.learning_rate) == (512, 2048, 2e-6)
     assert (config.clip, config.projection, config.sweeps, config.max_removed, config.shrinkage) == (
         0.2, "iterative", 2, 0.5, 1.0
     )  # fmt: skip

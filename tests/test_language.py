@@ -7,11 +7,11 @@ import torch
 from small_runs import tiny_transformer
 
 from proma_bench import ProjectionConfig, Proma, accumulate
-from proma_bench.experience import PADDING, Experience
-from proma_bench.language import LanguagePolicy
-from proma_bench.tiers.transformer import tiny_qwen3
-from proma_bench.train import Training
-from proma_bench.update import optimizer_step
+from proma_bench.experiments.training import Training
+from proma_bench.language.policy import LanguagePolicy
+from proma_bench.learning.experience import PADDING, Experience
+from proma_bench.learning.update import optimizer_step
+from proma_bench.tiers.transformer.tier import tiny_qwen3
 
 
 def texts(prompts=(3, 1, 5, 2), answers=(1, 4, 2, 3), vocabulary=20):
@@ -60,19 +60,19 @@ def test_packed_sequences_have_the_gradients_of_padded_ones(projection):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("normalisation", ["token-mean", "sequence-mean", "sum"])
+@pytest.mark.parametrize("loss_aggregation", ["token-mean", "sequence-mean", "sum"])
 def test_an_optimizer_step_on_its_own_rollouts_is_the_literal_one_in_float64(packed, normalisation):
     """Microbatches of real answers, against one sequence at a time, autograd, and the projection written out."""
-    config = tiny_transformer(packed=packed, normalisation=normalisation, group_size=4)
+    config = tiny_transformer(packed=packed, loss_aggregation=normalisation, group_size=4)
     training = Training(config)
-    experience = training.tier.sample(training.policy, training.generators)
+    experience = training.sample()
     advantages = torch.randn(len(experience), generator=torch.Generator().manual_seed(0))  # few answers were right
     experience = dataclasses.replace(experience, advantages=advantages)
     parts = experience.microbatches(config.microbatch_size, torch.Generator().manual_seed(1))
     before = {name: value.clone() for name, value in training.policy.named_parameters()}
 
     oracle = LanguagePolicy(training.policy.model, packed=False)
-    oracle = type(oracle)(tiny_qwen3(training.policy.model.config.vocab_size, config.context_tokens).double())
+    oracle = type(oracle)(tiny_qwen3(training.policy.model.config.vocab_size, config.context_length).double())
     oracle.load_state_dict(training.policy.state_dict())
     running = [None] * len(list(oracle.parameters()))
     for part in parts:

@@ -1,4 +1,4 @@
-"""The fourth rung: its prompts, its prefix, its precision, and its gradients against the literal ones in float64."""
+"""The fourth tier: its prompts, its prefix, its precision, and its gradients against the literal ones in float64."""
 
 import copy
 import dataclasses
@@ -10,17 +10,19 @@ from oracle import Micro, assert_gradients, oracle_gradients
 from small_models import save_tiny, tiny_llm
 from small_runs import without_timings
 
-from proma_bench import ProjectionConfig, tokens
+from proma_bench import ProjectionConfig
 from proma_bench.cli import main
-from proma_bench.config import METHODS, LLMConfig
-from proma_bench.config.language import TINY
 from proma_bench.errors import RunError, UsageError
-from proma_bench.experience import PADDING
-from proma_bench.language import LanguagePolicy
-from proma_bench.models import Pretrained
-from proma_bench.rollout.huggingface import HuggingFaceSampler
-from proma_bench.runs import read_json, run_in
-from proma_bench.train import Training, train
+from proma_bench.experiments.run import run_in
+from proma_bench.experiments.training import Training, train
+from proma_bench.language import tokens
+from proma_bench.language.models import Pretrained
+from proma_bench.language.policy import LanguagePolicy
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.learning.experience import PADDING
+from proma_bench.learning.methods import METHODS
+from proma_bench.runs.directory import read_json
+from proma_bench.tiers.llm.config import TINY, LLMConfig
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,10 @@ def base_model(tmp_path_factory):
 def test_a_run_records_its_steps_and_what_the_sampler_said(method, model, tmp_path):
     run = run_in(tmp_path / "run", tiny_llm(model, method=method))
     assert run.finished
-    assert [step["accuracy"] is None for step in run.metrics] == [True, False, True, False]
+    assert [step["score"] is None for step in run.metrics] == [True, False, True, False]
     assert all(0 <= step["sampler_gap"] < 1e-4 for step in run.metrics)
     assert all(0 < step["tokens"] <= 5 * step["sequences"] for step in run.metrics)
-    assert set(read_json(tmp_path / "run" / "summary.json")["initial"]) == {"accuracy", "accuracy_sampled"}
+    assert set(read_json(tmp_path / "run" / "summary.json")["initial"]) == {"score", "score_sampled"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -63,12 +65,12 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(dtype, model, tmp_path
 
 def test_gsm8k_is_scored_in_both_forms(model, tmp_path):
     run = run_in(tmp_path, tiny_llm(model, task="gsm8k", task_options={}, data="synthetic", few_shot=0, steps=2))
-    assert {"accuracy", "accuracy_lenient", "accuracy_sampled"} <= run.metrics[-1].keys()
+    assert {"score", "score_lenient", "score_sampled"} <= run.metrics[-1].keys()
 
 
 def test_the_test_set_is_scored_when_asked_for(model, tmp_path, capsys):
     options = (
-        "--task gsm8k --data synthetic --steps 2 --contexts 2 --group-size 2 --prompt-tokens 500 --answer-tokens 2"
+        "--task gsm8k --data synthetic --steps 2 --prompts 2 --group-size 2 --max-prompt-tokens 500 --max-new-tokens 2"
     )
     command = ["run", "llm", "--model", model, *options.split(), "--validation-questions", "4", "--out", str(tmp_path)]
     assert main(command) == 0
@@ -91,7 +93,7 @@ def test_a_sampler_that_strays_is_remarked_once(model, tmp_path, monkeypatch):
 
 def test_a_smoke_run_needs_nothing(tmp_path):
     config = LLMConfig(**LLMConfig.smoke_run)
-    assert config.rung == "llm/smoke-run"
+    assert config.title == "llm/smoke-run"
     assert run_in(tmp_path, config).finished
 
 
@@ -108,7 +110,7 @@ def test_solved_problems_stand_before_every_prompt_and_are_never_asked(model):
         assert eval(problem) == int(answer) and problem not in asked
     question = tier.task.training[0]
     assert prompting.tokenizer.decode(prompting.tokens([question])[0]) == f"{question.text}="
-    ended = set(prompting.tokenizer.batch_decode([[end] for end in prompting.ends]))
+    ended = set(prompting.tokenizer.batch_decode([[end] for end in prompting.stop_token_ids]))
     assert ended == {"\n", "<end>"}
 
 
@@ -131,7 +133,7 @@ def test_no_validation_problem_has_the_numbers_of_a_training_problem(model):
 def sampled(config):
     """A policy, its experience with advantages that are not zero, and its microbatches."""
     training = Training(config)
-    experience = training.tier.sample(training.policy, training.generators)
+    experience = training.sample()
     advantages = torch.randn(len(experience), generator=torch.Generator().manual_seed(0))
     experience = dataclasses.replace(experience, advantages=advantages)
     return training, experience.microbatches(config.microbatch_size, torch.Generator().manual_seed(1))
@@ -202,7 +204,7 @@ def test_a_step_of_the_papers_rate_changes_float32_weights_and_not_bfloat16_ones
 
 def test_the_frozen_copy_is_half_the_size_and_the_same_policy(model):
     training = Training(tiny_llm(model, dtype="bfloat16"))
-    experience = training.tier.sample(training.policy, training.generators)
+    experience = training.sample()
     assert {parameter.dtype for parameter in training.initial.parameters() if parameter.ndim == 2} == {torch.bfloat16}
     with torch.no_grad():
         ours = training.policy.on(experience).log_prob(experience.actions)
@@ -233,7 +235,7 @@ def test_generation_goes_on_with_half_as_many_prompts(model, monkeypatch):
     assert [step["sequences"] for step in halved] == [step["sequences"] for step in whole]
     full.most = 0
     with pytest.raises(
-        RunError, match="out of memory while 3 answers to one prompt are generated; lower answer_tokens"
+        RunError, match="out of memory while 3 answers to one prompt are generated; lower max_new_tokens"
     ):
         train(tiny_llm(model, steps=2))
 
@@ -247,7 +249,7 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         return hidden(self, *arguments)
 
     monkeypatch.setattr(LanguagePolicy, "_hidden", full)
-    message = r"a training pass of \d+ sequences; turn on gradient_checkpointing, or lower answer_tokens, or lower mi"
+    message = r"a training pass of \d+ sequences; turn on gradient_checkpointing, or lower max_new_tokens, or lower mi"
     with pytest.raises(RunError, match=message):
         train(tiny_llm(model, gradient_checkpointing=False, max_removed=None))
 
@@ -266,7 +268,7 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         ("--task chain_sum --evaluate test", "--evaluate test is for GSM8K"),
         ("--data nowhere", "no file nowhere/train.jsonl"),
         ("--data synthetic --model nowhere/at-all", "the model nowhere/at-all is neither in "),
-        ("--data synthetic --model MODEL --prompt-tokens 0", "prompt_tokens must be at least 1"),
+        ("--data synthetic --model MODEL --max-prompt-tokens 0", "max_prompt_tokens must be at least 1"),
     ],
 )
 def test_a_wrong_use_is_one_line(options, message, model, capsys, tmp_path, monkeypatch):
@@ -307,4 +309,4 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 
 
 def test_a_tiny_random_model_has_a_name_of_its_own():
-    assert LLMConfig(model=TINY).rung == "llm/smoke-run" and LLMConfig(model=TINY).task == "gsm8k"
+    assert LLMConfig(model=TINY).title == "llm/smoke-run" and LLMConfig(model=TINY).task == "gsm8k"

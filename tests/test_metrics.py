@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal
 
-from proma_bench import metrics
-from proma_bench.experience import Experience
+from proma_bench.learning import divergences as metrics
+from proma_bench.learning.experience import Experience
 
 ROWS = Experience(*[torch.zeros(5)] * 5)
 

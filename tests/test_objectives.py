@@ -3,26 +3,28 @@
 import pytest
 import torch
 
-from proma_bench.config import METHODS
-from proma_bench.experience import Experience
-from proma_bench.objectives import OBJECTIVES, group_advantages, grpo, reinforce
+from proma_bench.learning.advantages import group_advantages
+from proma_bench.learning.experience import Experience
+from proma_bench.learning.methods import METHODS
+from proma_bench.learning.objectives import grpo, reinforce
+from proma_bench.tiers.bandit.config import BanditConfig
 
 
 def rows(old_log_probs, advantages):
     old_log_probs, advantages = torch.tensor(old_log_probs), torch.tensor(advantages)
-    return Experience(
-        torch.zeros(len(old_log_probs)), torch.zeros(len(old_log_probs)), old_log_probs, advantages, advantages
-    )
+    zeros = torch.zeros(len(old_log_probs))
+    return Experience(zeros, zeros, old_log_probs, advantages, advantages)
 
 
 def gradient(objective, log_probs, experience, clip=0.2):
     log_probs = torch.tensor(log_probs, requires_grad=True)
-    objective(log_probs, experience, clip).sum().backward()
+    objective(log_probs, experience, BanditConfig(clip=clip)).sum().backward()
     return log_probs.grad.tolist()
 
 
-def test_every_method_has_an_objective():
-    assert set(OBJECTIVES) == set(METHODS)
+def test_every_method_has_an_objective_and_advantages():
+    for method in METHODS.values():
+        assert callable(method.objective_function) and method.advantages_function is group_advantages
 
 
 def test_advantages_are_standardised_within_their_group():

@@ -10,9 +10,9 @@ import pytest
 from made_up_runs import made_up, store
 
 from proma_bench.cli import main
-from proma_bench.config import CONFIGS
 from proma_bench.report.plots import file_name, plain
 from proma_bench.report.settings import run_command, settings
+from proma_bench.tiers import TIERS
 
 EVIL = "<script src=http://evil.example/>\"'&{{7*7}}$\\bad$[/red]"
 
@@ -40,10 +40,12 @@ def sweep_of_runs(root, name="", seeds=3):
         for rate in (0.1, 0.2):
             for seed in range(seeds):
                 path = root / f"{method}{name and 'é #?'}" / f"{rate}" / f"{seed}"
-                run = made_up(path, method, seed, rate, accuracy=score, entropy=[2 - s for s in score])
+                run = made_up(path, method, seed, rate, score=score, entropy=[2 - s for s in score])
                 for step in run.metrics:
                     step["removed_by_layer"] = {f"a{name}": 0.25, "b": None} if method == "proma" else None
-                run.config.update(env=name or "CartPole-v1", tier="gym", versions={f"torch{name}": name or "2"})
+                run.config.update(
+                    title=f"gym/{name or 'CartPole-v1'}", tier="gym", versions={f"torch{name}": name or "2"}
+                )
                 store(run)
 
 
@@ -102,7 +104,7 @@ def test_it_has_the_matrix_three_figures_settings_versions_and_the_command(page)
     ):
         assert text in page.text
     assert "proma-bench run gym --method proma" in page.text
-    assert page.text.index("Claims") < page.text.index("gym/CartPole-v1", page.text.index("the rule"))
+    assert page.text.index("Claims") < page.text.index("gym/CartPole-v1", page.text.index("the criteria"))
 
 
 def test_names_from_runs_are_shown_as_they_are(evil):
@@ -125,13 +127,14 @@ def test_the_same_runs_give_the_same_page(page):
 def test_names_of_files_stay_in_their_folder():
     assert file_name("../../etc/passwd") == "etc-passwd"
     assert file_name("gym/CartPole-v1") == "gym-CartPole-v1"
-    assert file_name("///") == "rung"
+    assert file_name("///") == "tier"
     assert plain("a$b\né") == "a\\$b \\xe9"
 
 
 def test_the_command_of_a_run_names_what_is_not_the_default():
-    config = {"tier": "bandit", "method": "grpo", "seed": 3, "steps": CONFIGS["bandit"].steps, "shuffle": False,
-              "learning_rate": 0.02, "max_removed": None, "versions": {}, "rule": {}}  # fmt: skip
+    config = {"tier": "bandit", "method": "grpo", "seed": 3, "steps": TIERS["bandit"].steps, "shuffle": False,
+              "learning_rate": 0.02, "max_removed": None, "versions": {}, "criteria": {}, "format": 1,
+              "title": "bandit"}  # fmt: skip
     assert run_command(config) == (
         "proma-bench run bandit --method grpo --seed 3 --no-shuffle --learning-rate 0.02 --max-removed None"
     )

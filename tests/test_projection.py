@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from projection_oracles import METHODS, literal_exact, norm, normal, of_any_type
 
 from proma_bench import testing
-from proma_bench.projection import ProjectionConfig, project
-from proma_bench.solve import rank_tolerance
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.literal import project
+from proma_bench.projection.solve import rank_tolerance
 from proma_bench.testing import projection_problems
 
 

@@ -20,8 +20,8 @@ from projection_oracles import (
 )
 
 from proma_bench import testing
-from proma_bench.projection import project
-from proma_bench.solve import RIDGE
+from proma_bench.projection.literal import project
+from proma_bench.projection.solve import RIDGE_SHIFT
 from proma_bench.testing import projection_problems
 
 
@@ -123,5 +123,5 @@ def test_ridge_is_the_literal_formula(problem):
 def test_ridge_leaves_one_part_in_a_hundred_and_one_of_a_single_direction():
     """The constant is the published code's: an eigenvalue of 1 keeps 0.01 / 1.01 of the component."""
     left = project(torch.tensor([3.0, 4.0]).double(), torch.tensor([[7.0, 0.0]]).double(), method="ridge")
-    assert RIDGE == 0.01
+    assert RIDGE_SHIFT == 0.01
     torch.testing.assert_close(left, torch.tensor([3.0 * 0.01 / 1.01, 4.0]).double())

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proma_bench.projection import project
+from proma_bench.projection.literal import project
 from proma_bench.testing import projection_problems
 
 CONTEXTS, FEATURES, HIDDEN, ACTIONS = 2, 5, 7, 3

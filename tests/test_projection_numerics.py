@@ -6,8 +6,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from projection_oracles import EPS, FLOATS, GRAM_METHODS, METHODS, NARROW, combine, configs, norm, normal, of_any_type
 
-from proma_bench.projection import ProjectionConfig, accumulate, corrected_advantages, project, removal
-from proma_bench.solve import gradient_rank_tolerance, projection_weights, rank_tolerance
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.gram import corrected_advantages, removal
+from proma_bench.projection.literal import accumulate, project
+from proma_bench.projection.solve import gradient_rank_tolerance, projection_weights, rank_tolerance
 from proma_bench.testing import gram_problems, projection_problems
 
 # ----------------------------------------------------------------------------------------------- whole tensors
@@ -123,7 +125,7 @@ def test_a_narrow_gram_matrix_gives_finite_float64(dtype, data):
 def test_a_float32_gram_matrix_gives_the_same_to_its_rounding(problem):
     rows, flat = problem.seq_grads.reshape(len(problem.seq_grads), -1), problem.running.flatten()
     for method in GRAM_METHODS:
-        weights = projection_weights(rows @ rows.T, rows @ flat, method, 2)
+        weights = projection_weights(rows @ rows.T, rows @ flat, ProjectionConfig(method))
         expected = project(problem.running.double(), problem.seq_grads, method=method)
         assert norm(problem.running - combine(weights, problem.seq_grads) - expected) <= 1e-4 * norm(flat)
 
@@ -132,7 +134,7 @@ def test_orthogonal_gradients_are_removed_to_float64_rounding_from_a_float32_gra
     """The rank cut is near 1e-5 there; repeated solves keep it from showing in what lies above."""
     overlap = normal(8, seed=1)
     for method in ("exact", "iterative"):
-        weights = projection_weights(4 * torch.eye(8), 4 * overlap.float(), method, 1)
+        weights = projection_weights(4 * torch.eye(8), 4 * overlap.float(), ProjectionConfig(method, sweeps=1))
         torch.testing.assert_close(weights, overlap.float().double(), rtol=1e-13, atol=0)
 
 
@@ -140,9 +142,9 @@ def test_orthogonal_gradients_are_removed_to_float64_rounding_from_a_float32_gra
 def test_copies_share_a_weight(dtype):
     """A pseudo-inverse gives the smallest weights, equal ones for equal gradients: nothing large that cancels."""
     rows, running = normal(8, 200).to(dtype), normal(200, seed=1).to(dtype)
-    single = projection_weights(rows @ rows.T, rows @ running, "exact", 1)
+    single = projection_weights(rows @ rows.T, rows @ running, ProjectionConfig("exact"))
     rows = torch.cat([rows, rows[:1]])
-    weights = projection_weights(rows @ rows.T, rows @ running, "exact", 1)
+    weights = projection_weights(rows @ rows.T, rows @ running, ProjectionConfig("exact"))
     size = norm(running) / norm(rows[0])
     torch.testing.assert_close(weights[8], single[0] / 2, rtol=0, atol=0.02 * size)
     torch.testing.assert_close(weights[0] + weights[8], single[0], rtol=0, atol=1e-5 * size)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from projection_oracles import CLAMPS, EPS, GRAM_METHODS, METHODS, combine, configs, gram_of, norm, normal, parts
 
 from proma_bench import testing
-from proma_bench.projection import ProjectionConfig, accumulate, corrected_advantages, project, removal
-from proma_bench.solve import projection_weights, rank_tolerance
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.gram import corrected_advantages, removal
+from proma_bench.projection.literal import accumulate, project
+from proma_bench.projection.solve import projection_weights, rank_tolerance
 from proma_bench.testing import gram_problems, projection_problems
 
 
@@ -60,7 +62,7 @@ def test_corrected_advantages_are_the_step_however_nearly_dependent_the_gradient
 @given(projection_problems(near_duplicates=True, balanced=True))
 def test_exact_weights_are_orthogonal_however_nearly_dependent_the_gradients(problem):
     gram, overlap = gram_of(problem)
-    weights = projection_weights(gram, overlap, "exact", 1)
+    weights = projection_weights(gram, overlap, ProjectionConfig("exact"))
 
     def fn(running, seq_grads):
         return running - combine(weights, seq_grads)
@@ -81,7 +83,7 @@ def test_removal_reports_what_is_removed(problem, config):
     if config.max_removed is None:
         assert not removed.clamped
     else:
-        weights = projection_weights(gram, overlap, config.method, config.sweeps)
+        weights = projection_weights(gram, overlap, config)
         component = norm(combine(weights, problem.seq_grads))
         excess = component - config.max_removed * norm(combine(problem.advantages, problem.seq_grads))
         if abs(excess) > math.sqrt(64 * EPS) * parts(problem):

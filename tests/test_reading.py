@@ -50,6 +50,8 @@ DAMAGES = {
     "config nested": (replace("config.json", b"[" * 100_000), "nested too deeply"),
     "config a folder": (a_folder("config.json"), "cannot read"),
     "method missing": (without("method"), "lacks method"),
+    "an older version": (without("format"), "made by another version"),
+    "title with controls": (configured(title="\x1b[2J"), "title must be a name"),
     "tier a number": (configured(tier=3), "tier must be a name"),
     "tier with controls": (configured(tier="\x1b[2J"), "tier must be a name"),
     "seed a text": (configured(seed="0"), "seed must be a whole number"),
@@ -64,9 +66,9 @@ DAMAGES = {
     "metric NaN": (append("metrics.jsonl", '{"step": 5, "kl_local": NaN}\n'), "line 5: kl_local is nan"),
     "metric infinite": (append("metrics.jsonl", '{"step": 5, "kl_local": 1e999}\n'), "line 5: kl_local is inf"),
     "metric huge": (append("metrics.jsonl", f'{{"step": 5, "kl_local": {10**400}}}\n'), "line 5: kl_local is 1000"),
-    "metric a text": (append("metrics.jsonl", '{"step": 5, "accuracy": "high"}\n'), "line 5: accuracy is 'high'"),
+    "metric a text": (append("metrics.jsonl", '{"step": 5, "score": "high"}\n'), "line 5: score is 'high'"),
     "layer NaN": (append("metrics.jsonl", '{"step": 5, "removed_by_layer": {"a": NaN}}\n'), "is an object"),
-    "score a layer": (append("metrics.jsonl", '{"step": 5, "accuracy": {"a": 1}}\n'), "line 5: accuracy is an object"),
+    "score a layer": (append("metrics.jsonl", '{"step": 5, "score": {"a": 1}}\n'), "line 5: score is an object"),
     "layers a number": (append("metrics.jsonl", '{"step": 5, "removed_by_layer": 1}\n'), "removed_by_layer is 1"),
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proma_bench import cli
+from proma_bench.cli import commands as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,17 +9,25 @@ from rich.console import Console
 
 from proma_bench.errors import UsageError
 from proma_bench.report.build import report
-from proma_bench.report.statistics import groups, interval
+from proma_bench.report.statistics import cells, interval
 from proma_bench.report.table import summary_table
-from proma_bench.runs import Run, write_json
+from proma_bench.runs.directory import FORMAT, Run, write_json
 
 
-def made_up(path, method="proma", seed=0, steps=4, recorded=None, accuracy=0.5, learning_rate=0.1):
+def made_up(path, method="proma", seed=0, steps=4, recorded=None, score=0.5, learning_rate=0.1):
     """A run as it would lie on disk."""
     recorded = steps if recorded is None else recorded
-    names = ("reward", "accuracy", "entropy", "kl_local", "kl_global")
-    metrics = [{"step": step + 1, **dict.fromkeys(names, accuracy), "clamped": None} for step in range(recorded)]
-    config = {"tier": "bandit", "method": method, "seed": seed, "learning_rate": learning_rate, "steps": steps}
+    names = ("reward", "score", "entropy", "kl_local", "kl_global")
+    metrics = [{"step": step + 1, **dict.fromkeys(names, score), "clamped": None} for step in range(recorded)]
+    config = {
+        "format": FORMAT,
+        "title": "bandit",
+        "tier": "bandit",
+        "method": method,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "steps": steps,
+    }
     return Run(path, config, metrics, finished=recorded == steps)
 
 
@@ -56,8 +64,8 @@ def test_equal_seeds_have_an_interval_without_width_and_one_seed_has_none():
 def test_runs_are_grouped_by_method_and_rate_in_the_methods_order(tmp_path):
     runs = [made_up(tmp_path, method, seed) for seed in (1, 0) for method in ("proma", "reinforce", "grpo")]
     runs.append(made_up(tmp_path, "proma", learning_rate=0.05))
-    found = groups(runs)
-    assert [(group.method, group.learning_rate) for group in found] == [
+    found = cells(runs)
+    assert [(cell.method, cell.learning_rate) for cell in found] == [
         ("reinforce", 0.1), ("grpo", 0.1), ("proma", 0.05), ("proma", 0.1),
     ]  # fmt: skip
     assert [run.config["seed"] for run in found[0].runs] == [0, 1]
@@ -65,17 +73,17 @@ def test_runs_are_grouped_by_method_and_rate_in_the_methods_order(tmp_path):
 
 def test_an_unfinished_run_counts_only_where_nothing_is_finished(tmp_path):
     finished, stopped = made_up(tmp_path), made_up(tmp_path, seed=1, recorded=2)
-    assert [group.runs for group in groups([finished, stopped])] == [[finished]]
-    (group,) = groups([made_up(tmp_path, recorded=3), stopped])
-    assert group.series("accuracy").shape == (2, 2)
+    assert [cell.runs for cell in cells([finished, stopped])] == [[finished]]
+    (cell,) = cells([made_up(tmp_path, recorded=3), stopped])
+    assert cell.series("score").shape == (2, 2)
     with pytest.raises(UsageError, match="recorded a step"):
-        groups([made_up(tmp_path, recorded=0)])
+        cells([made_up(tmp_path, recorded=0)])
 
 
 def test_the_table_shows_means_and_intervals_and_leaves_out_what_was_not_measured(tmp_path):
-    runs = [made_up(tmp_path, seed=seed, accuracy=accuracy) for seed, accuracy in enumerate((0.2, 0.4, 0.6))]
+    runs = [made_up(tmp_path, seed=seed, score=score) for seed, score in enumerate((0.2, 0.4, 0.6))]
     console = Console(file=io.StringIO(), width=120)
-    console.print(summary_table("bandit", groups(runs)))
+    console.print(summary_table("bandit", cells(runs)))
     text = console.file.getvalue()
     assert "0.400" in text
     assert "[0.200, 0.600]" in text

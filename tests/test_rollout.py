@@ -4,10 +4,10 @@ import pytest
 import torch
 from small_engines import assert_log_probs_are_the_models, vllm_sampler
 
-from proma_bench.experience import PADDING
-from proma_bench.rollout import Sampler, padded_left
-from proma_bench.rollout.huggingface import HuggingFaceSampler
-from proma_bench.tiers.transformer import tiny_qwen3
+from proma_bench.language.sampling import Sampler, padded_left
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.learning.experience import PADDING
+from proma_bench.tiers.transformer.tier import tiny_qwen3
 
 VOCABULARY, ENDS, LIMIT = 12, [0, 3], 7
 PROMPTS = [[5, 6], [1, 2, 4, 5, 9], [8], [7, 7, 7]]
@@ -27,7 +27,7 @@ def model():
 def sampler(model, request):
     if request.param == "huggingface":
         return HuggingFaceSampler(model, ENDS, LIMIT)
-    return vllm_sampler(model, ENDS, LIMIT, context_tokens=32)
+    return vllm_sampler(model, ENDS, LIMIT, context_length=32)
 
 
 def sample(sampler, samples=6, seed=0, prompts=PROMPTS):

@@ -10,12 +10,14 @@ import time
 import pytest
 from small_runs import heed_ctrl_c, tiny, without_timings
 
-from proma_bench import checkpoints, runs
-from proma_bench.config import METHODS
 from proma_bench.errors import RunError, UsageError
+from proma_bench.experiments.run import run_in
+from proma_bench.experiments.training import train
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.reading import read_runs
-from proma_bench.runs import claim, read_metrics, read_run, run_in
-from proma_bench.train import train
+from proma_bench.runs import checkpoints
+from proma_bench.runs import directory as runs
+from proma_bench.runs.directory import claim, read_metrics, read_run
 
 
 class Crash(Exception):
@@ -74,7 +76,9 @@ def test_a_run_that_stopped_anywhere_resumes_to_the_same_metrics(tmp_path, metho
 def test_a_killed_process_loses_nothing(tmp_path):
     """SIGKILL at whatever step the run has got to; then again, until one attempt gets through."""
     config = tiny(steps=20, checkpoint_every=4)
-    options = "--steps 20 --contexts 8 --group-size 4 --microbatch-size 4 --hidden 16 --checkpoint-every 4".split()
+    options = (
+        "--steps 20 --initial-states 8 --group-size 4 --microbatch-size 4 --hidden 16 --checkpoint-every 4".split()
+    )
     command = [sys.executable, "-W", "error", "-m", "proma_bench", "run", "bandit", *options, "--resume"]
     for target in (3, 11):
         process = subprocess.Popen([*command, "--out", tmp_path], stdout=subprocess.DEVNULL)
@@ -156,7 +160,7 @@ def no_space(*arguments, **options):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(("owner", "name"), [(runs._MetricsFile, "append"), (checkpoints, "save_file")])
+@pytest.mark.parametrize(("owner", "name"), [(runs.MetricsFile, "append"), (checkpoints, "save_file")])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch, expected, owner, name):
     interrupted(tmp_path, tiny(), 3)
     with monkeypatch.context() as full:
@@ -172,7 +176,7 @@ def test_a_real_write_limit_is_one_line_too(tmp_path):
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
         "from proma_bench.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    options = ["run", "bandit", "--steps", "60", "--contexts", "8", "--out", str(tmp_path)]
+    options = ["run", "bandit", "--steps", "60", "--initial-states", "8", "--out", str(tmp_path)]
     result = subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
@@ -235,7 +239,11 @@ def test_runs_are_found_wherever_they_lie(tmp_path):
     [
         ("config.json", "{", "cannot read .*config.json"),
         ("config.json", "[]", "not a JSON object"),
-        ("config.json", '{"tier": "bandit"}', "lacks learning_rate, method, seed, steps"),
+        (
+            "config.json",
+            '{"tier": "bandit", "title": "bandit", "format": 1}',
+            "lacks learning_rate, method, seed, steps",
+        ),
         ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 3}\n', "line 2: not JSON"),
         ("metrics.jsonl", '{"step": 1}\n{"step": 3}\n', "line 2: not the metrics of step 2"),
     ],

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proma_bench.gsm8k import GSM8K
-from proma_bench.scoring import COMMANDS, WORDS, lenient_number, strict_number
+from proma_bench.tasks.gsm8k import GSM8K
+from proma_bench.tasks.scoring import COMMANDS, WORDS, lenient_number, strict_number
 
 numbers = st.decimals(-(10**12), 10**12, allow_nan=False, allow_infinity=False, places=4)
 

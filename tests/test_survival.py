@@ -10,13 +10,12 @@ import time
 import pytest
 from small_runs import go_on, tiny, tiny_gym, without_timings
 
-from proma_bench.runs import read_run
-from proma_bench.train import train
+from proma_bench.experiments.training import train
+from proma_bench.runs.directory import read_run
 
-KILLS = 12  # on each rung, at least
-IMPORTED = (
-    "pytest torch._dynamo proma_bench.train proma_bench.checkpoints proma_bench.tiers.bandit proma_bench.tiers.gym"
-)
+KILLS = 12  # on each tier, at least
+IMPORTED = """pytest torch._dynamo proma_bench.experiments.run proma_bench.runs.checkpoints
+proma_bench.tiers.bandit.tier proma_bench.tiers.gym.tier"""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def kills_until_done(path, config, processes, chance):
 
 @pytest.mark.parametrize(
     "config",
-    [tiny(steps=60), tiny_gym(steps=60, contexts=2, env="Pendulum-v1", max_episode_steps=4)],
+    [tiny(steps=60), tiny_gym(steps=60, initial_states=2, env="Pendulum-v1", max_episode_steps=4)],
     ids=["bandit", "gym"],
 )
 def test_runs_killed_at_random_points_are_the_uninterrupted_runs(tmp_path, processes, config):

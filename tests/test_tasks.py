@@ -5,7 +5,8 @@ import re
 import pytest
 
 from proma_bench.errors import UsageError
-from proma_bench.tasks import Question, Task, _shortened
+from proma_bench.tasks.questions import Question
+from proma_bench.tasks.reasoning import Task, _shortened
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from proma_bench import testing
-from proma_bench.projection import ProjectionConfig, accumulate, project
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.literal import accumulate, project
 
 quickly = settings(max_examples=2000, derandomize=True, database=None)
 

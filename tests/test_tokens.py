@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
-from proma_bench import ProjectionConfig, Proma, tokens
-from proma_bench.tokens import TokenDistribution, TrainedTokens
+from proma_bench import ProjectionConfig, Proma
+from proma_bench.language import tokens
+from proma_bench.language.tokens import TokenDistribution, TrainedTokens
 
 SEQUENCES, LENGTH, WIDTH, VOCABULARY = 3, 5, 8, 11
 

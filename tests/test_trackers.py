@@ -9,9 +9,9 @@ from small_runs import tiny
 
 from proma_bench.cli import main
 from proma_bench.errors import UsageError
-from proma_bench.trackers import Tracker, numbers
+from proma_bench.experiments.trackers import Tracker, numbers
 
-STEP = {"step": 1, "accuracy": 0.5, "clamped": None, "removed_by_layer": {"a": 0.25, "b": None}}
+STEP = {"step": 1, "score": 0.5, "clamped": None, "removed_by_layer": {"a": 0.25, "b": None}}
 
 
 class Recorder(types.SimpleNamespace):
@@ -33,7 +33,7 @@ def recorder(monkeypatch):
 
 
 def test_numbers_are_what_can_be_drawn():
-    assert numbers(STEP) == {"step": 1, "accuracy": 0.5, "removed_by_layer/a": 0.25}
+    assert numbers(STEP) == {"step": 1, "score": 0.5, "removed_by_layer/a": 0.25}
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -53,7 +53,7 @@ def test_tensorboard_gets_a_scalar_a_metric(recorder, tmp_path):
         tracker.log(STEP)
     assert recorder.calls == [
         ("add_scalar", ("step", 1, 1), {}),
-        ("add_scalar", ("accuracy", 0.5, 1), {}),
+        ("add_scalar", ("score", 0.5, 1), {}),
         ("add_scalar", ("removed_by_layer/a", 0.25, 1), {}),
         ("close", (), {}),
     ]

@@ -7,10 +7,10 @@ import torch
 from small_runs import tiny, tiny_transformer
 from torch.distributions import kl_divergence
 
-from proma_bench.config import METHODS
-from proma_bench.train import Training, train
+from proma_bench.experiments.training import Training, train
+from proma_bench.learning.methods import METHODS
 
-NAMES = """step reward accuracy accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio removed_by_layer
+NAMES = """step reward score score_sampled kl_local kl_global entropy grad_norm removed_ratio removed_by_layer
 clamped seconds sequences""".split()
 
 
@@ -22,7 +22,7 @@ def test_every_step_has_every_metric_by_its_name(method):
         assert list(step) == NAMES
         missing = {name for name, value in step.items() if value is None}
         assert missing == (set() if method == "proma" else {"removed_ratio", "removed_by_layer", "clamped"})
-        assert step["sequences"] == 16  # of the batch's 8 contexts x 4 samples, half
+        assert step["sequences"] == 16  # of the batch's 8 initial states x 4 samples, half
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -92,8 +92,8 @@ def test_the_learning_rate_rises_in_a_line_to_its_value():
 
 def test_scores_are_measured_when_asked_and_at_the_end():
     plain, sparse = train(tiny()), train(tiny(validate_every=4))
-    assert [step["accuracy"] is not None for step in sparse] == [False, False, False, True, False, True]
-    assert sparse[3]["accuracy"] == plain[3]["accuracy"] and sparse[5]["accuracy"] == plain[5]["accuracy"]
+    assert [step["score"] is not None for step in sparse] == [False, False, False, True, False, True]
+    assert sparse[3]["score"] == plain[3]["score"] and sparse[5]["score"] == plain[5]["score"]
     assert [step["kl_local"] for step in sparse] == [step["kl_local"] for step in plain]
 
 

@@ -1,4 +1,4 @@
-"""The third rung: it runs, resumes, and counts what goes wrong with answers."""
+"""The third tier: it runs, resumes, and counts what goes wrong with answers."""
 
 import copy
 
@@ -6,21 +6,22 @@ import pytest
 import torch
 from small_runs import tiny_transformer, without_timings
 
-from proma_bench.config import METHODS
-from proma_bench.experience import PADDING
-from proma_bench.rollout import Rollout
-from proma_bench.runs import read_json, run_in
-from proma_bench.tasks import Question
-from proma_bench.train import Training, train
+from proma_bench.experiments.run import run_in
+from proma_bench.experiments.training import Training, train
+from proma_bench.language.sampling import Rollout
+from proma_bench.learning.experience import PADDING
+from proma_bench.learning.methods import METHODS
+from proma_bench.runs.directory import read_json
+from proma_bench.tasks.questions import Question
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_records_its_steps_and_the_scores_it_began_with(method, tmp_path):
     run = run_in(tmp_path / "run", tiny_transformer(method=method, learning_rate=1e-3))
     assert run.finished
-    assert [step["accuracy"] is None for step in run.metrics] == [True, False, True, False]
+    assert [step["score"] is None for step in run.metrics] == [True, False, True, False]
     assert all(step["kl_local"] > -1e-6 for step in run.metrics)
-    assert set(read_json(tmp_path / "run" / "summary.json")["initial"]) == {"accuracy", "accuracy_sampled"}
+    assert set(read_json(tmp_path / "run" / "summary.json")["initial"]) == {"score", "score_sampled"}
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path):
@@ -55,7 +56,7 @@ def test_all_methods_and_seeds_begin_with_the_same_weights():
 
 def test_old_log_probs_are_the_policys_own():
     training = Training(tiny_transformer())
-    experience = training.tier.sample(training.policy, training.generators)
+    experience = training.sample()
     again = training.policy.on(experience).log_prob(experience.actions)
     torch.testing.assert_close(experience.old_log_probs, again.detach(), rtol=1e-5, atol=1e-5)  # another order of sums
     assert experience.per_sequence(experience.old_log_probs).max() < 0
@@ -80,7 +81,7 @@ class Scripted:
 
 @pytest.fixture
 def training():
-    return Training(tiny_transformer(contexts=2, group_size=3, context_tokens=12))
+    return Training(tiny_transformer(prompts=2, group_size=3, context_length=12))
 
 
 def answered(training, answers, questions):
@@ -89,7 +90,7 @@ def answered(training, answers, questions):
     asked.task = copy.copy(asked.task)
     asked.task.training = questions
     sampler = Scripted(asked.prompting.tokenizer, answers)
-    generators = {**training.generators, "contexts": torch.Generator().manual_seed(0)}
+    generators = {**training.generators, "initial_states": torch.Generator().manual_seed(0)}
     picks = torch.randint(len(questions), (2,), generator=torch.Generator().manual_seed(0)).tolist()
     with torch.no_grad():
         experience = asked.experience(training.policy, sampler, 3, 2, generators)
@@ -100,9 +101,9 @@ def test_empty_and_cut_answers_are_counted_and_get_nothing(training):
     question = next(question for question in training.tier.task.training if question.text == "1 + 2")
     experience, _, _ = answered(training, ["3<end>", "<end>", "3", " <end>", "4<end>", "3<end>"], [question])
     assert experience.rewards.tolist() == [1, 0, 1, 0, 0, 1]
-    assert experience.marks["empty"].tolist() == [False, True, False, True, False, False]
-    assert experience.marks["cut"].tolist() == [False, False, True, False, False, False]
-    assert not experience.marks["overlong"].any() and not experience.marks["unanswerable"].any()
+    assert experience.flags["empty"].tolist() == [False, True, False, True, False, False]
+    assert experience.flags["cut"].tolist() == [False, False, True, False, False, False]
+    assert not experience.flags["overlong"].any() and not experience.flags["unanswerable"].any()
 
 
 def test_an_overlong_prompt_is_not_read_and_its_answers_have_no_rows(training):
@@ -110,8 +111,8 @@ def test_an_overlong_prompt_is_not_read_and_its_answers_have_no_rows(training):
     questions = [Question("1 + 2 + 3", question.entry)]
     experience, sampler, _ = answered(training, ["1<end>"] * 6, questions)
     assert sampler.prompts == [[training.tier._end]] * 2
-    assert experience.marks["overlong"].all() and not experience.marks["empty"].any()
-    assert experience.rows == 0 and not experience.rewards.any() and not experience.advantages.any()
+    assert experience.flags["overlong"].all() and not experience.flags["empty"].any()
+    assert experience.rows == 0 and not experience.rewards.any()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,7 +120,7 @@ def test_a_step_with_overlong_prompts_goes_on(training, method):
     """One of the two questions is too long; and then both."""
     entry = training.tier.task.training[0].entry
     for texts in (["1 + 2", "1 + 2 + 3"], ["1 + 2 + 3", "1 + 2 + 3"]):
-        run = Training(tiny_transformer(contexts=2, group_size=3, context_tokens=12, method=method, max_removed=None))
+        run = Training(tiny_transformer(prompts=2, group_size=3, context_length=12, method=method, max_removed=None))
         run.tier.answers.task = task = copy.copy(run.tier.answers.task)
         task.training = [Question(text, entry) for text in texts]
         history = [step for _ in range(4) for step in run.batch()]
@@ -130,5 +131,5 @@ def test_a_step_with_overlong_prompts_goes_on(training, method):
 def test_a_question_without_a_valid_answer_is_counted(training):
     entry = {**training.tier.task.training[0].entry, "answer": None}
     experience, _, _ = answered(training, ["1<end>"] * 6, [Question("1 + 2", entry)])
-    assert experience.marks["unanswerable"].all()
+    assert experience.flags["unanswerable"].all()
     assert not experience.rewards.any()

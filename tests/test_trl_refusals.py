@@ -23,7 +23,7 @@ from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
 from proma_bench.integrations.trl import PROMAConfig, PROMATrainer
-from proma_bench.integrations.trl_refusals import REFUSED, refuse_settings, refuse_setup
+from proma_bench.integrations.trl.refusals import REFUSED, refuse_settings, refuse_setup
 
 __all__ = ["norm_in_the_type_of_its_input"]
 pytestmark = [

@@ -11,8 +11,9 @@ import pytest
 import torch
 from checks import Verdict, exercise, lesson0, lesson1, lesson2, lesson7
 
-from proma_bench import notebooks, project
+from proma_bench import project
 from proma_bench.cli import main
+from proma_bench.cli import tutorials as notebooks
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
@@ -184,7 +185,7 @@ def test_without_jupyterlab_it_says_what_to_install_and_copies_nothing(tmp_path,
 
 def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").write_text("")
-    monkeypatch.setattr("proma_bench.notebooks.require_installed", lambda *names: None)
+    monkeypatch.setitem(sys.modules, "jupyterlab", types.ModuleType("jupyterlab"))
     assert main(["tutorials", "--out", str(tmp_path / "taken")]) == 2
     assert "taken is not a directory; name another one with --out" in capsys.readouterr().err
 

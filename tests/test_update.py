@@ -10,9 +10,9 @@ from torch.distributions import Categorical
 
 from proma_bench import ProjectionConfig, Proma, accumulate
 from proma_bench.errors import RunError
-from proma_bench.experience import Experience
-from proma_bench.tiers import Policy
-from proma_bench.update import optimizer_step
+from proma_bench.learning.experience import Experience
+from proma_bench.learning.policy import Policy
+from proma_bench.learning.update import optimizer_step
 
 
 class Linear(Policy):

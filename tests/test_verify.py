@@ -38,7 +38,7 @@ def verify(tmp_path, monkeypatch, capsys):
     (tmp_path / "users_own.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("proma_bench.verify.EXAMPLES", 50)
+    monkeypatch.setattr("proma_bench.cli.verify.EXAMPLES", 50)
     monkeypatch.delitem(sys.modules, "users_own", raising=False)
 
     def run(*arguments):
@@ -49,7 +49,7 @@ def verify(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", ["users_own:right", "users_own:in_place", "proma_bench.projection:project"])
+@pytest.mark.parametrize("name", ["users_own:right", "users_own:in_place", "proma_bench:project"])
 def test_a_right_projection_keeps_every_promise_in_a_line_each(verify, name):
     code, out, err = verify(name)
     assert (code, err) == (0, "")
@@ -113,14 +113,15 @@ def test_a_wrong_name_is_one_line_with_the_nearest_one(verify, tmp_path, name, m
 
 def test_without_hypothesis_it_says_what_to_install():
     program = (
-        "import sys; from importlib.util import find_spec\n"
-        "import importlib.util as u; u.find_spec = lambda name: None if name == 'hypothesis' else find_spec(name)\n"
+        "import sys\n"
+        "sys.modules['hypothesis'] = None\n"
         "from proma_bench.cli import main; sys.exit(main(['verify', 'a:b']))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == (
-        "proma-bench: this needs hypothesis, which is not installed: python -m pip install hypothesis\n"
+        "proma-bench: this needs hypothesis, which is not installed; it comes with the extra [testing]: "
+        'python -m pip install "proma-bench[testing]" (in a checkout: ".[testing]")\n'
     )
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from test_backward_transformer import tiny_qwen3
 from torch import Tensor
 
-from proma_bench.projection import ProjectionConfig
+from proma_bench.projection.config import ProjectionConfig
 
 if importlib.util.find_spec("verl") is None:
     pytest.skip("VeRL is not installed; `tox -e verl` installs it", allow_module_level=True)

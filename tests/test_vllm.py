@@ -13,10 +13,10 @@ from small_runs import tiny_transformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proma_bench.errors import RunError, UsageError
-from proma_bench.rollout.huggingface import HuggingFaceSampler
-from proma_bench.rollout.vllm import VLLMSampler
-from proma_bench.tiers.transformer import Transformer, tiny_qwen3
-from proma_bench.train import Training
+from proma_bench.experiments.training import Training
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.language.sampling.vllm import VLLMSampler
+from proma_bench.tiers.transformer.tier import Transformer, tiny_qwen3
 
 VOCABULARY, ENDS, LIMIT, CONTEXT = 50, [0, 3], 10, 96
 
@@ -113,14 +113,14 @@ def test_bfloat16_samples_in_bfloat16():
 
 def test_what_keeps_the_engine_from_starting_is_one_line():
     with pytest.raises(RunError, match=r"^vLLM does not start: .*max_model_len.*$") as caught:
-        vllm_sampler(random_qwen3(0), ENDS, LIMIT, context_tokens=CONTEXT + 1)
+        vllm_sampler(random_qwen3(0), ENDS, LIMIT, context_length=CONTEXT + 1)
     assert "\n" not in str(caught.value)
 
 
 def test_without_vllm_there_is_one_line_that_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UsageError, match=r"^rollouts from vLLM need it installed: python -m pip install vllm \(.*\)$"):
-        VLLMSampler(tiny_qwen3(7, 9), ENDS, LIMIT, context_tokens=9)
+        VLLMSampler(tiny_qwen3(7, 9), ENDS, LIMIT, context_length=9)
 
 
 class Recorded:
@@ -135,7 +135,7 @@ class Recorded:
 
 
 class WithVLLM(Transformer):
-    """The third rung with the other sampler, and with advantages, though no answer of so small a model is right.
+    """The third tier with the other sampler, and with rewards that differ, though no such small model is right.
 
     gaps: between the sampler's and the policy's log-probs, the largest of each batch.
     """
@@ -148,11 +148,11 @@ class WithVLLM(Transformer):
         experience = super().sample(policy, generators)
         difference = self.recorded.rollout.log_probs - experience.old_log_probs
         self.gaps.append(float(difference[experience.mask].abs().max()))
-        return dataclasses.replace(experience, advantages=torch.linspace(-1, 1, len(experience)))
+        return dataclasses.replace(experience, rewards=torch.linspace(-1, 1, len(experience)))
 
     def _sampler(self, policy):
         config = self.config
-        self.recorded = Recorded(vllm_sampler(policy.model, [self._end], config.answer_tokens, config.context_tokens))
+        self.recorded = Recorded(vllm_sampler(policy.model, [self._end], config.max_new_tokens, config.context_length))
         return self.recorded
 
 

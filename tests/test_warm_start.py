@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from proma_bench.errors import UsageError
-from proma_bench.tasks import Task
-from proma_bench.tiers.transformer import byte_tokenizer, tiny_qwen3
-from proma_bench.warm_start import demonstrations, flaw, warm_start
+from proma_bench.language.warm_start import demonstrations, flaw, warm_start
+from proma_bench.tasks.reasoning import Task
+from proma_bench.tiers.transformer.tier import byte_tokenizer, tiny_qwen3
 
 TOKENIZER = byte_tokenizer()
 
@@ -61,7 +61,7 @@ def test_imitation_makes_demonstrations_likelier(task, cache):
     for steps in (1, 40):
         model = tiny_qwen3(len(TOKENIZER), 64)
         warm_start(model, task, TOKENIZER, steps, 0.0)
-        from proma_bench.language import LanguagePolicy
+        from proma_bench.language.policy import LanguagePolicy
 
         with torch.no_grad():
             likelihoods.append(shown.mean(LanguagePolicy(model).on(shown).log_prob(shown.actions)))

@@ -5,8 +5,9 @@ import multiprocessing
 
 from small_runs import tiny, without_timings
 
-from proma_bench.runs import read_metrics, read_run
-from proma_bench.workers import Event, Job, run_all
+from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.workers import Event, run_all
+from proma_bench.runs.directory import read_metrics, read_run
 
 
 def test_a_worker_that_dies_is_replaced_and_its_run_finished(tmp_path):

@@ -25,7 +25,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import left_right_2_no_padding
 
-from proma_bench.projection import ProjectionConfig
+from proma_bench.projection.config import ProjectionConfig
 
 VOCABULARY, PROMPT, ANSWER = 61, 5, 7  # the longest prompt and answer
 MICROBATCH, MICROBATCHES = 4, 3

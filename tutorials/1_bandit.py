@@ -16,9 +16,9 @@ from checks import lesson1 as check
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, Proma, accumulate, project
-from proma_bench.config import BanditConfig
-from proma_bench.metrics import entropy, kl
-from proma_bench.tiers.bandit import Bandit
+from proma_bench.learning.divergences import entropy, kl
+from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.bandit.tier import Bandit
 
 plt.style.use("lessons.mplstyle")
 torch.set_num_threads(1)  # faster for small tensors
@@ -303,8 +303,8 @@ RATES = [0.0025, 0.005, 0.01]
 
 def train(method, learning_rate, seed):
     """Sampled accuracy, local KL and entropy after every optimizer step [STEPS, 3]."""
-    bandit = Bandit(BanditConfig(contexts=32))  # 32 images, 8 samples each
-    streams = {name: torch.Generator().manual_seed(seed) for name in ("weights", "contexts", "actions", "order")}
+    bandit = Bandit(BanditConfig(initial_states=32))  # 32 images, 8 samples each
+    streams = {name: torch.Generator().manual_seed(seed) for name in ("weights", "initial_states", "actions", "order")}
     policy = bandit.policy(streams["weights"])
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     proma = Proma(policy, ProjectionConfig()) if method == "PROMA" else None
@@ -323,7 +323,7 @@ def train(method, learning_rate, seed):
         optimizer.zero_grad()
         with torch.no_grad():
             after = policy.on(batch)
-        score = bandit.evaluate(policy)["accuracy_sampled"]
+        score = bandit.evaluate(policy)["score_sampled"]
         history.append([score, kl(before, after, batch), entropy(after, batch)])
     return torch.tensor(history)
 

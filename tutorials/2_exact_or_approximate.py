@@ -18,8 +18,8 @@ from checks import lesson2 as check
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, accumulate, corrected_advantages, project
-from proma_bench.config import BanditConfig
-from proma_bench.tiers.bandit import Bandit
+from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.bandit.tier import Bandit
 
 plt.style.use("lessons.mplstyle")
 torch.set_num_threads(1)
@@ -40,8 +40,8 @@ def sequence_gradients(policy, batch):
     return torch.stack([torch.autograd.grad(value, weight, retain_graph=True)[0] for value in log_probs]).double()
 
 
-bandit = Bandit(BanditConfig(contexts=64))
-streams = {name: torch.Generator().manual_seed(7) for name in ("weights", "contexts", "actions", "order")}
+bandit = Bandit(BanditConfig(initial_states=64))
+streams = {name: torch.Generator().manual_seed(7) for name in ("weights", "initial_states", "actions", "order")}
 policy = bandit.policy(streams["weights"])
 with torch.no_grad():
     policy.layers[4].weight *= 4  # a policy that has already made up its mind a little

@@ -23,17 +23,19 @@ from checks import lesson3 as check
 from IPython.display import Markdown, display
 from rich.console import Console
 
-from proma_bench.config import METHODS, GymConfig
-from proma_bench.ladder import finish
-from proma_bench.report.claims import CLAIMS, evaluate, judge
+from proma_bench.experiments.ladder import finish
+from proma_bench.experiments.training import Training, train
+from proma_bench.experiments.jobs import Job
+from proma_bench.learning.methods import METHODS
+from proma_bench.report.claims import CLAIMS
 from proma_bench.report.frontier import series
+from proma_bench.report.judging import evaluate, judge
 from proma_bench.report.matrix import claims_table
 from proma_bench.report.paired import estimate
-from proma_bench.report.plots import STYLES, along_score, learning_curves
+from proma_bench.report.plots import along_score, learning_curves
 from proma_bench.report.reading import read_runs
-from proma_bench.report.statistics import at_rate, groups
-from proma_bench.train import Training, train
-from proma_bench.workers import Job
+from proma_bench.report.statistics import at_rate, cells
+from proma_bench.tiers.gym.config import GymConfig
 
 plt.style.use("lessons.mplstyle")
 STEPS = 14
@@ -49,7 +51,7 @@ PROCESSES = 2
 
 # %%
 training = Training(GymConfig(method="proma", steps=STEPS))
-batch = training.tier.sample(training.policy, training.generators)
+batch = training.sample()
 print(f"{len(batch)} episodes, {batch.rows} steps: observations {list(batch.observations.shape)}")
 log_probs = training.policy.on(batch).log_prob(batch.actions)  # one a step, [N]
 of_episodes = batch.per_sequence(log_probs)  # one a sequence, [B]
@@ -74,9 +76,9 @@ for i in range(8):
 # %%
 for method in METHODS:
     history = train(GymConfig(method=method, steps=STEPS))
-    style = STYLES[method]
+    style = METHODS[method].style
     plt.plot(
-        [step["step"] for step in history], [step["accuracy"] for step in history], markersize=4,
+        [step["step"] for step in history], [step["score"] for step in history], markersize=4,
         color=style.colour, linestyle=style.dashes, marker=style.marker, label=style.title,
     )  # fmt: skip
 plt.xlabel("optimizer step")
@@ -88,7 +90,7 @@ plt.show()
 # %% [markdown]
 # ## The same from many seeds
 #
-# Now every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this rung (with 20 steps in
+# Now every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this tier (with 20 steps in
 # place of 14). The rule that will judge the runs is written to each run's `config.json` before its first step:
 # otherwise you could choose it afterwards.
 
@@ -101,13 +103,13 @@ jobs = [
 ]
 finish(jobs, PROCESSES, Console(quiet=True))
 runs = read_runs(root).runs
-(rung,) = evaluate(runs)
-print(f"{len(runs)} runs of {rung.comparable.rung}; at the same settings, the learning rate is {rung.rate}")
-print(f"the rule: {rung.rule}")
+(tier,) = evaluate(runs)
+print(f"{len(runs)} runs of {tier.comparable.title}; at the same settings, the learning rate is {tier.rate}")
+print(f"the rule: {tier.criteria}")
 
 # %%
 with plt.style.context("default"):
-    figure = learning_curves(rung.comparable.rung, at_rate(groups(runs), rung.rate), rung.rule.score)
+    figure = learning_curves(tier.comparable.title, at_rate(cells(runs), tier.rate), tier.criteria.score)
     figure.set_dpi(75)
 figure
 
@@ -129,7 +131,7 @@ figure
 
 # %%
 SAME = {
-    method: [rung.comparable.select(method, [rung.rate], seed)[0] for seed in range(SEEDS)] for method in METHODS
+    method: [tier.comparable.select(method, [tier.rate], seed)[0] for seed in range(SEEDS)] for method in METHODS
 }  # the runs at one learning rate, seed by seed
 
 
@@ -138,10 +140,10 @@ def mean_local_kl(run):
 
 
 d = [mean_local_kl(ours) - mean_local_kl(theirs) for ours, theirs in zip(SAME["proma"], SAME["grpo"], strict=True)]
-found = estimate(d, rung.rule)
+found = estimate(d, tier.criteria)
 print("differences:", " ".join(f"{value:+.4f}" for value in d))
 print(f"estimate {found.estimate:+.4f}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], {found.n} pairs")
-print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, rung.rule)}")
+print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, tier.criteria)}")
 
 # %% [markdown]
 # Given ten pairs or more, the verdict follows from the interval. All of it below zero: *lower* holds. All of it above:
@@ -149,33 +151,35 @@ print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, 
 # difference". For *not lower* the line is not zero but minus the *margin*, the loss that still counts as not lower (2 %
 # of the score's range).
 #
-# Here are all claims of the paper on this rung, at one learning rate. Each has its own unit, so differences are
+# Here are all claims of the paper on this tier, at one learning rate. Each has its own unit, so differences are
 # divided by their spread, and turned so that right is what the claim says. Entropy must be higher both at the same step
 # and at the same score; the row shows the part that decides.
 
 # %%
-shown = [(claim, baseline) for claim in CLAIMS for baseline in claim.baselines]
+shown = [(claim, baseline) for claim in CLAIMS.values() for baseline in claim.baselines]
 figure, axes = plt.subplots(figsize=(9, 4.2))
 for row, (claim, baseline) in enumerate(shown):
     pairs = zip(SAME["proma"], SAME[baseline], strict=True)
-    values = np.array([[measure([a], [b], rung.rule) for measure in claim.same_settings] for a, b in pairs])
-    finding = next(
+    values = np.array([[measure([a], [b], tier.criteria) for measure in claim.same_settings] for a, b in pairs])
+    result = next(
         one
-        for one in rung.findings
+        for one in tier.results
         if (one.claim, one.baseline, one.protocol) == (claim.name, baseline, "same_settings")
     )
-    estimates = [estimate(column, rung.rule).estimate for column in values.T]
-    part = estimates.index(finding.estimate) if finding.estimate in estimates else 0
+    estimates = [estimate(column, tier.criteria).estimate for column in values.T]
+    part = estimates.index(result.estimate) if result.estimate in estimates else 0
     differences = values[:, part]  # of a claim of two parts, the one that decides
     unit = np.nanstd(differences) or 1.0
     direction = -1 if claim.statement == "lower" else 1
-    limit = -rung.rule.margin / unit if claim.statement == "not lower" else 0.0
+    limit = -tier.criteria.margin / unit if claim.statement == "not lower" else 0.0
     axes.plot(direction * differences / unit, [row] * SEEDS, "o", color="#999999", markersize=4)
-    low, high = (np.nan if end is None else end for end in (finding.ci_low, finding.ci_high))
+    low, high = (np.nan if end is None else end for end in (result.ci_low, result.ci_high))
     axes.plot([direction * low / unit, direction * high / unit], [row - 0.25] * 2, "k-", linewidth=3, marker="|")
     axes.plot([limit] * 2, [row - 0.45, row + 0.45], "k--", linewidth=1.5, marker="")
-    axes.text(1.02, row, finding.verdict, va="center", transform=axes.get_yaxis_transform())
-axes.set_yticks(range(len(shown)), [f"{claim.text}\nthan with {STYLES[baseline].title}" for claim, baseline in shown])
+    axes.text(1.02, row, result.verdict, va="center", transform=axes.get_yaxis_transform())
+axes.set_yticks(
+    range(len(shown)), [f"{claim.text}\nthan with {METHODS[baseline].style.title}" for claim, baseline in shown]
+)
 axes.invert_yaxis()
 axes.set_xlabel("difference, in standard deviations of the differences (right: as the claim says)")
 axes.set_title("Pairs (grey), interval (black), and the line that it must clear (dashed)", fontsize=10)
@@ -195,12 +199,14 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for panel, baseline in zip(axes, ["grpo", "reinforce"], strict=True):
     d = [mean_local_kl(a) - mean_local_kl(b) for a, b in zip(SAME["proma"], SAME[baseline], strict=True)]
     for n in range(3, SEEDS + 1):
-        found = estimate(d[:n], rung.rule)
+        found = estimate(d[:n], tier.criteria)
         panel.plot([n, n], [found.low, found.high], "k-", linewidth=2, marker="_")
         panel.plot(n, found.estimate, "ko")
-        last = judge("lower", found, rung.rule)
+        last = judge("lower", found, tier.criteria)
     panel.axhline(0, linestyle="--", color="#777777", marker="")
-    panel.set(xlabel="pairs", title=f"local KL, PROMA minus {STYLES[baseline].title}: {last}", xlim=(2.5, SEEDS + 0.5))
+    panel.set(
+        xlabel="pairs", title=f"local KL, PROMA minus {METHODS[baseline].style.title}: {last}", xlim=(2.5, SEEDS + 0.5)
+    )
 axes[0].set_ylabel("difference (nats)")
 plt.show()
 
@@ -215,7 +221,9 @@ plt.show()
 
 # %%
 with plt.style.context("default"):
-    figure = along_score(rung.comparable, rung.rates, rung.rule) or plt.figure()  # none where no two scores are shared
+    figure = (
+        along_score(tier.comparable, tier.rates, tier.criteria) or plt.figure()
+    )  # none where no two scores are shared
     figure.set_dpi(75)
 figure
 
@@ -227,7 +235,7 @@ figure
 
 # %%
 console = Console(width=110, force_jupyter=False, force_terminal=False)
-console.print(claims_table([rung]))
+console.print(claims_table([tier]))
 
 # %% [markdown]
 # Twelve verdicts are twelve chances to be wrong. Where nothing differs, an interval of ten pairs still misses zero in
@@ -239,8 +247,8 @@ console.print(claims_table([rung]))
 # %%
 by_verdict = {
     verdict: [
-        f"`{one.claim}` against {STYLES[one.baseline].title} ({one.protocol.replace('_', ' ')})"
-        for one in rung.findings
+        f"`{one.claim}` against {METHODS[one.baseline].style.title} ({one.protocol.replace('_', ' ')})"
+        for one in tier.results
         if one.verdict == verdict
     ]
     for verdict in ("holds", "fails", "inconclusive")
@@ -258,7 +266,7 @@ display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for ver
 # 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps a batch and a policy of
 #    two actions, clipping *may* be a strong leash; `clip` is a setting, so you can find out.
 # 4. *Where?* This is CartPole with four microbatches a step. With so few there *may* be little to project; the curves
-#    of PROMA and REINFORCE are close. The same table for all rungs is one command away, `proma-bench ladder`.
+#    of PROMA and REINFORCE are close. The same table for all tiers is one command away, `proma-bench ladder`.
 #
 # And a row that holds deserves the same questions.
 

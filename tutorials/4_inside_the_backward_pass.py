@@ -15,10 +15,10 @@ from checks import lesson4 as check
 from torch import nn
 
 from proma_bench import ProjectionConfig, Proma, accumulate, register_rule
-from proma_bench.config import BanditConfig
-from proma_bench.sequence_grads import Dense
-from proma_bench.sequence_grads.cost import cheaper_way
-from proma_bench.train import Training
+from proma_bench.backward.cost import cheaper_gram_method
+from proma_bench.backward.factors import Dense
+from proma_bench.experiments.training import Training
+from proma_bench.tiers.bandit.config import BanditConfig
 
 plt.style.use("lessons.mplstyle")
 torch.manual_seed(0)
@@ -175,7 +175,7 @@ print(f"relative error of sum:   {relative_error(total, torch.tensordot(u, S, di
 
 # %%
 for length in (8, 16, 32, 64, 256, 1024):
-    way = cheaper_way(sequences=8, rows=8 * length, outputs=3072, inputs=1024)
+    way = cheaper_gram_method(sequences=8, rows=8 * length, outputs=3072, inputs=1024)
     print(f"a layer 1024 → 3072, 8 sequences of {length:4d} tokens: {way}")
 
 
@@ -349,7 +349,7 @@ plt.show()
 training = Training(BanditConfig(method="reinforce", steps=BANDIT_STEPS))
 while training.step < BANDIT_STEPS:
     list(training.batch())
-batch = training.tier.sample(training.policy, training.generators)
+batch = training.sample()
 microbatches = batch.microbatches(8, training.generators["order"])
 parameters = dict(training.policy.named_parameters())
 
@@ -457,7 +457,7 @@ check.affine_rule(Affine, affine_rule)
 # check.affine_rule(Affine, affine_rule)
 # ```
 #
-# For a large layer, `OuterProducts(X, G, X.dtype)` from `proma_bench.sequence_grads` keeps the factors, and leaves it
+# For a large layer, `OuterProducts(X, G, X.dtype)` from `proma_bench.backward.factors` keeps the factors, and leaves it
 # to the engine whether $S$ is ever written out.
 # </details>
 

@@ -7,7 +7,7 @@
 # head), only with fewer than a million parameters. A sequence is a generated answer. You train it with three methods
 # and two variations, and watch its entropy.
 #
-# Be clear about what the next two minutes can show. Each run is a single seed, and a seventh as long as the rung's
+# Be clear about what the next two minutes can show. Each run is a single seed, and a seventh as long as the tier's
 # own. The comparison of the methods, with seeds and intervals and all the ablations, is in
 # [docs/transformer.md](../docs/transformer.md).
 
@@ -25,30 +25,30 @@ from checks import lesson5 as check
 from IPython.display import Markdown, display
 from rich.console import Console
 
-from proma_bench import checkpoints
-from proma_bench.config import TransformerConfig
-from proma_bench.ladder import finish
+from proma_bench.experiments.ladder import finish
+from proma_bench.experiments.training import Training
+from proma_bench.experiments.jobs import Job
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
 from proma_bench.report.frontier import moving_mean, series
-from proma_bench.report.statistics import Group
+from proma_bench.report.statistics import Cell
 from proma_bench.report.table import ablation_table, markdown
-from proma_bench.rollout.huggingface import HuggingFaceSampler
-from proma_bench.runs import read_run
-from proma_bench.train import Training
-from proma_bench.workers import Job
+from proma_bench.runs import checkpoints
+from proma_bench.runs.directory import read_run
+from proma_bench.tiers.transformer.config import TransformerConfig
 
 plt.style.use("lessons.mplstyle")
 STEPS = 24  # optimizer steps of each run
 WARM_START_STEPS = 450
-CONTEXTS = 64
+PROMPTS = 64
 PROCESSES = 2
 
 config = TransformerConfig(
     steps=STEPS,
-    learning_rate=1e-4,  # twice the rung's own, as the runs are short
+    learning_rate=1e-4,  # twice the tier's own, as the runs are short
     warmup_steps=5,
     warm_start_steps=WARM_START_STEPS,
-    contexts=CONTEXTS,
-    answer_tokens=6,
+    prompts=PROMPTS,
+    max_new_tokens=6,
     validate_every=8,
     validation_questions=128,
 )
@@ -68,7 +68,7 @@ size = sum(parameter.numel() for parameter in start.policy.parameters())
 scores = tier.evaluate(start.policy)
 print(f"{size:,} parameters in {len(list(start.policy.parameters()))} tensors")
 print(f"right answers to {len(tier.task.validation)} held-out questions: ", end="")
-print(f"{scores['accuracy']:.0%} of the most likely ones, {scores['accuracy_sampled']:.0%} of those sampled")
+print(f"{scores['score']:.0%} of the most likely ones, {scores['score_sampled']:.0%} of those sampled")
 
 # %% [markdown]
 # It has learnt to add, and to doubt: its most likely answer is far better than one that it samples. Nothing has to be
@@ -80,7 +80,7 @@ tokenizer = tier.answers.prompting.tokenizer
 
 def answers(policy, question, count=400):
     """How often each answer comes, of so many that are sampled."""
-    sampler = HuggingFaceSampler(policy.model, tier.answers.prompting.ends, config.answer_tokens)
+    sampler = HuggingFaceSampler(policy.model, tier.answers.prompting.stop_token_ids, config.max_new_tokens)
     rollout = sampler.sample(tier.answers.prompting.tokens([question]), count, torch.Generator().manual_seed(0))
     texts = tokenizer.batch_decode([row[row >= 0].tolist() for row in rollout.answers], skip_special_tokens=True)
     return collections.Counter(texts)
@@ -111,16 +111,16 @@ jobs = {
 }
 finish(list(jobs.values()), PROCESSES, Console(quiet=True))
 runs = {name: read_run(job.path) for name, job in jobs.items()}
-found = {name: Group(config.rung, job.config.method, config.learning_rate, [runs[name]]) for name, job in jobs.items()}
+found = {name: Cell(config.title, job.config.method, config.learning_rate, [runs[name]]) for name, job in jobs.items()}
 display(Markdown(markdown(ablation_table(config, found, seeds=1))))
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 for name, run in runs.items():
-    measured = [step for step in run.metrics if step["accuracy_sampled"] is not None]
+    measured = [step for step in run.metrics if step["score_sampled"] is not None]
     left.plot(
         [0, *(step["step"] for step in measured)],
-        [scores["accuracy_sampled"], *(step["accuracy_sampled"] for step in measured)],
+        [scores["score_sampled"], *(step["score_sampled"] for step in measured)],
         label=name,
     )
     spent = moving_mean(series(run, "entropy"), config.steps_per_batch)  # batches differ in how hard they are
@@ -141,7 +141,7 @@ plt.show()
 # %%
 for name, run in runs.items():
     end = run.metrics[-1]
-    gained = end["accuracy_sampled"] - scores["accuracy_sampled"]
+    gained = end["score_sampled"] - scores["score_sampled"]
     print(f"{name:24} entropy at the end {end['entropy']:.2f}   right answers, sampled {gained:+.0%}")
 
 # %% [markdown]

@@ -4,7 +4,7 @@
 # *What changes when the same update trains a real language model?*
 #
 # In the code: the model, and nothing of the update. In the costs: everything. You will count what has to fit into
-# memory, see what counts as a right answer, run the fourth rung with a stand-in model, and read its report. At the
+# memory, see what counts as a right answer, run the fourth tier with a stand-in model, and read its report. At the
 # end are the commands for the real thing. It is written for one GPU; **it has not been run on a GPU by us**, so take
 # the commands as a recipe that nobody has cooked yet. Every line that they lead to has run on a CPU.
 
@@ -22,42 +22,42 @@ from IPython.display import Markdown, display
 from rich.console import Console
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from proma_bench.config import METHODS, LLMConfig, to_json
-from proma_bench.gsm8k import GSM8K
-from proma_bench.ladder import finish
-from proma_bench.models import byte_tokenizer, tiny_qwen3
+from proma_bench.experiments.ladder import finish
+from proma_bench.experiments.jobs import Job
+from proma_bench.language.models import byte_tokenizer, tiny_qwen3
+from proma_bench.language.warm_start import warm_start
+from proma_bench.learning.config import to_json
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.build import report
 from proma_bench.report.plots import learning_curves
 from proma_bench.report.reading import read_runs
 from proma_bench.report.settings import run_command
-from proma_bench.report.statistics import groups
-from proma_bench.runs import read_json, read_run
-from proma_bench.scoring import lenient_number, strict_number
-from proma_bench.tasks import Task
-from proma_bench.warm_start import warm_start
-from proma_bench.workers import Job
+from proma_bench.report.statistics import cells
+from proma_bench.runs.directory import read_json, read_run
+from proma_bench.tasks.gsm8k import GSM8K
+from proma_bench.tasks.reasoning import Task
+from proma_bench.tasks.scoring import lenient_number, strict_number
+from proma_bench.tiers.llm.config import LLMConfig
 
 plt.style.use("lessons.mplstyle")
 STEPS = 16
 SEEDS = 2
-CONTEXTS = 32
+PROMPTS = 32
 WARM_START_STEPS = 450
 PROCESSES = 2
 
 # %% [markdown]
 # ## The paper's run, as defaults
 #
-# The rung's settings are those of the paper wherever it names them. You do not have to remember any:
+# The tier's settings are those of the paper wherever it names them. You do not have to remember any:
 
 # %%
 paper = LLMConfig()
-names = (
-    "model task contexts group_size steps_per_batch microbatch_size learning_rate prompt_tokens answer_tokens dtype "
-)
-names += "normalisation projection sweeps max_removed shrinkage steps"
+names = "model task prompts group_size steps_per_batch microbatch_size learning_rate max_prompt_tokens max_new_tokens "
+names += "loss_aggregation projection sweeps max_removed shrinkage steps"
 rows = [f"| `{name}` | {getattr(paper, name)} |" for name in names.split()]
 display(Markdown("\n".join(["| setting | default |", "| --- | --- |", *rows])))
-sequences = paper.contexts * paper.group_size // paper.steps_per_batch
+sequences = paper.prompts * paper.group_size // paper.steps_per_batch
 print(f"An optimizer step: {sequences} solutions in {sequences // paper.microbatch_size} microbatches.")
 
 # %% [markdown]
@@ -73,7 +73,7 @@ with torch.device("meta"):
     )  # fmt: skip
     model = Qwen3ForCausalLM(shape)
 size = sum(parameter.numel() for parameter in model.parameters())
-tokens = paper.microbatch_size * paper.answer_tokens  # the longest that a microbatch can be
+tokens = paper.microbatch_size * paper.max_new_tokens  # the longest that a microbatch can be
 GIB = 2**30
 needed = {
     "weights, float32": 4 * size,
@@ -143,11 +143,11 @@ shown = [f"| `{text!r}` | {strict_number(text)} | {lenient_number(text)} |" for 
 display(Markdown("\n".join(["| completion | strict | lenient |", "| --- | --- | --- |", *shown])))
 
 # %% [markdown]
-# ## A stand-in on the same rung
+# ## A stand-in on the same tier
 #
 # `--model` takes a directory in the form that models have on the hub: weights in safetensors, a tokenizer, a chat
 # template. You make a very small one: the transformer of lesson 5 after its warm start (which is there already if you
-# have run that lesson). To this rung it is a pretrained model like any other. It half knows sums, so sums are its
+# have run that lesson). To this tier it is a pretrained model like any other. It half knows sums, so sums are its
 # task.
 
 # %%
@@ -169,11 +169,11 @@ SETTINGS = {
     "task": "chain_sum",
     "task_options": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
     "steps": STEPS,
-    "contexts": CONTEXTS,
+    "prompts": PROMPTS,
     "learning_rate": 1e-4,  # the paper's 2e-6 is for a far larger model
     "warmup_steps": 4,
-    "prompt_tokens": 100,
-    "answer_tokens": 6,
+    "max_prompt_tokens": 100,
+    "max_new_tokens": 6,
     "validation_questions": 128,
     "validation_samples": 4,
     "dtype": "float32",
@@ -205,10 +205,10 @@ print({name: value for name, value in last.items() if name != "removed_by_layer"
 #
 # - `sampler_gap`: how far the sampler's log-probs are from the trainer's, in the mean. If the one is vLLM and the other
 #   transformers, rounding alone makes them differ; more than that, and the answers are not the policy's own.
-# - `cut`, `empty`, `overlong`: how many answers were cut off at `answer_tokens`, how many were empty, and how many
+# - `cut`, `empty`, `overlong`: how many answers were cut off at `max_new_tokens`, how many were empty, and how many
 #   prompts did not fit. An answer that is cut off has no `####`; its zero says nothing about its mathematics.
 # - `grad_norm`, `clamped`, `removed_ratio`: zeros mean that all groups are silent (lesson 5), and no step was taken.
-# - `accuracy`, `accuracy_lenient`, `accuracy_sampled`: greedy in the strict form, greedy in any, and sampled. (A sum
+# - `accuracy`, `score_lenient`, `score_sampled`: greedy in the strict form, greedy in any, and sampled. (A sum
 #   has only one form, so the lenient one is missing here.)
 # - `kl_local` and `kl_global`: how far a step has moved the policy, and how far all of them together.
 
@@ -236,7 +236,7 @@ print("\n".join(line.rstrip() for line in text.splitlines()))
 # %%
 runs = read_runs(root / "runs").runs
 with plt.style.context("default"):
-    figure = learning_curves("llm/chain_sum", groups(runs), "accuracy")
+    figure = learning_curves("llm/chain_sum", cells(runs), "score")
     figure.set_dpi(75)
 figure
 
@@ -255,7 +255,7 @@ recipe = {
     "its baselines": [LLMConfig(method="grpo"), LLMConfig(method="reinforce")],
     "from local copies": LLMConfig(method="proma", model="models/Qwen3-0.6B", data="data/gsm8k"),
     "a base model, after four solved problems": LLMConfig(method="proma", model="Qwen/Qwen3-0.6B-Base", few_shot=4),
-    "is everything in place? (minutes)": LLMConfig(method="proma", steps=2, contexts=8, answer_tokens=256),
+    "is everything in place? (minutes)": LLMConfig(method="proma", steps=2, prompts=8, max_new_tokens=256),
 }
 for purpose, configs in recipe.items():
     print(f"# {purpose}")

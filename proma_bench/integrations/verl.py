@@ -29,9 +29,9 @@ from verl.workers.config import ActorConfig, FSDPActorConfig
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
-from proma_bench.backward import Proma
-from proma_bench.projection import ProjectionConfig, require_backward_method
-from proma_bench.update import projection_stats
+from proma_bench.backward.proma import Proma
+from proma_bench.backward.records import averages
+from proma_bench.projection.config import ProjectionConfig, projection_config, setting
 
 
 @dataclass
@@ -44,26 +44,25 @@ class PromaActorConfig(FSDPActorConfig):
     sequences' gradients.
     """
 
-    projection: str = "iterative"
-    sweeps: int = 2
-    max_removed: float | None = 0.5
-    shrinkage: float = 1.0
-    projection_rank: int = 4
+    projection: str = setting("projection")
+    sweeps: int = setting("sweeps")
+    max_removed: float | None = setting("max_removed")
+    shrinkage: float = setting("shrinkage")
+    projection_rank: int = setting("projection_rank")
 
     __no_type_check__ = True  # at runtime: VeRL hands over mappings where it declares dataclasses
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_backward_method(self.projection_config)
-        for setting, value, needed, reason in self._requirements():
+        projection_config(self)
+        for name, value, needed, reason in self._requirements():
             if value != needed:
-                raise ValueError(f"PROMA needs actor_rollout_ref.{setting}={needed}, got {value}: {reason}")
+                raise ValueError(f"PROMA needs actor_rollout_ref.{name}={needed}, got {value}: {reason}")
 
     @property
     def projection_config(self) -> ProjectionConfig:
         """The projection's settings, for `Proma`."""
-        method: Any = self.projection
-        return ProjectionConfig(method, self.sweeps, self.max_removed, self.shrinkage, self.projection_rank)
+        return projection_config(self)
 
     def _requirements(self) -> Iterator[tuple[str, Any, Any, str]]:
         """Settings by name, their values, the values that they must have, and why."""
@@ -174,7 +173,8 @@ class PromaEngine(FSDPEngineWithLMHead):
         if self._proma is None:
             self._proma = Proma(self.module, config.projection_config, record=True)
         output = super().forward_backward_batch(data, loss_function, forward_only)
-        stats = projection_stats(self._proma)
+        stats = averages(self._proma.stats())
+        self._proma.clear_stats()
         if not forward_only:
             output["metrics"] |= {f"actor/{name}": [stats[name]] for name in ("removed_ratio", "clamped")}
         return output

@@ -2,8 +2,8 @@
 
 A method that learns slower has lower KL for free. So each run is read off *along its score*:
 
-1. Score (``rule.score``) and metric are smoothed by a centred moving mean over ``rule.smoothing`` measured steps (fewer
-   at the ends).
+1. Score (``criteria.score``) and metric are smoothed by a centred moving mean over ``criteria.smoothing`` measured
+   steps (fewer at the ends).
 2. The *envelope* is the running maximum of the smoothed score: the best that the run has reached so far.
 3. A score is reached at the first point, between two steps linearly interpolated, where the envelope is there; the
    smoothed metric is interpolated at that point.
@@ -19,11 +19,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from proma_bench.learning.metrics import METRICS
 from proma_bench.report.statistics import Array
-from proma_bench.rule import Rule
-from proma_bench.runs import Run
-
-HIGHER_IS_BETTER = frozenset({"entropy"})
+from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.directory import Run
 
 
 class Trajectory:
@@ -32,7 +31,7 @@ class Trajectory:
     lowest, highest: the range of scores that it passed through; NaN when no score was measured.
     """
 
-    def __init__(self, run: Run, smoothing: int, score: str = "accuracy") -> None:
+    def __init__(self, run: Run, smoothing: int, score: str = "score") -> None:
         self._run, self._smoothing = run, smoothing
         scores = series(run, score)
         self._measured = ~np.isnan(scores)
@@ -55,9 +54,9 @@ class Trajectory:
 
 
 class Frontier:
-    """The runs of one method and seed, one a learning rate, along their scores."""
+    """The runs of one method and seed, one per learning rate, along their scores."""
 
-    def __init__(self, runs: Sequence[Run], smoothing: int, score: str = "accuracy") -> None:
+    def __init__(self, runs: Sequence[Run], smoothing: int, score: str = "score") -> None:
         self.trajectories = [Trajectory(run, smoothing, score) for run in runs]
 
     @property
@@ -71,7 +70,7 @@ class Frontier:
     def at(self, metric: str, scores: Array) -> Array:
         """The best value of the metric with which any run reached each of the scores [L]; NaN where none did."""
         values = np.stack([trajectory.at(metric, scores) for trajectory in self.trajectories])
-        return np.fmax.reduce(values) if metric in HIGHER_IS_BETTER else np.fmin.reduce(values)
+        return np.fmax.reduce(values) if METRICS[metric].higher_is_better else np.fmin.reduce(values)
 
 
 def common_scores(frontiers: Sequence[Frontier], levels: int) -> Array:
@@ -81,13 +80,13 @@ def common_scores(frontiers: Sequence[Frontier], levels: int) -> Array:
     return np.linspace(low, high, levels) if low < high else np.empty(0)
 
 
-def difference_at_equal_score(ours: Sequence[Run], theirs: Sequence[Run], metric: str, rule: Rule) -> float:
-    """The metric of ``ours`` minus that of ``theirs``, meaned over the scores that both frontiers reach.
+def difference_at_equal_score(ours: Sequence[Run], theirs: Sequence[Run], metric: str, criteria: Criteria) -> float:
+    """The metric of ``ours`` minus that of ``theirs``, averaged over the scores that both frontiers reach.
 
     Both are the runs of one method and seed. NaN when they have no range of scores in common.
     """
-    frontiers = [Frontier(runs, rule.smoothing, rule.score) for runs in (ours, theirs)]
-    scores = common_scores(frontiers, rule.levels)
+    frontiers = [Frontier(runs, criteria.smoothing, criteria.score) for runs in (ours, theirs)]
+    scores = common_scores(frontiers, criteria.levels)
     mine, other = (frontier.at(metric, scores) for frontier in frontiers)
     return float(np.mean(mine - other)) if len(scores) else float("nan")
 

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 
 import proma_bench
 from proma_bench.report import matrix
-from proma_bench.report.claims import RungClaims
+from proma_bench.report.judging import TierClaims
 from proma_bench.report.plots import along_score, learning_curves, removed_by_layer, svg
 from proma_bench.report.reading import printable
 from proma_bench.report.settings import commands, settings, versions
-from proma_bench.report.statistics import at_rate, groups
-from proma_bench.runs import Run
+from proma_bench.report.statistics import at_rate, cells
+from proma_bench.runs.directory import Run
 
 CURVES = "Learning curves: means over seeds, shaded 95 % bootstrap intervals."
 ALONG_SCORE = (
@@ -33,7 +33,7 @@ LAYERS = "Share of the running gradient's norm that PROMA removed, tensor by ten
 FILES = ("config.json", "metrics.jsonl", "summary.json")
 
 
-def write_page(root: Path, rungs: Sequence[RungClaims], problems: Sequence[str]) -> Path:
+def write_page(root: Path, tiers: Sequence[TierClaims], problems: Sequence[str]) -> Path:
     """Write ``report.html`` into the directory that the runs are in."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("proma_bench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -42,21 +42,21 @@ def write_page(root: Path, rungs: Sequence[RungClaims], problems: Sequence[str])
     page = environment.get_template("page.html").render(
         name=printable(root.resolve().name),
         version=proma_bench.__version__,
-        runs=sum(len(rung.comparable.members) for rung in rungs),
+        runs=sum(len(tier.comparable.members) for tier in tiers),
         ladder=(root / "ladder.json").exists(),
         problems=problems,
         headings=[
             {
-                "rung": printable(rung.comparable.rung),
+                "tier": printable(tier.comparable.title),
                 "protocol": matrix.PROTOCOLS[protocol],
-                "rates": matrix.settings_of(rung, protocol),
+                "rates": matrix.settings_of(tier, protocol),
             }
-            for rung, protocol in matrix.columns(rungs)
+            for tier, protocol in matrix.columns(tiers)
         ],
-        rows=matrix.rows(rungs),
+        rows=matrix.rows(tiers),
         symbols=matrix.SYMBOLS,
         figures=matrix.figures,
-        rungs=[_rung(root, rung) for rung in rungs],
+        tiers=[_section(root, tier) for tier in tiers],
     )
     path = root / "report.html"
     unfinished = path.with_suffix(".unfinished")
@@ -65,13 +65,13 @@ def write_page(root: Path, rungs: Sequence[RungClaims], problems: Sequence[str])
     return path
 
 
-def _rung(root: Path, rung: RungClaims) -> dict[str, Any]:
-    runs = rung.comparable.members
-    figures = ((CURVES, _curves(rung)), (ALONG_SCORE, _frontier(rung)), (LAYERS, _layers(rung)))
+def _section(root: Path, tier: TierClaims) -> dict[str, Any]:
+    runs = tier.comparable.members
+    figures = ((CURVES, _curves(tier)), (ALONG_SCORE, _frontier(tier)), (LAYERS, _layers(tier)))
     return {
-        "name": printable(rung.comparable.rung),
-        "rule": str(rung.rule),
-        "notes": [printable(note) for note in rung.notes],
+        "name": printable(tier.comparable.title),
+        "criteria": str(tier.criteria),
+        "notes": [printable(note) for note in tier.notes],
         "figures": [{"caption": caption, "source": _data_uri(figure)} for caption, figure in figures if figure],
         "settings": {printable(name): printable(value) for name, value in settings(runs).items()},
         "versions": {printable(name): printable(value) for name, value in versions(runs).items()},
@@ -80,18 +80,18 @@ def _rung(root: Path, rung: RungClaims) -> dict[str, Any]:
     }
 
 
-def _curves(rung: RungClaims) -> Figure:
-    shown = at_rate(groups(rung.comparable.members), rung.rate)
-    return learning_curves(rung.comparable.rung, shown, rung.rule.score)
+def _curves(tier: TierClaims) -> Figure:
+    shown = at_rate(cells(tier.comparable.members), tier.rate)
+    return learning_curves(tier.comparable.title, shown, tier.criteria.score)
 
 
-def _frontier(rung: RungClaims) -> Figure | None:
-    return along_score(rung.comparable, rung.rates, rung.rule)
+def _frontier(tier: TierClaims) -> Figure | None:
+    return along_score(tier.comparable, tier.rates, tier.criteria)
 
 
-def _layers(rung: RungClaims) -> Figure | None:
-    shown = [group for group in at_rate(groups(rung.comparable.members), rung.rate) if group.method == "proma"]
-    return removed_by_layer(rung.comparable.rung, shown[0].runs) if shown else None
+def _layers(tier: TierClaims) -> Figure | None:
+    shown = [cell for cell in at_rate(cells(tier.comparable.members), tier.rate) if cell.method == "proma"]
+    return removed_by_layer(tier.comparable.title, shown[0].runs) if shown else None
 
 
 def _data_uri(figure: Figure) -> str:

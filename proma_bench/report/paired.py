@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from proma_bench.report.statistics import Array, rung
-from proma_bench.rule import Rule
-from proma_bench.runs import Run
+from proma_bench.learning.methods import METHODS
+from proma_bench.report.statistics import Array
+from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.directory import ABOUT, Run
 
-OWN_SETTINGS = {"grpo": {"clip"}, "proma": {"projection", "projection_rank", "sweeps", "max_removed", "shrinkage"}}
-"""What only one method reads; methods are comparable whatever these are."""
-_NOT_SHARED = {"method", "seed", "learning_rate", "checkpoint_every", "versions", "rule"}.union(*OWN_SETTINGS.values())
+_NOT_SHARED = {"method", "seed", "learning_rate", "checkpoint_every"} | ABOUT
+"""What may differ between runs that are compared, besides the settings that only one method reads."""
 
 
 class Estimate(NamedTuple):
@@ -39,7 +39,7 @@ def interquartile_mean(values: Array) -> Array:
     return np.asarray(np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1))
 
 
-def estimate(differences: Sequence[float], rule: Rule) -> Estimate:
+def estimate(differences: Sequence[float], criteria: Criteria) -> Estimate:
     """The interquartile mean of paired differences with its bootstrap interval; pairs without a value do not count.
 
     An expanded percentile interval (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 5.3):
@@ -52,9 +52,9 @@ def estimate(differences: Sequence[float], rule: Rule) -> Estimate:
     centre = float(interquartile_mean(values)) if n else float("nan")
     if n < 3:
         return Estimate(centre, float("nan"), float("nan"), n)
-    tail = (1 - rule.confidence) / 2
+    tail = (1 - criteria.confidence) / 2
     tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(tail, n - 1))
-    drawn = np.random.default_rng(0).integers(n, size=(rule.resamples, n))
+    drawn = np.random.default_rng(0).integers(n, size=(criteria.resamples, n))
     low, high = np.quantile(interquartile_mean(values[drawn]), [tail, 1 - tail])
     return Estimate(centre, float(low), float(high), n)
 
@@ -64,15 +64,24 @@ def estimate(differences: Sequence[float], rule: Rule) -> Estimate:
 
 @dataclass(frozen=True)
 class Comparable:
-    """The runs of one rung that differ in method, learning rate and seed only; and why others are left out.
+    """The runs of one tier that differ in method, learning rate and seed only; and why others are left out.
 
     members: all of them, unfinished ones as well; runs: the finished ones, by method, learning rate and seed.
     """
 
-    rung: str
+    title: str
     members: list[Run]
     runs: dict[tuple[str, float, int], Run]
     notes: list[str]
+
+    @property
+    def tier(self) -> str:
+        return str(self.members[0].config["tier"])
+
+    @property
+    def task(self) -> str | None:
+        """The environment or task; None on a tier that has only one."""
+        return self.title.removeprefix(self.tier).removeprefix("/") or None
 
     def rates(self, ours: str, theirs: str) -> dict[float, list[int]]:
         """The learning rates at which both methods ran, each with the seeds that both have."""
@@ -88,33 +97,33 @@ class Comparable:
 
 
 def comparable(runs: Sequence[Run]) -> list[Comparable]:
-    """The runs of each rung that can be compared.
+    """The runs of each tier that can be compared.
 
-    Where a rung has runs of several settings, those that most runs share are kept and the others named in a note.
+    Where a tier has runs of several settings, those that most runs share are kept and the others named in a note.
     """
-    by_rung = collections.defaultdict[str, list[Run]](list)
+    by_title = collections.defaultdict[str, list[Run]](list)
     for run in runs:
-        by_rung[rung(run.config)].append(run)
-    return [_comparable(name, members) for name, members in sorted(by_rung.items())]
+        by_title[run.config["title"]].append(run)
+    return [_comparable(name, members) for name, members in sorted(by_title.items())]
 
 
-def _comparable(name: str, runs: list[Run]) -> Comparable:
+def _comparable(title: str, runs: list[Run]) -> Comparable:
     members = _majority(runs, _shared_settings)
-    for method, settings in OWN_SETTINGS.items():
-        same = _majority([run for run in members if run.config["method"] == method], _values_of(settings))
-        members = [run for run in members if run.config["method"] != method or run in same]
+    for method in METHODS.values():
+        same = _majority([run for run in members if run.config["method"] == method.name], _values_of(method.settings))
+        members = [run for run in members if run.config["method"] != method.name or run in same]
     notes = []
     if other := [run for run in runs if run not in members]:
-        notes.append(f"{name}: {len(other)} of {len(runs)} runs have other settings and are left out: {_paths(other)}")
+        notes.append(f"{title}: {len(other)} of {len(runs)} runs have other settings and are left out: {_paths(other)}")
     if unfinished := [run for run in members if not _complete(run)]:
-        notes.append(f"{name}: {len(unfinished)} of {len(runs)} runs are unfinished and count in no claim")
+        notes.append(f"{title}: {len(unfinished)} of {len(runs)} runs are unfinished and count in no claim")
     found: dict[tuple[str, float, int], Run] = {}
     for run in filter(_complete, members):
         key = run.config["method"], float(run.config["learning_rate"]), run.config["seed"]
         if key in found:
-            notes.append(f"{name}: {run.path} repeats {found[key].path} and counts in no claim")
+            notes.append(f"{title}: {run.path} repeats {found[key].path} and counts in no claim")
         found.setdefault(key, run)
-    return Comparable(name, members, found, notes)
+    return Comparable(title, members, found, notes)
 
 
 def _complete(run: Run) -> bool:
@@ -134,8 +143,9 @@ def _paths(runs: list[Run]) -> str:
 
 
 def _shared_settings(run: Run) -> str:
-    return json.dumps({key: value for key, value in run.config.items() if key not in _NOT_SHARED}, sort_keys=True)
+    own = _NOT_SHARED.union(*(method.settings for method in METHODS.values()))
+    return json.dumps({key: value for key, value in run.config.items() if key not in own}, sort_keys=True)
 
 
-def _values_of(names: set[str]) -> Callable[[Run], str]:
+def _values_of(names: frozenset[str]) -> Callable[[Run], str]:
     return lambda run: json.dumps({name: run.config.get(name) for name in names}, sort_keys=True)

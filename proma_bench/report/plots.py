@@ -1,6 +1,6 @@
-"""The figures of a rung: learning curves, the frontier, and what PROMA removed from each layer.
+"""The figures of a tier: learning curves, the frontier, and what PROMA removed from each layer.
 
-Methods differ in colour (Okabe and Ito's palette, which colour-blind readers can tell apart), dashes and markers.
+Methods differ in colour, dashes and markers; see `proma_bench.learning.methods`.
 """
 
 from __future__ import annotations
@@ -9,50 +9,28 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from proma_bench.learning.methods import METHODS, Style
+from proma_bench.learning.metrics import METRICS
 from proma_bench.report.frontier import Frontier, common_scores
 from proma_bench.report.paired import Comparable
-from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
-from proma_bench.rule import Rule
-from proma_bench.runs import Run
+from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
+from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.directory import Run
 
-LABELS = {
-    "accuracy": "validation score (greedy)",
-    "accuracy_sampled": "validation score (sampled)",
-    "entropy": "entropy (nats)",
-    "kl_local": "local KL, before ‖ after a step (nats)",
-    "kl_global": "global KL, current ‖ initial (nats)",
-}
 BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
 POINTS = 40  # of a curve along the score
 
 
-class Style(NamedTuple):
-    """How a method is drawn."""
-
-    title: str
-    colour: str
-    dashes: str | tuple[int, tuple[float, ...]]
-    marker: str
-
-
-STYLES = {
-    "reinforce": Style("REINFORCE", "#0072B2", (0, (1, 1)), "o"),
-    "grpo": Style("GRPO", "#D55E00", (0, (4, 1.5)), "s"),
-    "proma": Style("PROMA", "#009E73", "solid", "^"),
-}
-
-
 def style_of(method: str) -> Style:
     """The method's style; unknown ones are black."""
-    return STYLES.get(method, Style(plain(method), "black", "dashdot", "x"))
+    return METHODS[method].style if method in METHODS else Style(plain(method), "black", "dashdot", "x")
 
 
 def plain(text: str) -> str:
@@ -63,27 +41,27 @@ def plain(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------- figures
 
 
-def learning_curves(rung: str, groups: Sequence[Group], score: str) -> Figure:
+def learning_curves(title: str, cells: Sequence[Cell], score: str) -> Figure:
     """Score, entropy, local and global KL against the optimizer step: means over seeds with intervals.
 
     Only steps count at which all seeds were measured.
     """
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     for axes, metric in zip(figure.subplots(2, 2).flat, (score, *BESIDE_SCORE), strict=True):
-        for group in groups:
-            values = group.series(metric)
+        for cell in cells:
+            values = cell.series(metric)
             measured = ~np.isnan(values).any(axis=0)
             steps = np.arange(1.0, values.shape[1] + 1)[measured]
             if measured.any():
-                _draw(axes, steps, values[:, measured], style_of(group.method), _label(group, groups))
-        axes.set(xlabel="optimizer step", ylabel=LABELS[metric])
-    seeds = sorted({len(group.runs) for group in groups})
+                _draw(axes, steps, values[:, measured], style_of(cell.method), _label(cell, cells))
+        axes.set(xlabel="optimizer step", ylabel=METRICS[metric].label)
+    seeds = sorted({len(cell.runs) for cell in cells})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    _finish(figure, f"{plain(rung)}: mean over {count} seeds, shaded {CONFIDENCE:.0%} bootstrap intervals")
+    _finish(figure, f"{plain(title)}: mean over {count} seeds, shaded {CONFIDENCE:.0%} bootstrap intervals")
     return figure
 
 
-def along_score(found: Comparable, rates: Sequence[float], rule: Rule) -> Figure | None:
+def along_score(found: Comparable, rates: Sequence[float], criteria: Criteria) -> Figure | None:
     """Local KL, global KL and entropy against the score: each method's frontier, and thinly each learning rate.
 
     None when no method has a seed with all the learning rates, or no two scores that all its seeds reach.
@@ -92,26 +70,26 @@ def along_score(found: Comparable, rates: Sequence[float], rule: Rule) -> Figure
     panels = list(zip(figure.subplots(1, 3).flat, ALONG_SCORE, strict=True))
     for method in sorted({method for method, _, _ in found.runs}, key=_order):
         style = style_of(method)
-        scores, values = _frontiers(found, method, rates, rule)
+        scores, values = _frontiers(found, method, rates, criteria)
         for axes, metric in panels if len(scores) else []:
             _draw(axes, scores, values[metric], style, style.title)
         for rate in rates if len(rates) > 1 else []:
-            scores, values = _frontiers(found, method, [rate], rule)
+            scores, values = _frontiers(found, method, [rate], criteria)
             for axes, metric in panels if len(scores) else []:
                 axes.plot(scores, values[metric].mean(axis=0), color=style.colour, linewidth=0.7, alpha=0.5)
     for axes, metric in panels:
-        axes.set(xlabel=LABELS[rule.score], ylabel=LABELS[metric])
-        if metric != "entropy" and all((line.get_ydata() > 0).all() for line in axes.lines):
+        axes.set(xlabel=METRICS[criteria.score].label, ylabel=METRICS[metric].label)
+        if not METRICS[metric].higher_is_better and all((line.get_ydata() > 0).all() for line in axes.lines):
             axes.set_yscale("log")
     if not figure.axes[0].get_legend_handles_labels()[1]:
         return None
     sweep = ", ".join(f"{rate:g}" for rate in rates)
-    _finish(figure, f"{plain(found.rung)}, at equal score: frontier over learning rates {sweep} (thin: each of them)")
+    _finish(figure, f"{plain(found.title)}, at equal score: frontier over learning rates {sweep} (thin: each of them)")
     return figure
 
 
-def removed_by_layer(rung: str, runs: Sequence[Run]) -> Figure | None:
-    """The share of the running gradient that PROMA removed, layer by optimizer step, meaned over seeds.
+def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
+    """The share of the running gradient that PROMA removed, layer by optimizer step, averaged over seeds.
 
     None when no run has recorded it.
     """
@@ -134,7 +112,9 @@ def removed_by_layer(rung: str, runs: Sequence[Run]) -> Figure | None:
     names = [plain(layer) for layer in layers]
     axes.set_yticks(np.arange(len(layers)) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
     axes.set(xlabel="optimizer step")
-    axes.set_title(f"{plain(rung)}: share of the running gradient's norm that PROMA removed, mean of {len(runs)} seeds")
+    axes.set_title(
+        f"{plain(title)}: share of the running gradient's norm that PROMA removed, mean of {len(runs)} seeds"
+    )
     figure.colorbar(image, ax=axes, label="share removed")
     return figure
 
@@ -157,9 +137,9 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def file_name(rung: str) -> str:
-    """The rung's name as the name of a file, whatever is in it."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", rung).strip("-") or "rung"
+def file_name(title: str) -> str:
+    """The tier's name as the name of a file, whatever is in it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", title).strip("-") or "tier"
 
 
 # ---------------------------------------------------------------------------------------------------- drawing
@@ -181,11 +161,11 @@ def _finish(figure: Figure, title: str) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, len(labels))), handlelength=4)
 
 
-def _label(group: Group, groups: Sequence[Group]) -> str:
+def _label(cell: Cell, cells: Sequence[Cell]) -> str:
     """The method's name, with the learning rate where a method has several."""
-    name = style_of(group.method).title
-    several = sum(other.method == group.method for other in groups) > 1
-    return f"{name}, lr {group.learning_rate:g}" if several else name
+    name = style_of(cell.method).title
+    several = sum(other.method == cell.method for other in cells) > 1
+    return f"{name}, lr {cell.learning_rate:g}" if several else name
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -197,17 +177,19 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _order(method: str) -> tuple[int, str]:
-    return (list(STYLES).index(method) if method in STYLES else len(STYLES)), method
+    return (list(METHODS).index(method) if method in METHODS else len(METHODS)), method
 
 
-def _frontiers(found: Comparable, method: str, rates: Sequence[float], rule: Rule) -> tuple[Array, dict[str, Array]]:
+def _frontiers(
+    found: Comparable, method: str, rates: Sequence[float], criteria: Criteria
+) -> tuple[Array, dict[str, Array]]:
     """A method's frontiers: scores [points] that all its seeds reach, and each metric there [seeds, points].
 
     Seeds without one of the learning rates do not count.
     """
     seeds = sorted({seed for name, _, seed in found.runs if name == method})
     complete = [seed for seed in seeds if rates and all((method, rate, seed) in found.runs for rate in rates)]
-    frontiers = [Frontier(found.select(method, rates, seed), rule.smoothing, rule.score) for seed in complete]
+    frontiers = [Frontier(found.select(method, rates, seed), criteria.smoothing, criteria.score) for seed in complete]
     scores = common_scores(frontiers, POINTS) if frontiers else np.empty(0)
     values = {metric: [frontier.at(metric, scores) for frontier in frontiers] for metric in ALONG_SCORE}
     return scores, {metric: np.reshape(rows, (len(rows), len(scores))) for metric, rows in values.items()}

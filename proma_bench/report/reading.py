@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from proma_bench.errors import RunError, UsageError
-from proma_bench.runs import Run, read_run
+from proma_bench.learning.metrics import METRICS
+from proma_bench.runs.directory import Run, read_run
 
-METRICS = frozenset(
-    "step reward accuracy accuracy_lenient accuracy_sampled entropy kl_local kl_global grad_norm removed_ratio "
-    "removed_by_layer clamped truncated empty cut overlong unanswerable seconds sequences tokens sampler_gap".split()
-)
-BY_LAYER = "removed_by_layer"
-LONGEST_NAME = 80
+LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ def read_runs(root: Path) -> Reading:
         except (RunError, OSError, RecursionError) as error:
             problems.append(f"left out: {_reason(error, path.parent)}")
             continue
-        unknown |= {name for step in run.metrics for name in step.keys() - METRICS}
+        unknown |= {name for step in run.metrics for name in step.keys() - METRICS.keys()}
         runs.append(run)
     if problems and not runs:
         raise RunError(printable("; ".join(problems)))
@@ -73,13 +69,13 @@ def _checked(run: Run) -> Run:
         for name, value in metrics.items():
             if not _is_metric(name, value):
                 shown = "an object" if isinstance(value, dict) else _shown(value)
-                wanted = "an object of finite numbers" if name == BY_LAYER else "a finite number"
+                wanted = "an object of finite numbers" if _is_by_layer(name) else "a finite number"
                 raise RunError(f"{run.path / 'metrics.jsonl'}, line {number}: {name:.40} is {shown}, not {wanted}")
     return run
 
 
 def _problems_of(config: dict[str, Any]) -> Iterator[str]:
-    for name in ("tier", "method"):
+    for name in ("tier", "title", "method"):
         value = config[name]
         if not (isinstance(value, str) and 1 <= len(value) <= LONGEST_NAME and value.isprintable()):
             yield f"{name} must be a name of up to {LONGEST_NAME} printable characters, got {_shown(value)}"
@@ -93,9 +89,13 @@ def _problems_of(config: dict[str, Any]) -> Iterator[str]:
 
 def _is_metric(name: str, value: object) -> bool:
     """A finite number, None where nothing was measured; by layer, an object of such."""
-    if name == BY_LAYER and isinstance(value, dict):
+    if _is_by_layer(name) and isinstance(value, dict):
         return all(_is_metric("", share) for share in value.values())
-    return value is None or (name != BY_LAYER and _is_finite(value))
+    return value is None or (not _is_by_layer(name) and _is_finite(value))
+
+
+def _is_by_layer(name: str) -> bool:
+    return name in METRICS and METRICS[name].by_layer
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What a rung's runs were made with: their settings, their versions, and the commands that make them again."""
+"""What a tier's runs were made with: their settings, their versions, and the commands that make them again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proma_bench.config import CONFIGS
 from proma_bench.errors import RunError
-from proma_bench.runs import Run, read_json
-
-_OWN_SECTIONS = ("versions", "rule")
+from proma_bench.runs.directory import ABOUT, Run, read_json
+from proma_bench.tiers import TIERS
 
 
 def settings(runs: Sequence[Run]) -> dict[str, str]:
     """Each setting with its value, or its values where the runs differ."""
-    return _values([{name: run.config[name] for name in run.config.keys() - {*_OWN_SECTIONS}} for run in runs])
+    return _values([{name: run.config[name] for name in run.config.keys() - ABOUT} for run in runs])
 
 
 def versions(runs: Sequence[Run]) -> dict[str, str]:
@@ -44,7 +42,7 @@ def _distinct(values: Sequence[Any], most: int = 12) -> str:
 
 
 def commands(root: Path, runs: Sequence[Run]) -> list[str]:
-    """The command lines that make the runs again: the ladder's where there is one, else one a run."""
+    """The command lines that make the runs again: the ladder's where there is one, else one per run."""
     try:
         plan = read_json(root / "ladder.json")
         options = {"--tiers": ",".join(plan["tiers"]), "--budget": plan["budget"], "--seeds": plan["seeds"]}
@@ -56,13 +54,13 @@ def commands(root: Path, runs: Sequence[Run]) -> list[str]:
 
 
 def run_command(config: dict[str, Any]) -> str:
-    """``proma-bench run`` with the method, the seed, and every other setting that is not the rung's default."""
+    """``proma-bench run`` with the method, the seed, and every other setting that is not the tier's default."""
     words = ["proma-bench", "run", str(config["tier"])]
-    known = CONFIGS.get(config["tier"])
+    known = TIERS.get(config["tier"])
     defaults = {field.name: _default(field) for field in dataclasses.fields(known)} if known else {}
     for name, value in config.items():
         implied = name not in ("method", "seed") and name in defaults and defaults[name] == value
-        if name in ("tier", *_OWN_SECTIONS) or implied:
+        if name in ("tier", *ABOUT) or implied:
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):

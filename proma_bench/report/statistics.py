@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from proma_bench.config import METHODS
-from proma_bench.config.language import SMOKE_RUN, TINY
 from proma_bench.errors import UsageError
-from proma_bench.runs import Run
+from proma_bench.learning.methods import METHODS
+from proma_bench.runs.directory import Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -50,10 +49,10 @@ def interval(values: Array) -> Interval:
 
 
 @dataclass(frozen=True)
-class Group:
-    """The seeds of one method at one learning rate on one rung."""
+class Cell:
+    """The seeds of one method at one learning rate on one tier."""
 
-    tier: str
+    title: str
     method: str
     learning_rate: float
     runs: Sequence[Run]
@@ -65,8 +64,8 @@ class Group:
         return np.array(values, dtype=float)
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """The runs by rung, method and learning rate. Unfinished runs are left out where a group has finished ones.
+def cells(runs: Sequence[Run]) -> list[Cell]:
+    """The runs by tier, method and learning rate. Unfinished runs are left out where a cell has finished ones.
 
     Raises UsageError when no run has recorded a step.
     """
@@ -74,29 +73,23 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     if not started:
         raise UsageError("none of the runs has recorded a step yet")
     found = []
-    for (tier, method, learning_rate), members in itertools.groupby(started, key=_setting):
+    for (title, method, learning_rate), members in itertools.groupby(started, key=_setting):
         seeds = list(members)
         finished = [run for run in seeds if run.finished]
-        found.append(Group(tier, method, learning_rate, finished or seeds))
+        found.append(Cell(title, method, learning_rate, finished or seeds))
     return found
 
 
-def at_rate(found: Sequence[Group], learning_rate: float | None) -> list[Group]:
-    """The groups with this learning rate, or all of them for None."""
-    return [group for group in found if learning_rate is None or group.learning_rate == learning_rate]
-
-
-def rung(config: dict[str, Any]) -> str:
-    """The rung's name, with its environment or task: ``bandit``, ``gym/CartPole-v1``, ``transformer/chain_sum``."""
-    kind = SMOKE_RUN if config.get("model") == TINY else config.get("env", config.get("task"))
-    return f"{config['tier']}/{kind:.80}" if isinstance(kind, str) else str(config["tier"])
+def at_rate(found: Sequence[Cell], learning_rate: float | None) -> list[Cell]:
+    """The cells with this learning rate, or all of them for None."""
+    return [cell for cell in found if learning_rate is None or cell.learning_rate == learning_rate]
 
 
 def _setting(run: Run) -> tuple[str, str, float]:
-    return rung(run.config), run.config["method"], run.config["learning_rate"]
+    return run.config["title"], run.config["method"], run.config["learning_rate"]
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    tier, method, learning_rate = _setting(run)
-    known = METHODS.index(method) if method in METHODS else len(METHODS)
-    return tier, known, method, learning_rate, run.config["seed"]
+    title, method, learning_rate = _setting(run)
+    known = list(METHODS).index(method) if method in METHODS else len(METHODS)
+    return title, known, method, learning_rate, run.config["seed"]

@@ -2,82 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from proma_bench.config import RunConfig
-from proma_bench.report.statistics import CONFIDENCE, Array, Group, interval
+from proma_bench.learning.config import RunConfig
+from proma_bench.learning.metrics import METRICS, Column, Metric
+from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
 
 
-@dataclass(frozen=True)
-class Column:
-    """A figure a run: a metric and what of its steps is taken, [seeds, steps] to [seeds]."""
-
-    heading: str
-    metric: str
-    reduce: Callable[[Array], Array]
-    digits: int = 3
+def _figures(metric: Metric, column: Column, cell: Cell) -> Array:
+    """The column's figure of each run of a cell [seeds]."""
+    series = cell.series(metric.name)
+    return series[:, -1] if column.over_steps == "end" else series.mean(axis=1)
 
 
-def _end(series: Array) -> Array:
-    return series[:, -1]
-
-
-def _mean(series: Array) -> Array:
-    return series.mean(axis=1)
-
-
-SAMPLED = Column("sampled score\nat the end", "accuracy_sampled", _end)
-REWARD = Column("reward\nsteps' mean", "reward", _mean)
-COLUMNS = (
-    Column("greedy score\nat the end", "accuracy", _end),
-    SAMPLED,
-    REWARD,
-    Column("local KL\nsteps' mean", "kl_local", _mean, digits=4),
-    Column("global KL\nat the end", "kl_global", _end),
-    Column("entropy\nat the end", "entropy", _end),
-    Column("clamp active\nsteps' mean", "clamped", _mean, digits=2),
-)
-
-
-def _columns(groups: Iterable[Group]) -> list[Column]:
+def _columns(cells: Iterable[Cell]) -> list[tuple[Metric, Column]]:
     """What samples score is told once: on validation data where that is measured, else in training."""
-    is_measured = all(bool((~np.isnan(SAMPLED.reduce(group.series(SAMPLED.metric)))).all()) for group in groups)
-    return [column for column in COLUMNS if column is not (REWARD if is_measured else SAMPLED)]
+    columns = {name: (metric, metric.column) for name, metric in METRICS.items() if metric.column is not None}
+    sampled = columns["score_sampled"]
+    is_measured = all(bool((~np.isnan(_figures(*sampled, cell))).all()) for cell in cells)
+    left_out = "reward" if is_measured else "score_sampled"
+    return [column for name, column in columns.items() if name != left_out]
 
 
-def summary_table(tier: str, groups: Sequence[Group]) -> Table:
-    """One row a group of runs (all on one rung), one cell a figure: mean over seeds [interval]."""
-    lengths = sorted({group.series("step").shape[1] for group in groups})
+def summary_table(title: str, cells: Sequence[Cell]) -> Table:
+    """One row per cell of runs (all on one tier), one figure per column: mean over seeds [interval]."""
+    lengths = sorted({cell.series("step").shape[1] for cell in cells})
     steps = " to ".join(str(length) for length in {lengths[0]: None, lengths[-1]: None})
-    title = f"{escape(tier)}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
+    heading = f"{escape(title)}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
     table.add_column("method")
-    columns = _columns(groups)
-    for column in columns:
+    columns = _columns(cells)
+    for _, column in columns:
         table.add_column(column.heading, justify="right")
-    for group in groups:
-        name = f"{escape(group.method)}\nlr {group.learning_rate:g}, n {len(group.runs)}"
-        table.add_row(name, *(_cell(column, group) for column in columns))
+    for cell in cells:
+        name = f"{escape(cell.method)}\nlr {cell.learning_rate:g}, n {len(cell.runs)}"
+        table.add_row(name, *(_shown(*column, cell) for column in columns))
     return table
 
 
-def ablation_table(config: RunConfig, groups: Mapping[str, Group], seeds: int) -> Table:
-    """One row a variant, by its name."""
-    title = f"{escape(config.rung)}, {config.steps} steps, lr {config.learning_rate:g}: mean over {seeds} seeds"
+def ablation_table(config: RunConfig, cells: Mapping[str, Cell], seeds: int) -> Table:
+    """One row per variant, by its name."""
+    title = f"{escape(config.title)}, {config.steps} steps, lr {config.learning_rate:g}: mean over {seeds} seeds"
     title += f" [{CONFIDENCE:.0%} bootstrap interval]" if seeds > 1 else ""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("variant")
-    columns = _columns(groups.values())
-    for column in columns:
+    columns = _columns(cells.values())
+    for _, column in columns:
         table.add_column(column.heading, justify="right")
-    for name, group in groups.items():
-        table.add_row(name, *(_cell(column, group) for column in columns))
+    for name, cell in cells.items():
+        table.add_row(name, *(_shown(*column, cell) for column in columns))
     return table
 
 
@@ -89,8 +67,8 @@ def markdown(table: Table) -> str:
     return "\n".join([f"{table.title}", "", *(f"| {' | '.join(row)} |" for row in (first, rules, *rest))])
 
 
-def _cell(column: Column, group: Group) -> str:
-    values = column.reduce(group.series(column.metric))
+def _shown(metric: Metric, column: Column, cell: Cell) -> str:
+    values = _figures(metric, column, cell)
     if np.isnan(values).any():  # not measured, as the clamp of a method that has none
         return "-"
     mean, low, high = interval(values)

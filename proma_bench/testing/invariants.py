@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from proma_bench.solve import gradient_rank_tolerance
+from proma_bench.projection.solve import gradient_rank_tolerance
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor | None, Tensor, Tensor], Tensor]

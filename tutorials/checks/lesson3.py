@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from checks import exercise
-from proma_bench.report.claims import judge
 from proma_bench.report.frontier import Trajectory
+from proma_bench.report.judging import judge
 from proma_bench.report.paired import Estimate
-from proma_bench.rule import Rule
-from proma_bench.runs import Run
+from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.directory import Run
 
 
 @exercise
@@ -56,7 +56,7 @@ def not_lower(answer: Callable[[float, float, float], str]) -> str:
     cases = [(-1.0, 3.0), (0.5, 3.0), (-9.0, -6.0), (-9.0, -2.0), (-9.0, 4.0), (-5.0, 1.0), (-4.0, -1.0)]
     for low, high in cases:
         found = answer(low, high, 5.0)
-        expected = judge("not lower", Estimate((low + high) / 2, low, high, 10), Rule(margin=5.0))
+        expected = judge("not lower", Estimate((low + high) / 2, low, high, 10), Criteria(margin=5.0))
         assert found in ("holds", "fails", "inconclusive"), f"{found!r} is no verdict."
         why = {
             "holds": "even its low end is not below the loss that the margin allows",
@@ -71,7 +71,7 @@ def not_lower(answer: Callable[[float, float, float], str]) -> str:
 def kl_at(answer: Callable[[np.ndarray, np.ndarray, float], float]) -> str:
     scores = np.array([0.1, 0.3, 0.2, 0.25, 0.6, 0.5, 0.9])
     kl = np.array([0.01, 0.02, 0.5, 0.04, 0.08, 0.1, 0.2])
-    steps = [{"accuracy": score, "kl_local": value} for score, value in zip(scores, kl, strict=True)]
+    steps = [{"score": score, "kl_local": value} for score, value in zip(scores, kl, strict=True)]
     run = Trajectory(Run(Path(), {}, steps, finished=True), smoothing=1)
     for level in (0.3, 0.2, 0.9, 0.45, 0.55, 0.1):
         found, expected = float(answer(scores, kl, level)), float(run.at("kl_local", np.array([level]))[0])

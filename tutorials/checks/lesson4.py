@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from checks import exercise, saying
-from proma_bench.projection import ProjectionConfig, clamp, gram_norm, removable
-from proma_bench.sequence_grads import Layout, SequenceGrads
+from proma_bench.backward.factors import SequenceGrads
+from proma_bench.backward.layout import Layout
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.gram import clamp, gram_norm, removable
 
 CLOSE = 1e-9  # relative; float64 throughout
 LENGTHS = (3, 1, 4)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from checks import exercise
-from proma_bench.scoring import strict_number
+from proma_bench.tasks.scoring import strict_number
 
 COMPLETIONS = {
     "3 * 6 = 18\n#### 18": "this is a plain answer",

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from checks import exercise
 from proma_bench import project
+from proma_bench.cli.verify import describe
 from proma_bench.testing import assert_permutation_invariant, examine_projection, rounding_tolerance
-from proma_bench.verify import describe
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 

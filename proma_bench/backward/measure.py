@@ -1,0 +1,232 @@
+"""From the sequence gradients of a parameter tensor to Gram matrix and overlaps, and from coefficients to a sum.
+
+The rows of ``S`` are written out in blocks, with the same rows of ``A`` below them as one more sequence, so that one
+pass over a block gives its share of the Gram matrix and of the overlaps. Blocks are kept in a workspace as far as that
+reaches, so that ``sum_i u_i S_i`` reads each of them once more; what is not kept is had from one more product of the
+factors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proma_bench.backward.cost import GramMethod, cheaper_gram_method
+from proma_bench.backward.factors import Dense, OuterProducts, RaggedProducts, Scattered, SequenceGrads
+
+BLOCK_BYTES = 32 * 2**20  # of S at a time: the products that write fewer rows take up to twice as long
+CONTRACTION = 4096  # elements; see `gram_matrix`
+
+
+class Workspace:
+    """One buffer a device and type, filled from the start again and again: fresh pages cost more than arithmetic."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used = 0  # elements
+        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def has_room(self, elements: int, dtype: torch.dtype) -> bool:
+        """Whether this many more elements stay within the limit."""
+        return (self.used + elements) * dtype.itemsize <= self.limit_bytes
+
+    def view(self, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The next elements, whatever is in them; they stay the next ones until ``used`` is advanced."""
+        end = max(self.used + elements, self.limit_bytes // dtype.itemsize)
+        buffer = self._buffers.get((device, dtype))
+        if buffer is None or buffer.shape[0] < end:
+            buffer = self._buffers[device, dtype] = torch.empty(end, dtype=dtype, device=device)
+        return buffer[self.used : self.used + elements]
+
+
+class Measured(NamedTuple):
+    """What is known of a parameter tensor's sequence gradients after the one pass over them.
+
+    gram, overlap: K and c, in the type of the computation.
+    blocks: the rows that are still there, as (first row, S); kept_rows: how many rows those are, from the first on.
+    gram_method: how it was measured, see `cost`. occurring: where only some of the parameter's rows have a gradient,
+    which; the rest of this then speaks of those rows alone. is_partly_kept: the sum will need a large product again.
+    """
+
+    uses: Sequence[SequenceGrads]
+    gram: Float[Tensor, "B B"]
+    overlap: Float[Tensor, " B"]
+    blocks: list[tuple[int, Float[Tensor, "B n"]]]
+    kept_rows: int
+    gram_method: str
+    occurring: Int[Tensor, " R"] | None = None
+    is_partly_kept: bool = False
+
+
+def measure(
+    uses: Sequence[SequenceGrads],
+    running: Float[Tensor, "*W"] | None,
+    shape: torch.Size,
+    advantages: Float[Tensor, " B"],
+    workspace: Workspace,
+    gram_method: GramMethod = "auto",
+) -> Measured:
+    """Gram matrix and overlaps of the sequence gradients, summed over the uses; in the type of the advantages."""
+    match uses:
+        case [Dense(seq_grads=seq_grads)]:
+            return _measure_dense(uses, seq_grads.flatten(1), shape[0], running)
+        case [OuterProducts() | RaggedProducts() as use] if _chosen(gram_method, use) == "tokens":
+            return _measure_tokens(uses, use, running)
+    embeddings = [use for use in uses if isinstance(use, Scattered)]
+    tokens = sum(use.index.numel() for use in embeddings)
+    if len(embeddings) == len(uses) and tokens < shape[0]:
+        return _measure_occurring(embeddings, running, shape, advantages, workspace)
+    return _measure_rows(uses, running, shape, advantages, workspace)
+
+
+def _chosen(gram_method: GramMethod, use: OuterProducts | RaggedProducts) -> GramMethod:
+    if gram_method != "auto":
+        return gram_method
+    sequences = use.left.shape[0] if isinstance(use, OuterProducts) else len(use.bounds) - 1
+    outputs, inputs = use.left.shape[-1], use.right.shape[-1]
+    return cheaper_gram_method(sequences, use.left.numel() // outputs, outputs, inputs)
+
+
+def _measure_dense(uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None) -> Measured:
+    gram = gram_matrix(seq_grads)
+    if running is None:
+        overlap = gram.new_zeros(gram.shape[0])
+    else:
+        overlap = torch.mv(seq_grads, running.flatten().to(seq_grads.dtype))
+    return Measured(uses, gram, overlap, [(0, seq_grads)], rows, "dense")
+
+
+def _measure_tokens(
+    uses: Sequence[SequenceGrads], use: OuterProducts | RaggedProducts, running: Tensor | None
+) -> Measured:
+    gram = use.token_gram()
+    overlap = gram.new_zeros(gram.shape[0]) if running is None else use.token_overlap(running.to(gram.dtype))
+    return Measured(uses, gram, overlap, [], 0, "tokens")
+
+
+def _measure_rows(
+    uses: Sequence[SequenceGrads],
+    running: Tensor | None,
+    shape: torch.Size,
+    advantages: Tensor,
+    workspace: Workspace,
+) -> Measured:
+    sequences, dtype = advantages.shape[0], advantages.dtype
+    stacked = sequences if running is None else sequences + 1
+    products = advantages.new_zeros(stacked, sequences)
+    blocks: list[tuple[int, Tensor]] = []
+    kept_rows, row_size = 0, math.prod(shape[1:])
+    largest = min(BLOCK_BYTES, workspace.limit_bytes // 2) // dtype.itemsize  # room for one to keep and one to write
+    for start, rows in _row_blocks(shape[0], stacked * row_size, largest):
+        elements = rows * row_size
+        stack = workspace.view(stacked * elements, dtype, advantages.device).view(stacked, elements)
+        seq_grads = stack[:sequences]
+        written = seq_grads.view(sequences, rows, *shape[1:])
+        for number, use in enumerate(uses):
+            use.write_rows(written, start, add=number > 0)
+        if running is not None:
+            stack[-1] = running[start : start + rows].flatten()
+        products += inner_products(stack, seq_grads)
+        room_for = elements if start + rows == shape[0] else 2 * elements  # this block, and the next to be written
+        if kept_rows == start and workspace.has_room(stacked * room_for, dtype):
+            workspace.used += sequences * elements
+            blocks.append((start, seq_grads))
+            kept_rows = start + rows
+    method = "rows" if kept_rows == shape[0] else f"rows, {kept_rows} of {shape[0]} kept"
+    gram, overlap = products[:sequences], products[-1] if running is not None else products.new_zeros(sequences)
+    return Measured(uses, gram, overlap, blocks, kept_rows, method, is_partly_kept=kept_rows < shape[0])
+
+
+def _measure_occurring(
+    uses: Sequence[Scattered],
+    running: Tensor | None,
+    shape: torch.Size,
+    advantages: Tensor,
+    workspace: Workspace,
+) -> Measured:
+    """An embedding table that is larger than the microbatch: only the rows of its tokens."""
+    tokens = torch.cat([use.index.flatten() for use in uses])
+    occurring, places = _distinct(tokens)
+    pieces = places.split([use.index.numel() for use in uses])
+    compact = [
+        Scattered(place.view_as(use.index), use.grads, use.grads.dtype) for use, place in zip(uses, pieces, strict=True)
+    ]
+    found = None if running is None else running[occurring]
+    measured = _measure_rows(compact, found, torch.Size([len(occurring), *shape[1:]]), advantages, workspace)
+    return measured._replace(gram_method=f"{measured.gram_method} of tokens that occur", occurring=occurring)
+
+
+def _distinct(tokens: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """The distinct tokens, filled up to N with zeros, and the place of each token among them.
+
+    As `torch.unique`, but without its wait for a GPU to say how many there are.
+    """
+    ordered, order = tokens.sort()
+    is_new = torch.ones_like(ordered, dtype=torch.bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    rank = is_new.cumsum(0) - 1
+    return torch.zeros_like(tokens).scatter_(0, rank, ordered), torch.empty_like(order).scatter_(0, order, rank)
+
+
+def add_weighted(measured: Measured, weights: Float[Tensor, " B"], out: Float[Tensor, "*W"]) -> None:
+    """``out += sum_i weights_i S_i``; ``out`` is contiguous and may be of a narrower type."""
+    if measured.occurring is not None:
+        rows = weights.new_zeros(measured.occurring.shape[0], *out.shape[1:])
+        add_weighted(measured._replace(occurring=None), weights, rows)
+        out.index_add_(0, measured.occurring, rows.to(out.dtype))
+        return
+    flat, row_size = out.view(-1), math.prod(out.shape[1:])
+    for start, seq_grads in measured.blocks:
+        part = flat[start * row_size :][: seq_grads.shape[1]]
+        if out.dtype == weights.dtype:
+            part.addmv_(seq_grads.T, weights)
+        else:
+            part += torch.mv(seq_grads.T, weights)
+    rest = out[measured.kept_rows :]
+    if rest.shape[0] == 0:
+        return
+    total = rest if out.dtype == weights.dtype else torch.zeros_like(rest, dtype=weights.dtype)
+    for use in measured.uses:
+        use.weighted_sum(total, weights, measured.kept_rows, add=True)
+    if total is not rest:
+        rest += total
+
+
+def plain_gradient(
+    uses: Sequence[SequenceGrads], weights: Float[Tensor, " B"], shape: torch.Size
+) -> Float[Tensor, "*W"]:
+    """``sum_i weights_i S_i`` over all uses of the tensor: one matrix product a use."""
+    if not uses:
+        return torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+    gradient = torch.empty(shape, dtype=weights.dtype, device=weights.device)
+    for number, use in enumerate(uses):
+        use.weighted_sum(gradient, weights, 0, add=number > 0)
+    return gradient
+
+
+def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
+    """``rows @ rows.T``, see `inner_products`."""
+    return inner_products(rows, rows)
+
+
+def inner_products(left: Float[Tensor, "A n"], right: Float[Tensor, "B n"]) -> Float[Tensor, "A B"]:
+    """``left @ right.T`` by short contractions: one long one loses three of float32's digits, and is slower too."""
+    length = left.shape[1]
+    whole = length - length % CONTRACTION
+    if whole <= CONTRACTION:
+        return left @ right.T
+    lefts, rights = (rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1) for rows in (left, right))
+    products = torch.bmm(lefts, rights.transpose(1, 2)).sum(dim=0)
+    return products.addmm_(left[:, whole:], right[:, whole:].T) if whole < length else products
+
+
+def _row_blocks(rows: int, row_size: int, elements: int) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of blocks of at most so many elements, of one row at least."""
+    block = max(1, min(rows, elements // max(1, row_size)))
+    for start in range(0, rows, block):
+        yield start, min(block, rows - start)

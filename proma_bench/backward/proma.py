@@ -1,0 +1,190 @@
+"""`Proma`: projected microbatch accumulation as the backward pass of a module. The one class that users meet.
+
+The algorithm is in `projection.py`, what a layer contributes in `sequence_grads/`, how they get into the backward pass
+in `engine.py` and `taps.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from proma_bench.backward.cost import GRAM_METHODS, GramMethod, microbatches_per_pass
+from proma_bench.backward.engine import BackwardEngine
+from proma_bench.backward.layout import Layout
+from proma_bench.backward.records import ProjectionRecord
+from proma_bench.backward.taps import layers_of, tapped_calls
+from proma_bench.projection.config import ProjectionConfig, require_backward_method
+
+
+class Proma:
+    """Projected microbatch accumulation as the backward pass of a module.
+
+        proma = Proma(module, ProjectionConfig())
+        for micro in microbatches:
+            proma.backward(log_probs(micro), micro.advantages)       # fills param.grad
+        optimizer.step(); optimizer.zero_grad()
+
+    ``param.grad`` is the running gradient: clipping, any optimizer and ``zero_grad`` work as usual. With one microbatch
+    it is the gradient of ``-(advantages * log_probs).sum()``; every further one first projects what is there already,
+    tensor by tensor. Backward passes outside of `backward` and `microbatch` give the plain gradient.
+
+    Under DistributedDataParallel with ``no_sync``, and under `fully_shard` (FSDP2) with
+    ``set_requires_gradient_sync(False)``, on all but the last microbatch, each rank projects its own running gradient
+    over its own microbatches, and the results are averaged. That is not a projection of the averaged gradient; see
+    ``docs/distributed.md``.
+
+    Attach after the parameters have been frozen or unfrozen, and after `fully_shard`; it is a context manager, or
+    detach with `remove`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: ProjectionConfig | None = None,
+        *,
+        record: bool = False,
+        unprojected: Collection[str] = (),
+        workspace_bytes: int = 256 * 2**20,
+        gram_method: GramMethod = "auto",
+    ) -> None:
+        """Attach to every layer of ``module`` that has trainable parameters.
+
+        record: keep what `stats` returns; costs one more pass over each running gradient.
+        unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
+        workspace_bytes: limit of the buffer for sequence gradients that are written out.
+        gram_method: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `cost`.
+
+        Raises ValueError, and attaches nothing, for a module whose parameters no rule covers or are not whole on each
+        rank (FSDP1, tensor parallelism), for a module that has a Proma already, for a name in ``unprojected`` that is
+        no parameter's, and for a projection method that needs the gradients written out (``qr``).
+        """
+        self.config = config or ProjectionConfig()
+        require_backward_method(self.config)
+        if gram_method not in GRAM_METHODS:
+            raise ValueError(f"gram_method must be one of {', '.join(GRAM_METHODS)}, got {gram_method!r}")
+        names = {name for name, _ in module.named_parameters()}
+        if unknown := [name for name in unprojected if name not in names]:
+            raise ValueError(f"unprojected names no parameter of {type(module).__name__}: {', '.join(unknown)}")
+        self._engine = BackwardEngine(module, self.config, set(unprojected), workspace_bytes, gram_method, record)
+        self._layers = layers_of(module, self._engine)
+        if not self._layers:
+            raise ValueError(f"{type(module).__name__} has no trainable parameter")
+        self._engine.guard_parameters()
+        for layer in self._layers:
+            layer.attach()
+
+    def backward(
+        self,
+        log_probs: Float[Tensor, " B"],
+        advantages: Float[Tensor, " B"],
+        sequence_ids: Int[Tensor, "*rows"] | None = None,
+        *,
+        microbatch_size: int | None = None,
+    ) -> None:
+        """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
+
+        log_probs: the sequences' log-probs (weighted by whatever weighs their tokens), a graph through the module.
+        advantages: one number a sequence.
+        sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every row,
+            in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
+        microbatch_size: treat the sequences as successive microbatches of this size. The result is that of as many
+            calls (see `virtual`); a small model is much faster with few large backward passes.
+
+        Raises ValueError, before any gradient changes, for shapes that do not match, for numbers that are not finite,
+        and for a graph that does not lead through the module or leads to parameters of others. (Inside a reentrant
+        checkpoint the graph cannot be seen beforehand; there the backward pass itself raises.)
+
+        The first axis is taken for the sequence wherever it has that length: activations with time or positions first
+        are not told apart when there are as many of them as sequences.
+        """
+        _check_vector("log_probs", log_probs)
+        if log_probs.shape != advantages.shape:
+            raise ValueError(
+                f"log_probs has shape {list(log_probs.shape)} and advantages {list(advantages.shape)}; "
+                "both must be [B], one number a sequence"
+            )
+        layout = Layout(len(log_probs), sequence_ids)
+        _check_vector("advantages", advantages)
+        calls, opaque = tapped_calls(log_probs, self._engine)
+        if not (calls or opaque):
+            raise ValueError(
+                "log_probs does not depend on the module that this Proma is attached to, or was computed before"
+            )
+        for call in calls:
+            call.layer.check_shape(call.output_shape, layout)
+        with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
+            (-log_probs.sum()).backward()
+
+    @contextmanager
+    def microbatch(
+        self,
+        advantages: Float[Tensor, " B"],
+        sequence_ids: Int[Tensor, "*rows"] | None = None,
+        *,
+        microbatch_size: int | None = None,
+    ) -> Iterator[None]:
+        """For a trainer that calls backward itself: ``(-log_probs.sum()).backward()`` in here is `backward`.
+
+        The loss must be minus the *sum of the sequence log-probs*, without advantages: a sequence with advantage zero
+        still names a direction. A constant factor (a gradient scaler's) changes nothing but the scale.
+        Raises ValueError as `backward`, and RuntimeError if no gradient came through the module.
+        """
+        _check_vector("advantages", advantages)
+        layout = Layout(len(advantages), sequence_ids)
+        with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
+            yield
+
+    def microbatches_per_pass(self, size: int, rows_per_sequence: float, microbatches: int) -> int:
+        """How many microbatches of ``size`` sequences one backward pass should take, at most ``microbatches``.
+
+        One, for a large model; many for a small one, whose passes cost calls more than arithmetic. The memory of a
+        pass grows with it.
+        """
+        shapes = (parameter.shape for layer in self._layers for parameter in layer.module.parameters())
+        return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
+
+    def stats(self) -> list[ProjectionRecord]:
+        """One record a parameter tensor and microbatch.
+
+        None where nothing was projected: in the first microbatch of a step, and by the intra method for tensors that
+        are no linear layer's weight.
+
+        Raises RuntimeError unless attached with ``record=True``.
+        """
+        if not self._engine.record:
+            raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
+        return [record for records in self._engine.records for record in records.unpacked()]
+
+    def clear_stats(self) -> None:
+        """Forget the records, and count microbatches from 0 again."""
+        self._engine.clear_records()
+
+    def remove(self) -> None:
+        """Detach: the module is as it was before. Calling it again does nothing."""
+        for layer in self._layers:
+            layer.detach()
+        self._engine.release_parameters()
+        self._layers = []
+
+    def __enter__(self) -> Proma:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def _check_vector(name: str, values: Tensor) -> None:
+    if values.ndim != 1 or len(values) == 0 or not values.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating-point numbers [B], one a sequence; got {values.dtype} {list(values.shape)}"
+        )
+    if not bool(values.isfinite().all()):
+        where = (~values.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(f"{name} must be finite; those of sequences {where} are not ({values[where[0]].item()})")

@@ -1,0 +1,35 @@
+"""The command line ``proma-bench``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+EXTRAS = {"hypothesis": "testing", "jupyterlab": "tutorials"}
+"""The extra that a module comes with, where it is not ``ladder``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; without the packages that it needs, say in one line which extra has them.
+
+    Args:
+        arguments: the command line without the program's name; None is that of this process.
+
+    Returns:
+        The exit code: 0, 1 for a run that failed, 2 for a wrong use, 130 for Ctrl-C.
+    """
+    try:
+        from proma_bench.cli.commands import run
+
+        return run(arguments)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "proma_bench"):
+            raise
+        extra = EXTRAS.get(module, "ladder")
+        print(
+            f"proma-bench: this needs {module}, which is not installed; it comes with the extra [{extra}]: "
+            f'python -m pip install "proma-bench[{extra}]" (in a checkout: ".[{extra}]")',
+            file=sys.stderr,
+        )
+        return 2

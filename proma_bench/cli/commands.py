@@ -1,0 +1,207 @@
+"""The command line. Everything slow to import is imported where it is used, so that help starts at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from proma_bench.errors import RunError, UsageError, require_known
+from proma_bench.learning.config import RunConfig
+from proma_bench.plugins import load_plugins
+from proma_bench.tiers import TIERS
+
+Config = TypeVar("Config", bound=RunConfig)
+
+_TIER_HELP = f"The tier: {', '.join(TIERS)}. `proma-bench run TIER --help` lists its options."
+
+
+def _default(text: str) -> object:
+    """Say in the help what leaving the option out means."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+@dataclass(frozen=True)
+class RunOptions(Generic[Config]):
+    """Train one policy."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    out: Annotated[Path | None, _default("runs/TIER[/ENV]/METHOD/lr-RATE/seed-N")] = None
+    """Directory of the run."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Continue the run that the directory holds from its last checkpoint."""
+    ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Instead of one run, PROMA with one setting changed at a time, and the other methods, in one table."""
+    seeds: int = 3
+    """With --ablate: seeds of each variant, from --seed on."""
+    evaluate: Literal["validation", "test"] = "validation"
+    """test: when the run is finished, score it on the test set as well, which is read for nothing else (test.json)."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Also send the metrics there; its package must be installed."""
+
+    def __call__(self, console: Console) -> None:
+        import torch
+
+        from proma_bench.experiments.run import train_with_progress
+        from proma_bench.experiments.trackers import Tracker
+
+        if self.ablate:
+            self._ablate(console)
+            return
+        config = self.config
+        if self.evaluate == "test" and not config.has_test_set:
+            raise UsageError("--evaluate test is for GSM8K, the only task with a test set")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        default = Path("runs", config.title, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
+        path = self.out or default
+        with Tracker(self.tracker, config, path) as tracker:
+            train_with_progress(path, config, self.resume, console, tracker.log)
+        if self.evaluate == "test":
+            from proma_bench.experiments.test_set import score_test_set
+
+            scores = score_test_set(path, config)
+            console.print("test set: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
+
+    def _ablate(self, console: Console) -> None:
+        from proma_bench.experiments.ablation import ablate
+        from proma_bench.experiments.workers import available_cores
+
+        if self.seeds < 1:
+            raise UsageError(f"seeds must be at least 1, got {self.seeds}")
+        root = self.out or Path("runs", "ablation", self.config.title)
+        ablate(self.config, self.seeds, root, available_cores(), console)
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Train one policy on one tier."""
+
+    tier: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TIER", help=_TIER_HELP)]
+
+    def __call__(self, console: Console) -> None:
+        require_known("tier", self.tier, TIERS)
+
+
+@dataclass(frozen=True)
+class LadderCommand:
+    """Run every method on every tier, seed by seed, and compare them. Finished runs are not repeated."""
+
+    tiers: str = ",".join(TIERS)
+    """Tiers to run, separated by commas."""
+    budget: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: seconds, does it run; quick: minutes on two cores; full: long enough to converge."""
+    seeds: Annotated[int | None, _default("10; smoke 2")] = None
+    """Seeds for each method."""
+    out: Annotated[Path | None, _default("runs/ladder-BUDGET")] = None
+    """Directory of the ladder."""
+    model: Annotated[str | None, _default("with a GPU Qwen/Qwen3-0.6B, else a smoke run")] = None
+    """Of the tier llm: a name on the hub, or a directory. On a CPU its task is sums."""
+    jobs: Annotated[int | None, _default("one for each core")] = None
+    """Runs side by side, each in a process with one thread."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.experiments.ladder import climb, make_plan
+        from proma_bench.experiments.workers import available_cores
+
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"jobs must be at least 1, got {self.jobs}")
+        root = self.out or Path("runs", f"ladder-{self.budget}")
+        plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds, self.model)
+        climb(plan, root, self.jobs or available_cores(), console)
+        ReportCommand(root)(console)
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Compare the runs found in a directory: print the tables, write report.html, claims.json and plots."""
+
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """A ladder's directory, a run's, or any that contains runs."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.report.build import report
+
+        report(self.directory, console)
+
+
+@dataclass(frozen=True)
+class VerifyCommand:
+    """Try a projection of your own on hostile inputs: which promises it keeps, and what breaks the others."""
+
+    function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
+    """Any fn(running [*W], seq_grads [B, *W]) -> [*W]; modules of the current directory are found, too."""
+    inexact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Ask only for what approximate methods promise as well."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.cli.verify import verify
+
+        verify(self.function, not self.inexact, console)
+
+
+@dataclass(frozen=True)
+class TutorialsCommand:
+    """Open the tutorials in JupyterLab, in a copy that is yours. Files that are there already are never overwritten."""
+
+    out: Path = Path("proma-tutorials")
+    """Directory of the copy."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.cli.tutorials import open_tutorials
+
+        open_tutorials(self.out, console)
+
+
+COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
+    "run": RunCommand,
+    "ladder": LadderCommand,
+    "report": ReportCommand,
+    "verify": VerifyCommand,
+    "tutorials": TutorialsCommand,
+}
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code: 0, 1 for a run that failed, 2 for a wrong use, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log has no width of its own
+    try:
+        load_plugins()
+        _parse(arguments)(console)
+    except UsageError as error:
+        return _complain(error, 2)
+    except (RunError, OSError) as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what is recorded is safe, and `proma-bench report` can read it", 130)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Callable[[Console], None]:
+    names = [argument for argument in arguments[:2] if not argument.startswith("-")]
+    if names:
+        require_known("command", names[0], COMMANDS)
+    if names[:1] == ["run"] and len(names) == 2:
+        tier = names[1]
+        require_known("tier", tier, TIERS)
+        return tyro.cli(
+            RunOptions[TIERS[tier]],  # type: ignore[valid-type]  # the tier decides the options
+            prog=f"proma-bench run {tier}",
+            description=TIERS[tier].__doc__,
+            args=arguments[2:],
+        )
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="proma-bench", description="PROMA on a ladder of ever larger policies.", args=arguments
+    )
+
+
+def _complain(problem: object, code: int) -> int:
+    Console(stderr=True).print(f"[red]proma-bench:[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
+    return code

@@ -1,0 +1,64 @@
+"""The tutorials on the reader's disk: a copy that may be changed at will, opened in JupyterLab."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from proma_bench.errors import UsageError
+
+PATTERNS = ("*.ipynb", "*.mplstyle", "checks/*.py")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def shipped() -> Path:
+    """The folder that holds the tutorials: inside an installed package, or beside it in a checkout."""
+    installed = _PACKAGE / "tutorials"
+    return installed if installed.is_dir() else _PACKAGE.parent / "tutorials"
+
+
+def copy_tutorials(folder: Path) -> tuple[list[str], list[str]]:
+    """Copy what is not there yet. Returns the names of new files, and of files that differ and were left as they are.
+
+    Raises UsageError where the folder is something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a directory; name another one with --out")
+    new, kept = [], []
+    for name, content in _files():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as file:  # never an existing file, nor one that a link leads to
+                file.write(content)
+            new.append(name)
+        except FileExistsError:
+            if not target.is_file() or target.read_bytes() != content:
+                kept.append(name)
+    return new, kept
+
+
+def _files() -> Iterator[tuple[str, bytes]]:
+    home = shipped()
+    for pattern in PATTERNS:
+        for path in sorted(home.glob(pattern)):
+            yield path.relative_to(home).as_posix(), path.read_bytes()
+
+
+def open_tutorials(folder: Path, console: Console) -> None:
+    """Copy the tutorials there and become JupyterLab, at lesson 0. Raises ModuleNotFoundError without JupyterLab."""
+    importlib.import_module("jupyterlab")  # the command line says what to install where it is missing
+    new, kept = copy_tutorials(folder)
+    console.print(f"tutorials: {escape(str(folder))} ({len(new)} new files)", soft_wrap=True)
+    if kept:
+        console.print(f"left as you changed them: {escape(', '.join(kept))} (delete for a fresh copy)", soft_wrap=True)
+    first = min(folder.glob("0_*.ipynb"))
+    sys.stdout.flush()
+    address = f"--LabApp.default_url=/lab/tree/{first.name}"  # where no browser opens, the printed link leads there
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", address, str(folder)])

@@ -1,0 +1,1 @@
+"""Runs: one, many side by side, ablations and the whole ladder."""

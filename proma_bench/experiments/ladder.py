@@ -1,0 +1,132 @@
+"""The ladder: every method on every tier, seed by seed, then the comparison."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from proma_bench.errors import RunError, UsageError, require_known
+from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
+from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.workers import run_all
+from proma_bench.learning.config import BUDGETS
+from proma_bench.learning.methods import METHODS
+from proma_bench.runs.criteria import criteria_for
+from proma_bench.runs.directory import read_json, read_run, write_json
+from proma_bench.tiers import TIERS
+
+SEEDS = {"smoke": 2, "quick": 10, "full": 10}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a ladder runs and how it will be judged; stored as ``ladder.json`` before the first run."""
+
+    tiers: Sequence[str]
+    methods: Sequence[str]
+    budget: str
+    seeds: int
+    criteria: dict[str, str]
+    learning_rates: dict[str, list[float]]
+    model: str | None
+    settings: dict[str, dict[str, Any]]
+
+    def jobs(self, root: Path) -> list[Job]:
+        """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
+        jobs = []
+        for tier in self.tiers:
+            settings = self.settings[tier]
+            seeds = 1 if TIERS[tier](**settings).is_smoke_run else self.seeds
+            for rate, seed, method in itertools.product(self.learning_rates[tier], range(seeds), self.methods):
+                config = TIERS[tier](method=method, seed=seed, learning_rate=rate, **settings)
+                jobs.append(Job(root / tier / method / f"lr-{rate:g}" / f"seed-{seed}", config))
+        return jobs
+
+
+def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str | None = None) -> Plan:
+    """Raises UsageError for an unknown tier or budget, or fewer than one seed.
+
+    model: of the llm tier. Without one it runs with its own where there is a GPU, and elsewhere as a smoke run.
+    """
+    for tier in tiers:
+        require_known("tier", tier, TIERS)
+    require_known("budget", budget, BUDGETS)
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"seeds must be at least 1, got {seeds}")
+    tiers = list(dict.fromkeys(tiers))
+    criteria = {tier: str(criteria_for(TIERS[tier]())) for tier in tiers}
+    rates = {tier: list(TIERS[tier].sweep[budget]) for tier in tiers}
+    gpu = any(TIERS[tier].threads is None for tier in tiers) and _has_gpu()
+    settings = {tier: TIERS[tier].ladder_settings(budget, model, gpu) for tier in tiers}
+    return Plan(
+        tiers, list(METHODS), budget, SEEDS[budget] if seeds is None else seeds, criteria, rates, model, settings
+    )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
+    """Do all runs of the plan that are not finished yet.
+
+    Raises UsageError when ``root`` holds a ladder of another plan, RunError at the end when a run failed twice.
+    """
+    _record(plan, root)
+    jobs = plan.jobs(root)
+    alone = [job for job in jobs if job.config.threads is None and _has_gpu()]  # a GPU has room for one of them
+    finish([job for job in jobs if job not in alone], processes, console)
+    if alone:
+        finish(alone, 1, console)
+
+
+def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
+    """Do those of the jobs that are not finished, with bars. Raises RunError at the end when one failed twice."""
+    todo = [job for job in jobs if not _finished(job)]
+    if len(todo) < len(jobs):
+        console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
+    failed = 0
+    with progress_bars(console) as progress:
+        overall = progress.add_task("ladder", total=len(jobs), completed=len(jobs) - len(todo), state="")
+        running = RunningJobs(progress)
+        for event in run_all(todo, processes, running.show):
+            name = event.job.config.name
+            if event.problem is None:
+                progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics)}")
+            else:
+                fate = "given up" if event.final else "starting it once more"
+                progress.console.print(f"[red]{name} failed[/]; {fate}: {escape(event.problem)}")
+                failed += event.final
+            progress.advance(overall, event.final)
+    if failed:
+        raise RunError(f"{failed} of {len(jobs)} runs failed; the same command tries them again")
+
+
+def _record(plan: Plan, root: Path) -> None:
+    path, wanted = root / "ladder.json", _as_json(plan)
+    if path.exists():
+        stored = read_json(path)
+        different = [
+            f"{key} {stored.get(key)!r}, not {wanted[key]!r}" for key in wanted if stored.get(key) != wanted[key]
+        ]
+        if different:
+            raise UsageError(f"{root} holds a different ladder ({'; '.join(different)}); choose another --out")
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+
+
+def _finished(job: Job) -> bool:
+    return (job.path / "config.json").exists() and read_run(job.path).finished

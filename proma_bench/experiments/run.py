@@ -1,0 +1,103 @@
+"""One run from beginning to end, in a directory of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from proma_bench.experiments.progress import describe, progress_bars
+from proma_bench.experiments.training import Training
+from proma_bench.learning.config import RunConfig
+from proma_bench.runs import checkpoints
+from proma_bench.runs.directory import (
+    Metrics,
+    MetricsFile,
+    Run,
+    claim,
+    disk_errors,
+    read_metrics,
+    read_run,
+    summary,
+    write_json,
+)
+
+
+def run_in(
+    path: Path,
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[Metrics], None] = lambda metrics: None,
+    on_note: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Train in a directory, from its last checkpoint on where there is one, and return what it then holds.
+
+    ``on_step`` gets every step's metrics, ``on_note`` a line for everything unusual that a resumed run found.
+    Raises UsageError as `claim` does and as the tier does, and RunError when the run cannot go on.
+    """
+    training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
+    with claim(path, config, resume):
+        if read_run(path).finished:
+            return read_run(path)
+        with disk_errors(path):
+            recorded = read_metrics(path / "metrics.jsonl")
+            for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
+                on_note(problem)
+            with MetricsFile(path / "metrics.jsonl", recorded[: training.step]) as file:
+                saved, remarked = training.step, False
+                while training.step < config.steps:
+                    for metrics in training.batch():
+                        file.append(metrics)
+                        on_step(metrics)
+                        if not remarked and (remark := config.remark(metrics)):
+                            on_note(remark)
+                            remarked = True  # once; the metrics have the rest
+                    if training.step - saved >= config.checkpoint_every or training.step == config.steps:
+                        checkpoints.save(path / "checkpoint", training)
+                        saved = training.step
+            initial = training.tier.evaluate(training.initial)
+            write_json(path / "summary.json", summary(read_metrics(path / "metrics.jsonl"), initial))
+        return read_run(path)
+
+
+def train_with_progress(
+    path: Path, config: RunConfig, resume: bool, console: Console, track: Callable[[Metrics], None]
+) -> Run:
+    """`run_in` with a bar; a console that is no terminal gets ten lines instead.
+
+    ``track`` gets every step's metrics.
+    """
+    with progress_bars(console) as progress:
+        task = progress.add_task(config.name, total=config.steps, state="")
+
+        history: list[Metrics] = []
+        started = time.monotonic()
+
+        def on_step(metrics: Metrics) -> None:
+            track(metrics)
+            history.append(metrics)
+            step = metrics["step"]
+            state = f"{describe(history)}{_pace(history, time.monotonic() - started, config.steps)}"
+            progress.update(task, completed=step, state=state)
+            if not console.is_terminal and step % max(1, config.steps // 10) == 0:
+                console.print(f"step {step} of {config.steps}: {state}")
+
+        run = run_in(path, config, resume=resume, on_step=on_step, on_note=progress.console.print)
+        progress.update(task, completed=len(run.metrics), state=describe(run.metrics))
+    console.print(f"run: {path}", soft_wrap=True)
+    return run
+
+
+def _pace(history: Sequence[Metrics], seconds: float, steps: int) -> str:
+    """Tokens answered a second, and the time left if it goes on like this; nothing of runs without text.
+
+    history: the steps that this process has done, in so many seconds.
+    """
+    if "tokens" not in history[-1]:
+        return ""
+    tokens = sum(metrics["tokens"] for metrics in history)
+    minutes = (steps - history[-1]["step"]) * seconds / len(history) / 60
+    return f"  {tokens / seconds:.0f} tokens/s, {minutes:.0f} min left"

@@ -1,0 +1,131 @@
+"""The training loop: sample, score, update, evaluate, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from proma_bench.backward.proma import Proma
+from proma_bench.learning.config import RunConfig
+from proma_bench.learning.experience import Experience
+from proma_bench.learning.methods import METHODS
+from proma_bench.learning.metrics import Step, measured
+from proma_bench.learning.update import optimizer_step
+from proma_bench.projection.config import projection_config
+from proma_bench.tiers import make_tier
+
+STREAMS = ("weights", "initial_states", "actions", "order")
+
+LARGE = 10**8
+"""Parameters."""
+
+Metrics = dict[str, Any]
+"""One optimizer step: the names of ``metrics.jsonl`` with their values."""
+
+
+class Training:
+    """One run in memory: the policy and everything that decides what comes next."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.step = 0
+        self.tier = make_tier(config)
+        self.generators = {stream: _generator(config.seed, number) for number, stream in enumerate(STREAMS)}
+        self.policy = self.tier.policy(self.generators["weights"])
+        self.initial = self.policy.frozen()  # for measurement only
+        self.optimizer = make_optimizer(self.policy, config)
+        self.proma = make_proma(self.policy, config) if METHODS[config.method].projects else None
+
+    def sample(self) -> Experience:
+        """One batch of sequences, with the method's advantages."""
+        experience = self.tier.sample(self.policy, self.generators)
+        advantages = METHODS[self.config.method].advantages_function(experience.rewards, self.config.group_size)
+        return dataclasses.replace(experience, advantages=advantages)
+
+    def batch(self) -> Iterator[Metrics]:
+        """Sample one batch and take its optimizer steps, as far as the run still goes."""
+        experience = self.sample()
+        for part in experience.split(self.config.steps_per_batch):
+            if self.step < self.config.steps:
+                yield self._optimizer_step(part)
+
+    def _optimizer_step(self, experience: Experience) -> Metrics:
+        started = time.perf_counter()
+        order = self.generators["order"] if self.config.shuffle else None
+        microbatches = experience.microbatches(self.config.microbatch_size, order)
+        with torch.no_grad():
+            before = self.policy.on(experience)
+        self._warm_up()
+        update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma)
+        with torch.no_grad():
+            after = self.policy.on(experience)
+            initial = self.initial.on(experience)
+        self.step += 1
+        return {
+            "step": self.step,
+            "reward": float(experience.rewards.mean()),
+            **self._validation(),
+            **measured(Step(experience, before, after, initial)),
+            **update,
+            "seconds": time.perf_counter() - started,
+            "sequences": len(experience),
+            **_of_text(experience),
+            **{name: int(flag.sum()) for name, flag in experience.flags.items()},
+        }
+
+    def _warm_up(self) -> None:
+        """The learning rate of the coming step: rising in a line to its value, then constant."""
+        share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * self.config.learning_rate
+
+    def _validation(self) -> dict[str, float | None]:
+        """The scores of the policy; those that all tiers have are None where it is not validated."""
+        if self.step % self.config.validate_every and self.step < self.config.steps:
+            return {"score": None, "score_sampled": None}
+        return self.tier.evaluate(self.policy)
+
+
+def train(config: RunConfig) -> list[Metrics]:
+    """Train from the start, keep nothing on disk, and return the metrics of every optimizer step."""
+    training = Training(config)
+    history: list[Metrics] = []
+    while training.step < config.steps:
+        history += training.batch()
+    return history
+
+
+def _of_text(experience: Experience) -> Metrics:
+    """The number of tokens in the answers, and how far the sampler's log-probs were from the policy's, a token."""
+    if experience.sampler_gaps is None:
+        return {}
+    gap = float(experience.sampler_gaps.sum()) / max(1, experience.rows)
+    return {"tokens": experience.rows, "sampler_gap": gap}
+
+
+def make_optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW; of a large policy in place, for other implementations hold copies of the largest tensor on the way."""
+    is_large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
+
+
+def make_proma(policy: nn.Module, config: RunConfig) -> Proma:
+    """Attached to the policy as the settings say, and recording."""
+    linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
+    others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name
+    return Proma(
+        policy, projection_config(config), record=True, unprojected=others if config.projected == "linear" else ()
+    )
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    """An independent stream of random numbers for each purpose, whatever the seeds are."""
+    state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)

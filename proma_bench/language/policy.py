@@ -1,0 +1,154 @@
+"""A causal language model of transformers as a policy: an action is a token of an answer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
+from transformers import DynamicCache, PreTrainedModel
+
+from proma_bench.errors import RunError
+from proma_bench.language.key_values import cached, repeated
+from proma_bench.language.precision import computing_in
+from proma_bench.language.tokens import TokenDistribution, TrainedTokens
+from proma_bench.learning.experience import PADDING, Experience
+from proma_bench.learning.policy import Policy
+
+
+class LanguagePolicy(Policy):
+    """The distributions of the answers' tokens, given the prompt and the answer so far.
+
+    packed: train on all sequences one after another, [1, total], instead of padded to one length.
+    prefix: tokens that stand before every prompt and are no part of the experience.
+    constant_prefix: an approximation in training. The keys and values of the prefix, which depend on the weights, are
+        taken for constants, so that the prefix need not go through the model once a sequence.
+    dtype: what is computed in, see `precision`; None is the type of the weights.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        packed: bool = False,
+        *,
+        prefix: Sequence[int] = (),
+        constant_prefix: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        assert not (packed and prefix), "packed sequences have no common prefix"
+        self.model, self.packed, self.dtype = model, packed, dtype
+        self._prefix, self._constant_prefix = list(prefix), constant_prefix
+        self._tokens_at_once = 2**15  # where no gradient is wanted
+
+    def frozen(self) -> Policy:
+        """As computing in bfloat16 sees it, half of the memory will do: rounded once instead of in every pass."""
+        copied = super().frozen()
+        assert isinstance(copied, LanguagePolicy)
+        if self.dtype is not None:
+            for module in copied.model.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    module.to(self.dtype)
+            embedding = copied.model.get_input_embeddings()
+            embedding.register_forward_hook(_as_float32)  # between the layers, autocast leaves float32 as it is
+        return copied
+
+    def on(self, experience: Experience) -> Distribution:
+        """Distributions [B, T] over the vocabulary; what they are where an answer is padded means nothing.
+
+        Without gradients they are a snapshot, good for measurements after the weights have changed.
+        """
+        if not torch.is_grad_enabled():
+            assert experience.mask is not None
+            weight = self._head.weight
+            if weight.requires_grad:  # it is going to change
+                weight = weight.clone() if self.dtype is None else weight.to(self.dtype)
+            head = functools.partial(F.linear, weight=weight, bias=self._head.bias)
+            return TokenDistribution(self._hidden_rows(experience).to(weight.dtype), experience.mask, head)
+        width = experience.actions.shape[1]
+        if self.packed:
+            return Categorical(logits=self._packed_logits(_context(experience))[:, -width:], validate_args=False)
+        start = self._cached_prefix() if self._constant_prefix else None
+        return TrainedTokens(self._hidden(experience, start), self._head, self.dtype)
+
+    def sequence_ids(self, experience: Experience) -> Int[Tensor, "1 total"] | None:
+        if not self.packed:
+            return None
+        real = _context(experience) != PADDING
+        rows = torch.arange(len(real), device=real.device).unsqueeze(1)
+        return rows.expand_as(real)[real].unsqueeze(0)
+
+    @property
+    def _head(self) -> nn.Linear:
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def _hidden_rows(self, experience: Experience) -> Float[Tensor, "rows hidden"]:
+        """The hidden states of all real rows, a few sequences at a time; fewer where the memory does not suffice."""
+        parts, start = [], 0
+        prefix = self._cached_prefix() if self._prefix else None
+        while start < len(experience):
+            count = max(1, self._tokens_at_once // experience.observations.shape[1])
+            part = experience.select(torch.arange(start, min(start + count, len(experience))))
+            try:
+                parts.append(self._hidden(part, prefix)[part.mask])
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise RunError("out of memory in a forward pass of one sequence; lower max_new_tokens") from None
+                self._tokens_at_once //= 2
+                continue
+            start += count
+        return torch.cat(parts)
+
+    def _hidden(self, experience: Experience, start: DynamicCache | None) -> Float[Tensor, "B T hidden"]:
+        """start: the cache of the prefix; None sends it through the model with every sequence, which is exact."""
+        tokens = _context(experience)
+        prefix = torch.tensor(self._prefix, dtype=tokens.dtype, device=tokens.device).expand(len(tokens), -1)
+        real = torch.cat([prefix, tokens], dim=1) != PADDING
+        if start is None:
+            tokens, cache = torch.cat([prefix, tokens], dim=1), None
+        else:
+            cache = repeated(start, len(tokens))
+        self.model.train(torch.is_grad_enabled())  # transformers checkpoints in training mode alone
+        with computing_in(self.dtype, tokens.device):
+            states = self.model.base_model(
+                input_ids=tokens.clamp_min(0),
+                attention_mask=real.long(),
+                position_ids=_positions(real)[:, -tokens.shape[1] :],
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
+        return states[:, -experience.actions.shape[1] :]
+
+    def _cached_prefix(self) -> DynamicCache:
+        self.model.eval()
+        with computing_in(self.dtype, self.model.device):
+            return cached(self.model, self._prefix)
+
+    def _packed_logits(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L vocabulary"]:
+        """Positions that begin again tell transformers where one sequence ends and the next begins."""
+        real = tokens != PADDING
+        packed = self.model(
+            input_ids=tokens[real].unsqueeze(0), position_ids=_positions(real)[real].unsqueeze(0), use_cache=False
+        ).logits.squeeze(0)
+        logits = torch.zeros(*tokens.shape, packed.shape[-1], device=packed.device)
+        logits[real] = packed.float()
+        return logits
+
+
+def _context(experience: Experience) -> Int[Tensor, "B L"]:
+    """The tokens that some action follows: all but the last column."""
+    return experience.observations[:, :-1]
+
+
+def _positions(real: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    return (real.long().cumsum(dim=1) - 1).clamp_min(0)
+
+
+def _as_float32(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output.float()

@@ -1,0 +1,124 @@
+"""How a question is put to a language model: in a line, in a chat, or after solved examples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
+
+from transformers import PreTrainedTokenizerBase
+
+from proma_bench.errors import UsageError
+from proma_bench.tasks.questions import Question
+
+
+@runtime_checkable
+class Prompting(Protocol):
+    """prefix: tokens that every prompt begins with. stop_token_ids: those that end an answer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prefix: list[int]
+    stop_token_ids: frozenset[int]
+
+    def tokens(self, questions: Sequence[Question]) -> list[list[int]]:
+        """The prompts without the prefix."""
+
+
+class Line:
+    """The question in a line, for a model that has been trained on nothing else."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer, self.prefix = tokenizer, list[int]()
+        self.stop_token_ids = frozenset([int(tokenizer.eos_token_id)])
+
+    def tokens(self, questions: Sequence[Question]) -> list[list[int]]:
+        return _tokens(self.tokenizer, [prompt_of(question.text) for question in questions])
+
+
+class Chat:
+    """The question as a user's message, by the tokenizer's own template.
+
+    instruction: what the message ends with. thinking: handed to the template, which may know of it or not.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, instruction: str, thinking: bool, stop_token_ids: Collection[int] = ()
+    ) -> None:
+        """stop_token_ids: besides the tokenizer's own. Raises UsageError for a tokenizer without a template."""
+        if tokenizer.chat_template is None:
+            raise UsageError("the model's tokenizer has no chat template; --few-shot 4 asks in plain text")
+        self.tokenizer, self.prefix = tokenizer, list[int]()
+        self.stop_token_ids = frozenset([*_end(tokenizer), *stop_token_ids])
+        self._instruction, self._thinking = instruction, thinking
+
+    def tokens(self, questions: Sequence[Question]) -> list[list[int]]:
+        return _tokens(self.tokenizer, [self._text(question) for question in questions])
+
+    def _text(self, question: Question) -> str:
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{question.text}{self._instruction}"}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=self._thinking,
+        )
+        return str(text)
+
+
+class FewShot:
+    """Plain text that begins with solved examples, each by a template that ends in ``{answer}`` and a new line.
+
+    Examples with answers of several lines have them joined, so that every answer is a line and ends with it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[tuple[str, str]],
+        template: str,
+        stop_token_ids: Collection[int] = (),
+    ) -> None:
+        """examples: questions with their answers. stop_token_ids: besides the tokenizer's own and new lines."""
+        shown = [
+            _filled(template, question=" ".join(question.split()), answer=" ".join(answer.split()))
+            for question, answer in examples
+        ]
+        self.tokenizer = tokenizer
+        self.prefix = _tokens(tokenizer, ["".join(shown)])[0]
+        if tokenizer.bos_token_id is not None and _begins_with_bos(tokenizer):
+            self.prefix.insert(0, int(tokenizer.bos_token_id))
+        self.stop_token_ids = frozenset([*_end(tokenizer), *stop_token_ids, *_with_new_line(tokenizer)])
+        # the space before an answer is part of its first token
+        self._template = template.removesuffix("{answer}\n").rstrip(" ")
+
+    def tokens(self, questions: Sequence[Question]) -> list[list[int]]:
+        texts = [_filled(self._template, question=" ".join(question.text.split()), answer="") for question in questions]
+        return _tokens(self.tokenizer, texts)
+
+
+def prompt_of(question: str) -> str:
+    """What a model reads that knows nothing but lines; the answer begins after it."""
+    return f"{question}\n"
+
+
+def _filled(template: str, question: str, answer: str) -> str:
+    """No `format`: a template may hold braces, and so may a question."""
+    before, after = template.split("{question}")
+    return before + question + after.replace("{answer}", answer)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+
+
+def _begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer itself puts a token before every text (Llama's does, Qwen3's and SmolLM2's do not)."""
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+
+def _with_new_line(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return [token for token, text in enumerate(texts) if "\n" in text]

@@ -1,0 +1,152 @@
+"""Answers from a model of transformers, in the trainer's own process.
+
+What all prompts begin with (a system prompt, solved examples) goes through the model once, the rest of a prompt once,
+and the key-value cache is repeated for the samples of its group. Answers that have ended leave the batch as soon as
+they are half of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from proma_bench.errors import RunError
+from proma_bench.language.key_values import cached, repeated
+from proma_bench.language.precision import computing_in
+from proma_bench.language.sampling import Prompts, Rollout, padded_left
+from proma_bench.learning.experience import PADDING
+
+
+class HuggingFaceSampler:
+    """Samples from the weights that the model has at that moment."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_token_ids: Collection[int],
+        max_new_tokens: int,
+        sequences_at_once: int = 512,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """stop_token_ids: end an answer. max_new_tokens: where answers are cut off. dtype: see `precision`."""
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self._stop_token_ids = torch.tensor(sorted(stop_token_ids))
+        self._at_once, self._dtype = sequences_at_once, dtype
+
+    @torch.no_grad()
+    def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
+        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
+
+        Raises RunError where the memory does not suffice for the answers to a single prompt.
+        """
+        self.model.eval()  # in training mode, one that checkpoints would not use its cache
+        device, shared = self.model.device, _shared_tokens(prompts)
+        tokens = padded_left([prompt[shared:] for prompt in prompts]).to(device)
+        with computing_in(self._dtype, device, keep=True):
+            start = cached(self.model, prompts[0][:shared])
+            parts = self._in_parts(tokens, start, samples, _on_device(generator, device))
+        answers, log_probs = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
+        longest = max(1, int((answers != PADDING).sum(dim=1).max()))
+        finished = torch.isin(answers, self._stop_token_ids).any(dim=1)
+        return Rollout(
+            padded_left(prompts).repeat_interleave(samples, 0), answers[:, :longest], log_probs[:, :longest], finished
+        )
+
+    def _in_parts(
+        self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """As many prompts at once as the memory allows; where it does not, the same again with half as many."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        done = 0
+        while done < len(prompts):
+            part = prompts[done : done + max(1, self._at_once // samples)]
+            state = None if generator is None else generator.get_state()
+            try:
+                parts.append(self._answers(part, start, samples, generator))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise RunError(
+                        f"out of memory while {samples} answers to one prompt are generated; lower max_new_tokens"
+                    ) from None
+                self._at_once = len(part) * samples // 2
+                if generator is not None and state is not None:
+                    generator.set_state(state)
+                continue
+            done += len(part)
+        return parts
+
+    def _answers(
+        self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
+    ) -> tuple[Int[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """start: the cache of what comes before the prompts."""
+        rows, stops = len(prompts) * samples, self._stop_token_ids.to(prompts.device)
+        answers = prompts.new_full((rows, self.max_new_tokens), PADDING)
+        log_probs = torch.zeros(answers.shape, device=prompts.device)
+        cache = repeated(start, len(prompts))
+        seen = prompts != PADDING  # [Q, P], the attention mask; grows with every token
+        seen = torch.cat([seen.new_ones(len(prompts), cache.get_seq_length()), seen], dim=1)
+        logits = self._next(prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
+        cache.batch_repeat_interleave(samples)
+        seen = seen.repeat_interleave(samples, 0)
+        present = torch.arange(rows, device=prompts.device)  # which answers the batch still holds
+        ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
+        for column in range(self.max_new_tokens):
+            token, log_prob = _draw(logits, generator)
+            going = present[~ended]
+            answers[going, column], log_probs[going, column] = token[~ended], log_prob[~ended]
+            ended |= torch.isin(token, stops)
+            going_on = int((~ended).sum())
+            if going_on == 0 or column + 1 == self.max_new_tokens:
+                break
+            if 2 * going_on <= len(ended):
+                kept = (~ended).nonzero().squeeze(1)
+                cache.batch_select_indices(kept)
+                present, seen, token, ended = present[kept], seen[kept], token[kept], ended[kept]
+            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
+            logits = self._next(token.unsqueeze(1), seen, cache)
+        return answers, log_probs
+
+    def _next(
+        self, tokens: Int[Tensor, "R n"], seen: Bool[Tensor, "R m"], cache: DynamicCache
+    ) -> Float[Tensor, "R vocabulary"]:
+        """The logits after the last of the tokens, which follow what the cache holds; m counts both."""
+        positions = (seen.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=seen.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+
+def _shared_tokens(prompts: Prompts) -> int:
+    """How many tokens all prompts begin with; each keeps one of its own."""
+    same = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
+    return min(sum(itertools.takewhile(bool, same)), *(len(prompt) - 1 for prompt in prompts))
+
+
+def _draw(
+    logits: Float[Tensor, "R vocabulary"], generator: torch.Generator | None
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
+    log_probs = logits.log_softmax(dim=1)
+    if generator is None:
+        token = log_probs.argmax(dim=1, keepdim=True)
+    else:
+        token = torch.multinomial(log_probs.exp(), 1, generator=generator)
+    return token.squeeze(1), log_probs.gather(1, token).squeeze(1)
+
+
+def _on_device(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """Random numbers for another device come from a generator there that ours has seeded."""
+    if generator is None or generator.device == device:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

@@ -1,0 +1,103 @@
+"""Distributions over a large vocabulary that never exist as a whole.
+
+A distribution over 151,936 tokens in float32 is 600 kB a row; of a batch's rows it would be hundreds of gigabytes. So
+what is kept is the hidden state that the head turns into logits, and the logits are made for a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution, register_kl
+from torch.utils.checkpoint import checkpoint
+
+from proma_bench.language.precision import computing_in
+
+CHUNK = 2**24
+"""Logits at a time: 64 MiB in float32, of which a few copies exist at once."""
+
+Head = Callable[[Tensor], Tensor]
+
+
+class TrainedTokens(Distribution):
+    """The next token in every row of some answers, as far as training needs it: log-probs with their gradient.
+
+    Logits that do not fit into one chunk are made once more in the backward pass.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, hidden: Float[Tensor, "B T hidden"], head: nn.Linear, dtype: torch.dtype | None = None) -> None:
+        """dtype: see `precision`."""
+        super().__init__(batch_shape=hidden.shape[:2], validate_args=False)
+        self.hidden, self.head, self._dtype = hidden, head, dtype
+
+    def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Sequences stay the first axis, so that PROMA sees in every chunk whose gradient is whose."""
+        length = max(1, CHUNK // (len(self.hidden) * self.head.out_features))
+        pieces = list(zip(self.hidden.split(length, dim=1), value.split(length, dim=1), strict=True))
+        if len(pieces) == 1:
+            return self._log_prob(*pieces[0])
+        return torch.cat([checkpoint(self._log_prob, *piece, use_reentrant=False) for piece in pieces], dim=1)
+
+    def _log_prob(self, hidden: Tensor, actions: Tensor) -> Tensor:
+        with computing_in(self._dtype, hidden.device):
+            logits = self.head(hidden)
+        log_probs = logits.float().log_softmax(dim=2)
+        return log_probs.gather(2, actions.unsqueeze(2)).squeeze(2)
+
+
+class TokenDistribution(Distribution):
+    """The next token in every row of some answers, for measurement: nothing of it is differentiable.
+
+    hidden: of the real rows, one after another. mask: true where a row is real. head: from hidden states to logits; it
+    must stay what it is while the distribution lives.
+    Values [B, T] are 0 where a row is padding.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, hidden: Float[Tensor, "rows hidden"], mask: Bool[Tensor, "B T"], head: Head) -> None:
+        super().__init__(batch_shape=mask.shape, validate_args=False)
+        self.hidden, self.mask, self.head = hidden, mask, head
+
+    def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        actions = value[self.mask]
+        return self._per_row(lambda log_probs, rows: log_probs.gather(1, actions[rows].unsqueeze(1)).squeeze(1))
+
+    def entropy(self) -> Float[Tensor, "B T"]:
+        return self._per_row(lambda log_probs, _: -(log_probs.exp() * log_probs).sum(dim=1))
+
+    def divergence(self, other: TokenDistribution) -> Float[Tensor, "B T"]:
+        """``KL(self || other)`` row by row; both are of the same answers."""
+
+        def divergence(log_probs: Tensor, rows: slice) -> Tensor:
+            others = other._log_probs(rows)
+            return (log_probs.exp() * (log_probs - others)).sum(dim=1)
+
+        return self._per_row(divergence)
+
+    def _per_row(self, measure: Callable[[Tensor, slice], Tensor]) -> Float[Tensor, "B T"]:
+        values = torch.zeros(self.mask.shape, device=self.mask.device)
+        if len(self.hidden):
+            measured = [measure(self._log_probs(rows), rows) for rows in self._chunks()]
+            values[self.mask] = torch.cat(measured)
+        return values
+
+    def _chunks(self) -> Iterator[slice]:
+        vocabulary = self.head(self.hidden[:1]).shape[1]
+        size = max(1, CHUNK // vocabulary)
+        for start in range(0, len(self.hidden), size):
+            yield slice(start, start + size)
+
+    def _log_probs(self, rows: slice) -> Float[Tensor, "rows vocabulary"]:
+        return self.head(self.hidden[rows]).float().log_softmax(dim=1)
+
+
+@register_kl(TokenDistribution, TokenDistribution)
+def _kl(first: TokenDistribution, second: TokenDistribution) -> Tensor:
+    return first.divergence(second)

@@ -1,0 +1,196 @@
+"""Sampled sequences, in the one form that every tier uses.
+
+A *row* is one decision of the policy, a *sequence* what gets one reward and one advantage. Three layouts cover the
+ladder; ``old_log_probs`` has the rows' shape in each:
+
+    [B]      a row is a sequence                              (bandit)
+    [N]      flattened rows, ``sequence_ids`` [N] in 0..B-1   (environment steps of B episodes)
+    [B, T]   padded rows, ``mask`` [B, T] true where real     (tokens of B answers)
+
+Of text, ``observations`` [B, P + T] are the tokens of prompts and answers, the last T of them the rows' own; -1 is
+padding, on the left of a prompt and on the right of an answer. Selected sequences lose the columns that are padding
+in all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+PADDING = -1
+"""What stands for no token."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a policy saw, did and got.
+
+    observations: what the policy's ``distribution`` takes; the first axis is the rows' first.
+    actions: what it chose, in the shape that the distribution's ``log_prob`` takes.
+    old_log_probs: their log-probabilities when they were sampled, [*rows].
+    rewards: one per sequence, [B].
+    advantages: likewise; NaN until a method has given them.
+    sequence_ids, mask: see the module's layouts.
+    flags: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length limit).
+    sampler_gaps: where something else than the policy sampled, the sum over each sequence of how far its log-probs were
+        from ``old_log_probs``, [B].
+    """
+
+    observations: Shaped[Tensor, "..."]
+    actions: Shaped[Tensor, "..."]
+    old_log_probs: Float[Tensor, "*rows"]
+    rewards: Float[Tensor, " B"]
+    advantages: Float[Tensor, " B"] = None  # type: ignore[assignment]  # see __post_init__
+    sequence_ids: Int[Tensor, " N"] | None = None
+    mask: Bool[Tensor, "B T"] | None = None
+    flags: Mapping[str, Bool[Tensor, " B"]] = field(default_factory=dict)
+    sampler_gaps: Float[Tensor, " B"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.advantages is None:
+            object.__setattr__(self, "advantages", torch.full_like(self.rewards, torch.nan))
+
+    def __len__(self) -> int:
+        """The number of sequences."""
+        return len(self.rewards)
+
+    @property
+    def rows(self) -> int:
+        """The number of real rows: those that are not padding."""
+        return self.old_log_probs.numel() if self.mask is None else int(self.mask.sum())
+
+    def per_sequence(self, values: Float[Tensor, "*rows"]) -> Float[Tensor, " B"]:
+        """The sum of the rows' values over each sequence."""
+        if self.sequence_ids is not None:
+            return values.new_zeros(len(self)).index_add(0, self.sequence_ids, values)
+        if self.mask is not None:
+            return torch.where(self.mask, values, 0.0).sum(dim=1)
+        return values
+
+    def per_row(self, values: Float[Tensor, " B"]) -> Float[Tensor, "*rows"]:
+        """Every row's value is that of its sequence."""
+        if self.sequence_ids is not None:
+            return values[self.sequence_ids]
+        return values if self.mask is None else values.unsqueeze(1).expand_as(self.mask)
+
+    def mean(self, values: Float[Tensor, "*rows"]) -> float:
+        """The mean over real rows; 0 where there are none."""
+        return float(self.per_sequence(values).sum()) / max(1, self.rows)
+
+    def to(self, device: torch.device) -> Experience:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, flags={name: flag.to(device) for name, flag in self.flags.items()})
+
+    def select(self, sequences: Int[Tensor, " b"]) -> Experience:
+        """The given sequences, in the given order (flattened rows keep theirs)."""
+        rows, ids = sequences, None
+        if self.sequence_ids is not None:
+            position = sequences.new_full((len(self),), -1)
+            position[sequences] = torch.arange(len(sequences), device=sequences.device)
+            ids = position[self.sequence_ids]
+            rows = (ids >= 0).nonzero().squeeze(1)
+            ids = ids[rows]
+        selected = Experience(
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            old_log_probs=self.old_log_probs[rows],
+            rewards=self.rewards[sequences],
+            advantages=self.advantages[sequences],
+            sequence_ids=ids,
+            mask=None if self.mask is None else self.mask[rows],
+            flags={name: flag[sequences] for name, flag in self.flags.items()},
+            sampler_gaps=None if self.sampler_gaps is None else self.sampler_gaps[sequences],
+        )
+        return selected if self.mask is None else selected._trimmed()
+
+    def _trimmed(self) -> Experience:
+        """Text without the columns that are padding in every sequence; one row always stays."""
+        assert self.mask is not None
+        width = self.mask.shape[1]
+        used = self.mask.any(dim=0).nonzero()
+        rows = int(used[-1]) + 1 if len(used) else 1
+        prompt = self.observations.shape[1] - width
+        start = int((self.observations[:, :prompt] == PADDING).all(dim=0).sum())
+        end = prompt + rows
+        return replace(
+            self,
+            observations=self.observations[:, start:end],
+            actions=self.actions[:, :rows],
+            old_log_probs=self.old_log_probs[:, :rows],
+            mask=self.mask[:, :rows],
+        )
+
+    def split(self, parts: int) -> Iterator[Experience]:
+        """Neighbouring sequences in ``parts`` parts: one an optimizer step."""
+        for sequences in torch.arange(len(self)).tensor_split(parts):
+            yield self.select(sequences)
+
+    def microbatches(self, size: int, generator: torch.Generator | None) -> list[Experience]:
+        """Cut into microbatches of ``size`` sequences, shuffled by the generator unless it is None."""
+        count = len(self)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        return [self.select(sequences) for sequences in order.split(size)]
+
+    @staticmethod
+    def join(parts: Sequence[Experience]) -> Experience:
+        """The sequences of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        if parts[0].mask is not None:
+            parts = _padded_alike(parts)
+
+        def cat(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        starts = itertools.accumulate((len(part) for part in parts), initial=0)
+        ids = [
+            part.sequence_ids + start
+            for part, start in zip(parts, starts, strict=False)
+            if part.sequence_ids is not None
+        ]
+        return Experience(
+            observations=cat("observations"),
+            actions=cat("actions"),
+            old_log_probs=cat("old_log_probs"),
+            rewards=cat("rewards"),
+            advantages=cat("advantages"),
+            sequence_ids=torch.cat(ids) if ids else None,
+            mask=None if parts[0].mask is None else cat("mask"),
+            flags={name: torch.cat([part.flags[name] for part in parts]) for name in parts[0].flags},
+            sampler_gaps=None if parts[0].sampler_gaps is None else cat("sampler_gaps"),
+        )
+
+
+def _padded_alike(parts: Sequence[Experience]) -> list[Experience]:
+    """Texts with as many columns of prompt and of answer as the longest part has."""
+    answer = max(part.actions.shape[1] for part in parts)
+    prompt = max(part.observations.shape[1] - part.actions.shape[1] for part in parts)
+    padded = []
+    for part in parts:
+        right = answer - part.actions.shape[1]
+        left = prompt - (part.observations.shape[1] - part.actions.shape[1])
+        assert part.mask is not None
+        padded.append(
+            replace(
+                part,
+                observations=_widened(part.observations, left, right, PADDING),
+                actions=_widened(part.actions, 0, right, 0),
+                old_log_probs=_widened(part.old_log_probs, 0, right, 0.0),
+                mask=_widened(part.mask, 0, right, False),
+            )
+        )
+    return padded
+
+
+def _widened(values: Tensor, left: int, right: int, padding: float) -> Tensor:
+    """More columns [B, left + T + right, ...]."""
+    shape = [len(values), left + values.shape[1] + right, *values.shape[2:]]
+    widened = values.new_full(shape, padding)
+    widened[:, left : left + values.shape[1]] = values
+    return widened

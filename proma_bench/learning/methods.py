@@ -1,0 +1,104 @@
+"""The methods that are compared: one entry each. It imports no torch: the command line and the report read it."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from proma_bench.projection.config import SETTINGS
+
+if TYPE_CHECKING:
+    from proma_bench.learning.advantages import Advantages
+    from proma_bench.learning.objectives import Objective
+
+
+class Style(NamedTuple):
+    """How a method is drawn. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+
+    title: str
+    colour: str
+    dashes: str | tuple[int, tuple[float, ...]]
+    marker: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: what it maximises, and what it takes for an advantage.
+
+    Attributes:
+        name: what the option ``--method`` and results call it.
+        style: its title in tables, and how it is drawn.
+        objective: the function whose gradient it follows, see `proma_bench.learning.objectives`, or where to import
+            it from, as ``"package.module:function"``.
+        advantages: from rewards to advantages, see `proma_bench.learning.advantages`, likewise.
+        settings: names of the settings that no other method reads. Runs of different methods can be compared whatever
+            these are.
+        projects: whether the running gradient is projected. The objective is then the log-probabilities themselves:
+            the advantages come in during the backward pass.
+    """
+
+    name: str
+    style: Style
+    objective: str | Objective
+    advantages: str | Advantages = "proma_bench.learning.advantages:group_advantages"
+    settings: frozenset[str] = frozenset()
+    projects: bool = False
+
+    @cached_property
+    def objective_function(self) -> Objective:
+        """The objective itself, imported on first use."""
+        found: Objective = pkgutil.resolve_name(self.objective) if isinstance(self.objective, str) else self.objective
+        return found
+
+    @cached_property
+    def advantages_function(self) -> Advantages:
+        """The function for advantages itself, imported on first use."""
+        reference = self.advantages
+        found: Advantages = pkgutil.resolve_name(reference) if isinstance(reference, str) else reference
+        return found
+
+
+METHODS: dict[str, Method] = {}
+"""All methods by name, in the order of tables and legends."""
+
+
+def register_method(method: Method) -> Method:
+    """Add a method; the command line, the ladder, tables and figures know it from then on.
+
+    Args:
+        method: the new entry.
+
+    Returns:
+        The same entry.
+
+    Raises:
+        ValueError: there is another method of that name already.
+    """
+    if METHODS.get(method.name, method) != method:
+        raise ValueError(f"there is a method {method.name!r} already")
+    METHODS[method.name] = method
+    return method
+
+
+register_method(
+    Method("reinforce", Style("REINFORCE", "#0072B2", (0, (1, 1)), "o"), "proma_bench.learning.objectives:reinforce")
+)
+register_method(
+    Method(
+        "grpo",
+        Style("GRPO", "#D55E00", (0, (4, 1.5)), "s"),
+        "proma_bench.learning.objectives:grpo",
+        settings=frozenset({"clip"}),
+    )
+)
+register_method(
+    Method(
+        "proma",
+        Style("PROMA", "#009E73", "solid", "^"),
+        "proma_bench.learning.objectives:proma",
+        settings=frozenset(SETTINGS),
+        projects=True,
+    )
+)

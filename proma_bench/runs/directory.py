@@ -1,0 +1,200 @@
+"""A run's directory: written by one process at a time, readable by anyone at any time.
+
+    config.json     the settings, the versions and the criteria that will judge the run, written before the first step
+    metrics.jsonl   one object per optimizer step, flushed as it is written
+    checkpoint/     the last two checkpoints (see `proma_bench.runs.checkpoints`)
+    summary.json    the initial scores, the last step's and the mean metrics; there once the run is finished
+
+A process may be killed at any moment: a resumed run cuts ``metrics.jsonl`` back to its checkpoint and repeats the
+steps in between, with the same results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proma_bench.errors import RunError, UsageError
+from proma_bench.learning.config import RunConfig, to_json
+from proma_bench.runs import criteria
+
+Metrics = dict[str, Any]
+
+FORMAT = 1
+"""Of the files in a run's directory: counts up when names in them change."""
+ABOUT = frozenset({"format", "title", "versions", "criteria"})
+"""What ``config.json`` holds besides the settings."""
+
+_PACKAGES = ("proma-bench", "torch", "numpy", "scikit-learn", "gymnasium", "transformers", "reasoning_gym")
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has left on disk so far."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: list[Metrics]
+    finished: bool
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's directory. Raises RunError when a file in it is not what it should be."""
+    config = read_json(path / "config.json")
+    if config.get("format") != FORMAT:
+        raise RunError(
+            f"{path / 'config.json'} has format {config.get('format')!r:.20}, this version reads {FORMAT}: the run was made by "
+            "another version, whose settings and metrics have other names; run it again"
+        )
+    missing = {"title", "tier", "method", "seed", "learning_rate", "steps"} - config.keys()
+    if missing:
+        raise RunError(f"{path / 'config.json'} lacks {', '.join(sorted(missing))}")
+    metrics = read_metrics(path / "metrics.jsonl")
+    finished = (path / "summary.json").exists() and len(metrics) == config["steps"]
+    return Run(path, config, metrics, finished)
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The recorded steps. A last line that was cut short is left out; RunError for damage anywhere else."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    history = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            raise RunError(f"{path}, line {number}: not JSON") from None
+        if not isinstance(metrics, dict) or metrics.get("step") != number:
+            raise RunError(f"{path}, line {number}: not the metrics of step {number}")
+        history.append(metrics)
+    return history
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises RunError when the file is not one."""
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from None
+    if not isinstance(stored, dict):
+        raise RunError(f"cannot read {path}: not a JSON object")
+    return stored
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+@contextlib.contextmanager
+def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
+    """Hold a directory for a run, alone, from here to the end of the ``with`` block.
+
+    Raises UsageError, before anything changes, when the directory holds a different run, or this one already and
+    ``resume`` is not set, or another process is at work in it.
+    """
+    _require_free(path, config, resume)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{path} is in use by another process") from None
+        _require_free(path, config, resume)
+        if not (path / "config.json").exists():
+            judged = None if config.is_smoke_run else criteria.to_json(criteria.criteria_for(config))
+            about = {"format": FORMAT, "title": config.title, "versions": _versions(), "criteria": judged}
+            write_json(path / "config.json", {**about, **to_json(config)})
+        yield path
+
+
+def _require_free(path: Path, config: RunConfig, resume: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a directory")
+    if (path / "ladder.json").exists():
+        raise UsageError(f"{path} holds a whole ladder; choose another --out")
+    if not (path / "config.json").exists():
+        return
+    run, wanted = read_run(path), to_json(config)
+    different = [
+        f"{name} {run.config.get(name)!r}, not {wanted.get(name)!r}"
+        for name in sorted({*run.config, *wanted} - ABOUT)
+        if run.config.get(name) != wanted.get(name)
+    ]
+    if different:
+        raise UsageError(f"{path} holds a different run ({'; '.join(different)}); choose another --out")
+    if not resume:
+        done = f"{len(run.metrics)} of {config.steps} steps"
+        raise UsageError(f"{path} holds this run already ({done}); --resume continues it")
+
+
+class MetricsFile:
+    """``metrics.jsonl``, cut back to the given steps and open for more."""
+
+    def __init__(self, path: Path, kept: list[Metrics]) -> None:
+        lines = path.read_bytes().splitlines(keepends=True)[: len(kept)] if path.exists() else []
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self._file.truncate(sum(map(len, lines)))
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, metrics: Metrics) -> None:
+        """Write one step, whole."""
+        line = json.dumps(metrics).encode() + b"\n"
+        while line:
+            line = line[self._file.write(line) :]
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and its like into one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{path}: {reason}; what is recorded is safe, --resume continues from there") from error
+
+
+def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Write a whole file or none."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def summary(history: list[Metrics], initial: Metrics) -> dict[str, Any]:
+    """The scores before training, the last step's metrics, and each metric's mean over all steps that have it."""
+    last = history[-1]
+    present = {
+        name: [step[name] for step in history if isinstance(step.get(name), int | float)]
+        for name in last
+        if name != "step"
+    }
+    mean = {name: sum(values) / len(values) for name, values in present.items() if values}
+    return {"initial": initial, "last": last, "mean": mean}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of what decides the numbers."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

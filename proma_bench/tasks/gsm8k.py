@@ -1,0 +1,189 @@
+"""GSM8K (Cobbe et al., arXiv 2110.14168): word problems with solutions that end in ``#### number``.
+
+There are three sources. A directory holds ``train.jsonl`` and, where the test is wanted, ``test.jsonl`` as OpenAI
+published them, one object with ``question`` and ``answer`` a line. No source is ``openai/gsm8k`` on the hub. And
+``synthetic`` are the templates of reasoning-gym's gsm_symbolic, which need no download.
+
+What counts as GSM8K is decided by the SHA-256 of its rows in the published form, whatever form they come in. A file of
+another length is a set of the user's own and taken with a note; one of the published length with other rows is more
+likely damaged, and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet
+import reasoning_gym
+
+from proma_bench.downloads import dataset_file
+from proma_bench.errors import UsageError
+from proma_bench.tasks.questions import Question
+from proma_bench.tasks.reasoning import POOL
+from proma_bench.tasks.scoring import lenient_number, strict_number
+
+Split = Literal["train", "test"]
+Row = dict[str, str]
+"""``question`` and ``answer``."""
+
+PUBLISHED: dict[Split, tuple[int, str]] = {
+    "train": (7473, "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+    "test": (1319, "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"),
+}
+"""Rows of each file, and its SHA-256 (github.com/openai/grade-school-math, commit 3101c7d)."""
+
+REPOSITORY, REVISION = "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866"
+
+LONGEST_LINE = 100_000
+"""Bytes; the longest published one has 1743."""
+
+SYNTHETIC_SEEDS: dict[Split, int] = {"train": 0, "test": 1}
+SYNTHETIC_ENDING = " Give the result as your final answer. Do not include units."
+
+
+class GSM8K:
+    """Training and validation questions, which have none in common, and the test.
+
+    Validation is the first ``validation_questions`` of the training file. The test file is read when ``test`` is asked
+    for, and not before. A question's ``answer`` is its whole solution.
+    """
+
+    name = "gsm8k"
+
+    def __init__(self, source: str | Path | None, validation_questions: int) -> None:
+        """Raises UsageError for a source that is missing, damaged or too small."""
+        self._source = source
+        questions = _questions(_rows(source, "train"))
+        if len(questions) <= validation_questions:
+            raise UsageError(
+                f"the training set has {len(questions)} different questions; validation_questions must be fewer, "
+                f"got {validation_questions}"
+            )
+        self.validation, self.training = questions[:validation_questions], questions[validation_questions:]
+
+    @cached_property
+    def test(self) -> list[Question]:
+        """Raises UsageError for a test file that is missing or damaged."""
+        seen = {question.text for question in self.validation + self.training}
+        return [question for question in _questions(_rows(self._source, "test")) if question.text not in seen]
+
+    def score(self, question: Question, answer: str) -> float:
+        """1 for the right number in the strict form, else 0, whatever the answer holds."""
+        return float(strict_number(answer) == _solution(question))
+
+    def score_lenient(self, question: Question, answer: str) -> float:
+        """1 for the right number in any form that is understood, else 0, whatever the answer holds."""
+        return float(lenient_number(answer) == _solution(question))
+
+    def is_answerable(self, question: Question) -> bool:
+        """Always: solutions without a number are refused when they are read."""
+        return True
+
+    @cached_property
+    def demonstrations(self) -> list[tuple[str, str]]:
+        """Training questions with their solutions, without the notes for a calculator: <<48/2=24>>."""
+        return [(question.text, re.sub("<<[^<>]*>>", "", question.entry["answer"])) for question in self.training]
+
+
+def _questions(rows: Iterable[Row]) -> list[Question]:
+    """Each once."""
+    return [Question(text, row) for text, row in {row["question"]: row for row in rows}.items()]
+
+
+def _solution(question: Question) -> Fraction:
+    number = strict_number(question.entry["answer"])
+    assert number is not None, "checked when it was read"
+    return number
+
+
+def _rows(source: str | Path | None, split: Split) -> list[Row]:
+    if source is None:
+        return _from_hub(split)
+    if str(source) == "synthetic":
+        return _made_up(split)
+    return _from_directory(Path(source), split)
+
+
+def _from_hub(split: Split) -> list[Row]:
+    name = f"main/{split}-00000-of-00001.parquet"
+    instead = "--data DIR takes a directory with train.jsonl and test.jsonl, --data synthetic made-up questions"
+    path = dataset_file(REPOSITORY, REVISION, name, instead)
+    try:
+        rows = pyarrow.parquet.read_table(path, columns=["question", "answer"]).to_pylist()
+    except (OSError, ValueError, KeyError) as error:
+        problem = str(error).partition("\n")[0]
+        raise UsageError(f"{path} cannot be read ({problem}); delete it to have it fetched again") from error
+    _require_published(rows, split, str(path))
+    return rows
+
+
+def _from_directory(directory: Path, split: Split) -> list[Row]:
+    path = directory / f"{split}.jsonl"
+    if not path.is_file():
+        raise UsageError(f"no file {path}; --data takes a directory with train.jsonl and test.jsonl in GSM8K's format")
+    try:
+        with path.open("rb") as file:
+            lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+            rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    published = PUBLISHED[split][0]
+    if len(rows) == published:
+        _require_published(rows, split, str(path))
+    else:
+        print(f"note: {path} is not the published GSM8K: {len(rows):,} rows instead of {published:,}", file=sys.stderr)
+    return rows
+
+
+def _row(line: bytes, place: str) -> Row:
+    """A line's question and answer. Raises UsageError that names the place."""
+    if len(line) > LONGEST_LINE:
+        raise UsageError(f"{place}: longer than {LONGEST_LINE:,} bytes")
+    try:
+        row: Any = json.loads(line.decode("utf-8-sig"))
+        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UsageError(f"{place}: must be an object with question and answer, got {type(row).__name__}")
+    for field in ("question", "answer"):
+        text = row.get(field)
+        if not (isinstance(text, str) and text.strip()):
+            raise UsageError(f"{place}: {field} must be text, got {type(text).__name__ if text else 'nothing'}")
+    if strict_number(row["answer"]) is None or not re.search(r"#### [-0-9.,]+\s*\Z", row["answer"]):
+        raise UsageError(f"{place}: the answer must end in '#### number', got {row['answer'][-40:]!r}")
+    return {"question": row["question"], "answer": row["answer"]}
+
+
+def digest_of(rows: list[Row]) -> str:
+    """The SHA-256 of the file that OpenAI would publish them in."""
+    return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
+
+
+def _require_published(rows: list[Row], split: Split, place: str) -> None:
+    count, published = PUBLISHED[split]
+    digest = digest_of(rows)
+    if (len(rows), digest) != (count, published):
+        raise UsageError(
+            f"{place} is not the published GSM8K: {len(rows):,} rows with SHA-256 {digest}, the published one has "
+            f"{count:,} with {published}; fetch it again (a set of your own must not have just as many rows)"
+        )
+
+
+def _made_up(split: Split) -> list[Row]:
+    dataset = reasoning_gym.create_dataset("gsm_symbolic", seed=SYNTHETIC_SEEDS[split], size=POOL)
+    return [
+        {
+            "question": entry["question"].removesuffix(SYNTHETIC_ENDING),
+            "answer": entry["metadata"]["answer_cot"],
+        }
+        for entry in dataset
+    ]

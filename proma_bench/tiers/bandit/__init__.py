@@ -1,0 +1,1 @@
+"""The first tier: scikit-learn's digits as a contextual bandit."""

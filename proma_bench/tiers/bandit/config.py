@@ -1,0 +1,36 @@
+"""The settings of the bandit tier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from proma_bench.learning.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BanditConfig(RunConfig):
+    """A small MLP names scikit-learn's digits: an initial state is an image, an action a label, reward 1 when right."""
+
+    tier: ClassVar[str] = "bandit"
+    implementation: ClassVar[str] = "proma_bench.tiers.bandit.tier:Bandit"
+    height: ClassVar[int] = 1
+    budgets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"steps": 6}, "quick": {"steps": 60}, "full": {"steps": 300},
+    }  # fmt: skip
+    sweep: ClassVar[dict[str, tuple[float, ...]]] = {
+        "smoke": (0.005, 0.01),
+        "quick": (0.0025, 0.005, 0.01),  # three of four, to stay within minutes
+        "full": (0.0025, 0.005, 0.01, 0.02),
+    }
+
+    initial_states: int = 64
+    """Images per batch, each sampled group_size times."""
+    hidden: int = 64
+    """Width of the two hidden layers; wider than the microbatch, or an exact projection removes everything."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("hidden")
+        self._require("initial_states", 1 <= self.initial_states <= 1000, "between 1 and 1000")
+        self._require_whole_steps("initial_states")

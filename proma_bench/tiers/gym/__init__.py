@@ -1,0 +1,1 @@
+"""The second tier: an MLP acts in a Gymnasium environment."""

@@ -1,0 +1,78 @@
+"""MLP policies for Discrete and Box action spaces."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, Normal
+
+from proma_bench.learning.mlp import mlp
+from proma_bench.learning.policy import Policy
+
+
+class ActorPolicy(Policy):
+    """A policy that acts: ``draw`` with a generator of its own, which the distributions of torch do not take."""
+
+    def draw(self, observations: Float[Tensor, "rows features"], generator: torch.Generator) -> Tensor:
+        """A sampled action for every row, in the shape that the distribution's ``log_prob`` takes."""
+        raise NotImplementedError(f"{type(self).__name__} defines no draw")
+
+    def greedy(self, observations: Float[Tensor, "rows features"]) -> Tensor:
+        """The most likely action for every row."""
+        raise NotImplementedError(f"{type(self).__name__} defines no greedy")
+
+
+class CategoricalPolicy(ActorPolicy):
+    """An MLP with two hidden layers, from observations to the logits of a Discrete action space."""
+
+    def __init__(self, features: int, actions: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = mlp([features, hidden, hidden, actions], nn.Tanh, generator)
+
+    def distribution(self, observations: Float[Tensor, "rows features"]) -> Categorical:
+        return Categorical(logits=self.layers(observations), validate_args=False)
+
+    def draw(self, observations: Float[Tensor, "rows features"], generator: torch.Generator) -> Int[Tensor, " rows"]:
+        probs = self.layers(observations).softmax(dim=1)
+        return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+    def greedy(self, observations: Float[Tensor, "rows features"]) -> Int[Tensor, " rows"]:
+        return self.layers(observations).argmax(dim=1)
+
+
+class GaussianPolicy(ActorPolicy):
+    """The same MLP gives the mean of independent Gaussians; their standard deviations do not depend on its input.
+
+    Entropy, KL and log-probabilities are those of the Gaussian, before the environment's bounds clip what was drawn.
+    """
+
+    def __init__(self, features: int, actions: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = mlp([features, hidden, hidden, actions], nn.Tanh, generator)
+        self.log_std = LogStd(actions)
+
+    def distribution(self, observations: Float[Tensor, "rows features"]) -> Independent:
+        mean = self.layers(observations)
+        normal = Normal(mean, self.log_std(mean).exp(), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    def draw(
+        self, observations: Float[Tensor, "rows features"], generator: torch.Generator
+    ) -> Float[Tensor, "rows actions"]:
+        mean = self.layers(observations)
+        return mean + self.log_std(mean).exp() * torch.randn(mean.shape, generator=generator)
+
+    def greedy(self, observations: Float[Tensor, "rows features"]) -> Float[Tensor, "rows actions"]:
+        return self.layers(observations)
+
+
+class LogStd(nn.Module):
+    """One log standard deviation an action, the same in every row; a module of its own, so that a rule covers it."""
+
+    def __init__(self, actions: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.full((actions,), -0.5))  # 0.6 of the way from the middle to the bounds
+
+    def forward(self, mean: Float[Tensor, "rows actions"]) -> Float[Tensor, "rows actions"]:
+        return self.value.expand_as(mean)

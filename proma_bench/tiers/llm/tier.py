@@ -1,0 +1,132 @@
+"""The fourth tier: a pretrained language model, Qwen3-0.6B unless told otherwise, solves problems, GSM8K's or others.
+
+A context is a problem, a sequence a generated solution with the token that ends it, its reward 1 by the task's strict
+score. The settings are those of the paper's run (arXiv 2601.10498), which used VeRL, whose words the prompt ends with.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from proma_bench.errors import UsageError
+from proma_bench.language.answers import Answers
+from proma_bench.language.models import Pretrained, byte_tokenizer, checkpoint_layers, tiny_qwen3
+from proma_bench.language.policy import LanguagePolicy
+from proma_bench.language.prompts import Chat, FewShot, Prompting
+from proma_bench.language.sampling import Sampler
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.learning.experience import Experience
+from proma_bench.learning.policy import Generators, Policy
+from proma_bench.tasks.gsm8k import GSM8K
+from proma_bench.tasks.reasoning import Task
+from proma_bench.tiers.llm.config import PINNED, TINY, LLMConfig
+
+if TYPE_CHECKING:
+    from proma_bench.language.sampling.vllm import VLLMSampler
+
+GSM8K_INSTRUCTION = ' Let\'s think step by step and output the final answer after "####".'
+SHORT_INSTRUCTION = "\nReply with the answer and nothing else."
+
+
+class LLM:
+    """A model, a task, and how the one is asked about the other."""
+
+    def __init__(self, config: LLMConfig) -> None:
+        """Raises UsageError for a task, data or a tokenizer that cannot be had."""
+        self.config = config
+        self.task = questions(config)
+        is_tiny = config.model == TINY
+        self._pretrained = None if is_tiny else Pretrained(config.model, config.revision or PINNED.get(config.model))
+        self._prompting = self._make_prompting()
+        self.answers = Answers(self.task, self._prompting, config.max_prompt_tokens)
+        self._sampler: HuggingFaceSampler | VLLMSampler | None = None
+
+    def policy(self, generator: torch.Generator) -> Policy:
+        """The pretrained model, the same for every generator."""
+        if self._pretrained is None:
+            model: PreTrainedModel = tiny_qwen3(len(self._prompting.tokenizer), 1024)
+        else:
+            model = self._pretrained.model()
+        if self.config.gradient_checkpointing:
+            checkpoint_layers(model)
+        policy = LanguagePolicy(
+            model,
+            prefix=self._prompting.prefix,
+            constant_prefix=self.config.constant_few_shot,
+            dtype=torch.bfloat16 if self.config.dtype == "bfloat16" else None,
+        )
+        return policy.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def sample(self, policy: LanguagePolicy, generators: Generators) -> Experience:
+        sampler = self._sampler_of(policy)
+        with torch.no_grad():
+            return self.answers.experience(policy, sampler, self.config.group_size, self.config.prompts, generators)
+
+    def evaluate(self, policy: LanguagePolicy) -> dict[str, float | None]:
+        return self.answers.scores(self._sampler_of(policy), self.config.validation_samples)
+
+    def test(self, policy: LanguagePolicy) -> dict[str, float | None]:
+        """The scores on the test set. Raises UsageError for a task that has none."""
+        if not isinstance(self.task, GSM8K):
+            raise UsageError(f"the task {self.task.name} has no test set; its validation problems are never trained on")
+        return self.answers.scores(self._sampler_of(policy), self.config.validation_samples, self.task.test)
+
+    def _make_prompting(self) -> Prompting:
+        config = self.config
+        tokenizer: PreTrainedTokenizerBase
+        if self._pretrained is None:
+            tokenizer, stop_token_ids = byte_tokenizer(), set[int]()
+            tokenizer.chat_template = "{{ messages[0]['content'] }}\n"
+        else:
+            tokenizer, stop_token_ids = self._pretrained.tokenizer(), self._pretrained.stop_token_ids()
+        if config.few_shot:
+            return FewShot(tokenizer, self._examples(), config.few_shot_template, stop_token_ids)
+        instruction = GSM8K_INSTRUCTION if config.task == "gsm8k" else SHORT_INSTRUCTION
+        return Chat(tokenizer, instruction, config.thinking, stop_token_ids)
+
+    def _examples(self) -> list[tuple[str, str]]:
+        """Solved training problems, which training never draws from then on."""
+        wanted = self.config.few_shot
+        examples = self.task.demonstrations[:wanted]
+        shown = {text for text, _ in examples}
+        self.task.training = [question for question in self.task.training if question.text not in shown]
+        if len(examples) < wanted or not self.task.training:
+            raise UsageError(f"few_shot must be below the number of training problems with an answer, got {wanted}")
+        return examples
+
+    def _sampler_of(self, policy: LanguagePolicy) -> Sampler:
+        """Made once for a policy: it has learned how much fits into the memory."""
+        if self._sampler is None or self._sampler.model is not policy.model:
+            stops, limit = self._prompting.stop_token_ids, self.config.max_new_tokens
+            if _uses_vllm(self.config.sampler):
+                from proma_bench.language.sampling.vllm import VLLMSampler
+
+                context, share = self.config.max_prompt_tokens + limit, _share_of_gpu(policy)
+                self._sampler = VLLMSampler(policy.model, stops, limit, context, share, policy.dtype)
+            else:
+                self._sampler = HuggingFaceSampler(policy.model, stops, limit, dtype=policy.dtype)
+        return self._sampler
+
+
+def _uses_vllm(sampler: str) -> bool:
+    return sampler == "vllm" or (sampler == "auto" and torch.cuda.is_available() and find_spec("vllm") is not None)
+
+
+def _share_of_gpu(policy: LanguagePolicy) -> float:
+    """What training leaves: weights, gradient and two moments in float32, and the frozen copy."""
+    if not torch.cuda.is_available():
+        return 1.0
+    training = 18 * sum(parameter.numel() for parameter in policy.parameters())
+    return max(0.1, 0.9 - training / torch.cuda.get_device_properties(0).total_memory)
+
+
+def questions(config: LLMConfig) -> Task | GSM8K:
+    """The task's problems. Raises UsageError where they cannot be had."""
+    count = config.validation_questions
+    if config.task == "gsm8k":
+        return GSM8K(config.data, count)
+    return Task(config.task, count, config.task_options, shortened=config.few_shot > 0, numbers_apart=True)

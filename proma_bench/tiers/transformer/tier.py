@@ -1,0 +1,53 @@
+"""The third tier: a tiny Qwen3, the class of the big one, answers questions of reasoning-gym.
+
+An initial state is a question, a sequence a generated answer with the token that ends it, its reward 1 if the library
+gives it the full score. All runs begin from one warm start, see `proma_bench.language.warm_start`. What questions of a
+task have in common (``State the final answer to ...``) is left out: reading it would be most of the work.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from proma_bench.language.answers import Answers
+from proma_bench.language.models import byte_tokenizer, tiny_qwen3
+from proma_bench.language.policy import LanguagePolicy
+from proma_bench.language.prompts import Line
+from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.language.warm_start import warm_start
+from proma_bench.learning.experience import Experience
+from proma_bench.learning.policy import Generators, Policy
+from proma_bench.tasks.reasoning import Task
+from proma_bench.tiers.transformer.config import TransformerConfig
+
+
+class Transformer:
+    """A task, a tokenizer, and the model that all runs begin with."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Raises UsageError for a task that is unknown or cannot be made. Makes the warm start where there is none."""
+        self.config = config
+        tokenizer = byte_tokenizer()
+        self.task = Task(config.task, config.validation_questions)
+        self.answers = Answers(self.task, Line(tokenizer), config.context_length - config.max_new_tokens)
+        self._end = int(tokenizer.eos_token_id)
+        self._model = tiny_qwen3(len(tokenizer), config.context_length)
+        if config.warm_start_steps:
+            warm_start(self._model, self.task, tokenizer, config.warm_start_steps, config.flawed)
+
+    def policy(self, generator: torch.Generator) -> Policy:
+        """The warm start, the same for every generator."""
+        return LanguagePolicy(copy.deepcopy(self._model), self.config.packed)
+
+    def sample(self, policy: LanguagePolicy, generators: Generators) -> Experience:
+        sampler = self._sampler(policy)
+        with torch.no_grad():
+            return self.answers.experience(policy, sampler, self.config.group_size, self.config.prompts, generators)
+
+    def evaluate(self, policy: LanguagePolicy) -> dict[str, float | None]:
+        return self.answers.scores(self._sampler(policy), self.config.validation_samples)
+
+    def _sampler(self, policy: LanguagePolicy) -> HuggingFaceSampler:
+        return HuggingFaceSampler(policy.model, [self._end], self.config.max_new_tokens)
