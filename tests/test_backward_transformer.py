@@ -175,7 +175,7 @@ def test_bfloat16_parameters_follow_their_own_sequence_gradients() -> None:
 
 
 def test_rms_norms_of_transformers_have_their_own_rule() -> None:
-    from proma_bench.backward.layers import transformers_rms_norm
+    from proma_bench.backward.layers.norm import transformers_rms_norm
 
     with Proma(tiny_qwen3(torch.float32)) as proma:
         rules = {type(layer.module).__name__: layer.rule.function for layer in proma._layers}

@@ -9,7 +9,7 @@ from small_runs import tiny_transformer
 from torch import nn
 
 from proma_bench import ProjectionConfig, Proma
-from proma_bench.backward.cost import WAYS
+from proma_bench.backward.cost import GRAM_METHODS
 from proma_bench.experiments.training import Training, train
 from proma_bench.language.policy import LanguagePolicy
 from proma_bench.tiers.transformer.tier import tiny_qwen3
@@ -41,7 +41,7 @@ def gradients(device: str, dtype: torch.dtype, config: ProjectionConfig, **optio
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAM_METHODS)
 def test_gradients_are_the_cpus(method, way):
     """In float32 on both; TF32 is off unless asked for."""
     config = ProjectionConfig(method)

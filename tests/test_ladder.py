@@ -62,21 +62,22 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
     plan = json.loads((root / "ladder.json").read_text())
     assert plan["seeds"] == 1
     assert plan["methods"] == list(METHODS)
-    assert "bootstrap" in plan["rules"]["bandit"]
+    assert "bootstrap" in plan["criteria"]["bandit"]
     assert plan["learning_rates"] == {"bandit": [0.0025, 0.005, 0.01]}
     stored = json.loads((root / "bandit" / "proma" / "lr-0.01" / "seed-0" / "config.json").read_text())
-    assert stored["rule"]["min_pairs"] == 10
-    assert stored["rule"]["learning_rate"] == 0.005
+    assert stored["criteria"]["min_pairs"] == 10
+    assert stored["criteria"]["learning_rate"] == 0.005
     metrics = {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
     again = proma_bench("ladder", "--tiers", "bandit", "--seeds", 1, "--out", root)
     assert "9 of 9 runs are finished already" in again.stdout
     assert metrics == {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
 
 
-def test_the_smoke_ladder_climbs_every_rung_of_the_default(tmp_path):
+def test_the_smoke_ladder_climbs_every_tier_of_the_default(tmp_path):
     result = proma_bench("ladder", "--budget", "smoke", "--seeds", 1, "--jobs", 2, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
-    claimed = {finding["tier"] for finding in json.loads((tmp_path / "claims.json").read_text())}
+    rows = json.loads((tmp_path / "claims.json").read_text())
+    claimed = {"/".join(filter(None, (row["tier"], row["task"]))) for row in rows}
     assert claimed == TITLES - {LLMConfig().title}  # without a model, a smoke run, of which nothing is claimed
     assert "unknown metric" not in result.stdout
     assert "llm/smoke-run: a smoke run with random weights" in result.stdout

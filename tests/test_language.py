@@ -61,9 +61,9 @@ def test_packed_sequences_have_the_gradients_of_padded_ones(projection):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("loss_aggregation", ["token-mean", "sequence-mean", "sum"])
-def test_an_optimizer_step_on_its_own_rollouts_is_the_literal_one_in_float64(packed, normalisation):
+def test_an_optimizer_step_on_its_own_rollouts_is_the_literal_one_in_float64(packed, loss_aggregation):
     """Microbatches of real answers, against one sequence at a time, autograd, and the projection written out."""
-    config = tiny_transformer(packed=packed, loss_aggregation=normalisation, group_size=4)
+    config = tiny_transformer(packed=packed, loss_aggregation=loss_aggregation, group_size=4)
     training = Training(config)
     experience = training.sample()
     advantages = torch.randn(len(experience), generator=torch.Generator().manual_seed(0))  # few answers were right
@@ -81,7 +81,7 @@ def test_an_optimizer_step_on_its_own_rollouts_is_the_literal_one_in_float64(pac
             one = part.select(torch.tensor([number]))
             log_probs = one.per_sequence(_log_prob(oracle, one))
             weight = {"token-mean": 1 / experience.rows, "sum": 1 / len(experience)}.get(
-                normalisation, 1 / (one.rows * len(experience))
+                loss_aggregation, 1 / (one.rows * len(experience))
             )
             rows.append(torch.autograd.grad(log_probs.sum() * weight, list(oracle.parameters())))
         for index, seq_grads in enumerate(zip(*rows, strict=True)):

@@ -44,7 +44,7 @@ def test_commands_exist_with_these_options(line):
 
 def test_the_two_commands_are_complete():
     lines = [line.strip() for line in README.splitlines()]
-    assert "python -m pip install -c constraints.txt . && proma-bench ladder" in lines
+    assert 'python -m pip install -c constraints.txt ".[ladder]" && proma-bench ladder' in lines
     assert "python -m pip install tox && tox" in lines
 
 
@@ -55,5 +55,8 @@ def test_links_and_the_picture_lead_somewhere():
 
 def test_the_layout_names_what_exists():
     layout = README.split("## Where things are")[1]
-    for name in re.findall(r"^      (\w+\.py|\w+/)", layout, flags=re.MULTILINE):
-        assert (ROOT / "proma_bench" / name).exists(), name
+    lines = re.findall(r"^    ( *)((?:\w+/(?:, )?)+)", layout, flags=re.MULTILINE)
+    assert 10 <= len(lines) <= 15
+    for indent, names in lines:
+        for name in names.rstrip().split(", "):
+            assert (ROOT / ("proma_bench" if indent else "") / name).is_dir(), name

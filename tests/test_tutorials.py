@@ -177,15 +177,15 @@ def test_without_jupyterlab_it_says_what_to_install_and_copies_nothing(tmp_path,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["tutorials"]) == 2
     assert capsys.readouterr().err == (
-        "proma-bench: this needs jupyterlab, which is not installed: "
-        "python -m pip install jupyterlab ipywidgets hypothesis\n"
+        "proma-bench: this needs jupyterlab, which is not installed; it comes with the extra [tutorials]: "
+        'python -m pip install "proma-bench[tutorials]" (in a checkout: ".[tutorials]")\n'
     )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").write_text("")
-    monkeypatch.setitem(sys.modules, "jupyterlab", types.ModuleType("jupyterlab"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert main(["tutorials", "--out", str(tmp_path / "taken")]) == 2
     assert "taken is not a directory; name another one with --out" in capsys.readouterr().err
 

@@ -23,9 +23,9 @@ from checks import lesson3 as check
 from IPython.display import Markdown, display
 from rich.console import Console
 
+from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.training import Training, train
-from proma_bench.experiments.jobs import Job
 from proma_bench.learning.methods import METHODS
 from proma_bench.report.claims import CLAIMS
 from proma_bench.report.frontier import series

@@ -25,9 +25,9 @@ from checks import lesson5 as check
 from IPython.display import Markdown, display
 from rich.console import Console
 
+from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.training import Training
-from proma_bench.experiments.jobs import Job
 from proma_bench.language.sampling.huggingface import HuggingFaceSampler
 from proma_bench.report.frontier import moving_mean, series
 from proma_bench.report.statistics import Cell

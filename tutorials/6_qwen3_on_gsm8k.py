@@ -22,8 +22,8 @@ from IPython.display import Markdown, display
 from rich.console import Console
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.ladder import finish
 from proma_bench.language.models import byte_tokenizer, tiny_qwen3
 from proma_bench.language.warm_start import warm_start
 from proma_bench.learning.config import to_json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -53,7 +53,8 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 def open_tutorials(folder: Path, console: Console) -> None:
     """Copy the tutorials there and become JupyterLab, at lesson 0. Raises ModuleNotFoundError without JupyterLab."""
-    importlib.import_module("jupyterlab")  # the command line says what to install where it is missing
+    if importlib.util.find_spec("jupyterlab") is None:  # the command line says what to install
+        raise ModuleNotFoundError("No module named 'jupyterlab'", name="jupyterlab")
     new, kept = copy_tutorials(folder)
     console.print(f"tutorials: {escape(str(folder))} ({len(new)} new files)", soft_wrap=True)
     if kept:

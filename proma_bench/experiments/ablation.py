@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.ladder import finish
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import METHODS
 from proma_bench.projection.config import ProjectionConfig

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from proma_bench.errors import RunError, UsageError, require_known
-from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
 from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
 from proma_bench.experiments.workers import run_all
 from proma_bench.learning.config import BUDGETS
 from proma_bench.learning.methods import METHODS

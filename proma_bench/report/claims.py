@@ -39,7 +39,7 @@ def _final(run: Run, metric: str) -> float:
     return float(measured[-1]) if len(measured) else math.nan
 
 
-def _end(metric: str) -> Measure:
+def at_the_end(metric: str) -> Measure:
     """At the end of training."""
 
     def measure(ours: Sequence[Run], theirs: Sequence[Run], criteria: Criteria) -> float:
@@ -49,13 +49,13 @@ def _end(metric: str) -> Measure:
     return measure
 
 
-def _final_score(ours: Sequence[Run], theirs: Sequence[Run], criteria: Criteria) -> float:
+def final_score(ours: Sequence[Run], theirs: Sequence[Run], criteria: Criteria) -> float:
     """The score at the end of training; of several learning rates, each method has its own best."""
     mine, other = (np.fmax.reduce([_final(run, criteria.score) for run in runs]) for runs in (ours, theirs))
     return float(mine - other)
 
 
-def _mean_of_steps(metric: str) -> Measure:
+def mean_of_steps(metric: str) -> Measure:
     """Step by step, meaned over the steps."""
 
     def measure(ours: Sequence[Run], theirs: Sequence[Run], criteria: Criteria) -> float:
@@ -67,7 +67,7 @@ def _mean_of_steps(metric: str) -> Measure:
     return measure
 
 
-def _equal_score(metric: str) -> Measure:
+def at_equal_score(metric: str) -> Measure:
     """Score by score, meaned over the scores that both reach."""
     return lambda ours, theirs, criteria: difference_at_equal_score(ours, theirs, metric, criteria)
 
@@ -99,19 +99,19 @@ def register_claim(claim: Claim) -> Claim:
 for _claim in (
     Claim(
         "score", ("grpo",), "not lower", "final validation score is not lower",
-        (_final_score,), (_final_score,),
+        (final_score,), (final_score,),
     ),
     Claim(
         "kl_local", ("grpo", "reinforce"), "lower", "local KL is lower",
-        (_mean_of_steps("kl_local"),), (_equal_score("kl_local"),),
+        (mean_of_steps("kl_local"),), (at_equal_score("kl_local"),),
     ),
     Claim(
         "kl_global", ("reinforce",), "lower", "global KL is lower",
-        (_end("kl_global"),), (_equal_score("kl_global"),),
+        (at_the_end("kl_global"),), (at_equal_score("kl_global"),),
     ),
     Claim(
         "entropy", ("grpo", "reinforce"), "higher", "entropy stays higher",
-        (_mean_of_steps("entropy"), _equal_score("entropy")), (_equal_score("entropy"),),
+        (mean_of_steps("entropy"), at_equal_score("entropy")), (at_equal_score("entropy"),),
     ),
 ):  # fmt: skip
     register_claim(_claim)
