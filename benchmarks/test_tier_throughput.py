@@ -17,7 +17,7 @@ from proma_bench.tiers import TIERS
 BASELINE = "REINFORCE"
 NEEDS_GPU = {"llm"}
 LEARNING_RATE = 1e-9  # all methods stay at the same policy, so that all have the same sequences to work on
-TIERS = sorted(TIERS)
+NAMES = sorted(TIERS)
 
 
 def batches(tier: str) -> tuple[dict[str, Callable[[], object]], int]:
@@ -30,7 +30,7 @@ def batches(tier: str) -> tuple[dict[str, Callable[[], object]], int]:
     return calls, config.steps_per_batch
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", NAMES)
 def test_throughput(tier: str, compare: Any, benchmark: Any, settings: Settings) -> None:
     if tier in NEEDS_GPU and settings.device.type == "cpu":
         pytest.skip(f"the {tier} tier is measured on a GPU")
@@ -41,6 +41,6 @@ def test_throughput(tier: str, compare: Any, benchmark: Any, settings: Settings)
     compare(f"throughput: {tier}", "throughput", calls, BASELINE, tier=tier, steps_per_batch=steps)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", NAMES)
 def test_throughput_has_not_grossly_regressed(tier: str, published: Any, measured: Any) -> None:
     check_no_gross_regression(f"throughput: {tier}", measured, published)

@@ -37,7 +37,7 @@ def smollm2(tmp_path_factory):
     needs_vllm()
     if "PROMA_BENCH_SMOLLM2" in os.environ:
         return os.environ["PROMA_BENCH_SMOLLM2"]
-    tool = Path(__file__).parents[2] / "shared/tools/make_smollm2.py"
+    tool = Path(__file__).parents[3] / "shared/tools/make_smollm2.py"
     if not tool.exists():
         pytest.skip(f"needs SmolLM2-135M-Instruct in PROMA_BENCH_SMOLLM2; there is no {tool} that makes it")
     directory = str(tmp_path_factory.mktemp("models") / "smollm2")

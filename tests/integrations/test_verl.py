@@ -17,7 +17,7 @@ import pytest
 import torch
 from oracle import Micro, assert_near, intra_gradients, oracle_gradients
 from safetensors.torch import load_file
-from test_backward_transformer import tiny_qwen3
+from test_causal_lm import tiny_qwen3
 from torch import Tensor
 
 from proma_bench.projection.config import ProjectionConfig
@@ -37,13 +37,14 @@ with warnings.catch_warnings():
 
     from proma_bench.integrations import verl as plugin
 
-TESTS, EXAMPLES = Path(__file__).parent, Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[2]
+HELPERS, EXAMPLES = ROOT / "tests" / "helpers", ROOT / "examples"
 ON_A_CPU = {
     "VERL_USE_EXTERNAL_MODULES": "verl_cpu",
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # the key under which the engine is registered
     "VERL_ENGINE_VENDOR": "nvidia",
-    "PYTHONPATH": str(TESTS),
+    "PYTHONPATH": str(HELPERS),
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
 }
@@ -92,7 +93,7 @@ def test_the_entry_point_alone_makes_verl_find_it(plugins: str, found: str, tmp_
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> Path:
-    script, places = TESTS / "verl_runs.py", [(0, 1), (0, 2), (1, 2)]
+    script, places = HELPERS / "verl_runs.py", [(0, 1), (0, 2), (1, 2)]
     for process in [started(script, folder, *place, folder=folder, **ON_A_CPU) for place in places]:
         finished(process)
     return folder
@@ -137,7 +138,7 @@ def test_gradients_are_the_oracles(name: str, ranks: int, runs: Path) -> None:
 
 
 def test_a_ray_worker_group_updates_the_weights_by_the_oracles_gradient(folder: Path) -> None:
-    finished(started(TESTS / "verl_ray.py", folder, folder=folder, **ON_A_CPU))
+    finished(started(HELPERS / "verl_ray.py", folder, folder=folder, **ON_A_CPU))
     assert_near(load_file(folder / "ray.safetensors"), expected(ProjectionConfig(), 2), 1e-5)
     removed = json.loads((folder / "ray.json").read_text())["actor/removed_ratio"]
     assert len(removed) == 2 and all(0 < ratio < 1 for ratio in removed)  # one of each worker

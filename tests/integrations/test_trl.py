@@ -15,7 +15,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
 from oracle import assert_gradients, intra_gradients, oracle_gradients
-from test_backward_transformer import norm_in_the_type_of_its_input, tiny_qwen3
+from test_causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from tiny_trl import (
     INTRA_RANK,
     MICROBATCHES,
@@ -189,7 +189,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
     """With a tiny model and few steps."""
     tiny_qwen3(torch.float32).save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
-    page = (Path(__file__).parents[1] / "docs/trl.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/trl.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     small = {
         "Qwen/Qwen3-0.6B": str(tmp_path / "model"),

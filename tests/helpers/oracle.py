@@ -1,17 +1,15 @@
-"""The slow, obviously right way: one sequence at a time through plain autograd, then the literal projection by QR."""
+"""The slow, obviously right way: one sequence at a time through plain autograd, then the literal projection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from proma_bench.projection.config import ProjectionConfig
-from proma_bench.projection.literal import accumulate
+from proma_bench import ProjectionConfig
 
 
 class Micro(NamedTuple):
@@ -19,6 +17,41 @@ class Micro(NamedTuple):
 
     log_prob: Callable[[nn.Module, int], Tensor]
     advantages: Tensor
+
+
+def literal_step(running: Tensor | None, seq_grads: Tensor, advantages: Tensor, config: ProjectionConfig) -> Tensor:
+    """``A - rho sigma P_S A + g``, written out on whole tensors in float64; shares nothing with the library.
+
+    The exact projection takes the right singular vectors of the stacked, normalised gradients for a basis, without
+    those whose singular value is rounding; the iterative one is the loop of the paper, one subtraction after another.
+    """
+    rows = seq_grads.double().reshape(len(seq_grads), -1)
+    step = advantages.double() @ rows
+    if running is None:
+        return step.view(seq_grads.shape[1:]).to(seq_grads.dtype)
+    before = running.double().flatten()
+    norms = rows.norm(dim=1)
+    units = rows[norms > 0] / norms[norms > 0].unsqueeze(1)
+    removed = _removed(before, units, config)
+    allowed = float("inf") if config.max_removed is None else config.max_removed * float(step.norm())
+    rho = min(1.0, allowed / float(removed.norm())) if float(removed.norm()) > 0 else 1.0
+    return (before - rho * config.shrinkage * removed + step).view(running.shape).to(running.dtype)
+
+
+def _removed(before: Tensor, units: Tensor, config: ProjectionConfig) -> Tensor:
+    if config.method == "iterative":
+        left = before.clone()
+        for _ in range(config.sweeps):
+            for unit in units:
+                left -= (left @ unit) * unit
+        return before - left
+    if config.method == "ridge":
+        gram = units @ units.T + 0.01 * torch.eye(len(units), dtype=units.dtype)
+        return torch.linalg.solve(gram, units @ before) @ units
+    assert config.method == "exact", config.method
+    _, singular, directions = torch.linalg.svd(units, full_matrices=False)
+    basis = directions[singular > 1e-7 * singular.max()] if len(units) else units
+    return (basis @ before) @ basis
 
 
 def oracle_gradients(
@@ -31,7 +64,6 @@ def oracle_gradients(
 
     before: what it was.
     """
-    config = replace(config, method="qr") if config.method == "exact" else config
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     running: dict[str, Tensor | None] = dict.fromkeys(parameters) | dict(before or {})
     for micro in micros:
@@ -41,7 +73,7 @@ def oracle_gradients(
         ]
         for name, seq_grads in zip(parameters, map(torch.stack, zip(*rows, strict=True)), strict=True):
             advantages = micro.advantages.to(seq_grads.dtype)
-            running[name] = accumulate(running[name], seq_grads, advantages, config)
+            running[name] = literal_step(running[name], seq_grads, advantages, config)
     return {name: gradient for name, gradient in running.items() if gradient is not None}
 
 

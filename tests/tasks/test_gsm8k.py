@@ -14,7 +14,7 @@ from proma_bench.tasks import gsm8k
 from proma_bench.tasks.gsm8k import GSM8K, LONGEST_LINE, PUBLISHED
 from proma_bench.tasks.scoring import strict_number
 
-REAL = Path(os.environ.get("PROMA_BENCH_GSM8K") or Path(__file__).parents[2] / "shared" / "gsm8k")
+REAL = Path(os.environ.get("PROMA_BENCH_GSM8K") or Path(__file__).parents[3] / "shared" / "gsm8k")
 real = pytest.mark.skipif(
     not (REAL / "train.jsonl").is_file(), reason="needs GSM8K's train.jsonl in PROMA_BENCH_GSM8K or ../shared/gsm8k"
 )

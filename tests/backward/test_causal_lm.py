@@ -172,20 +172,3 @@ def test_bfloat16_parameters_follow_their_own_sequence_gradients() -> None:
     run(model, config)
     assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in model.parameters())
     assert_gradients(model, {name: gradient for name, gradient in running.items() if gradient is not None}, 0.1)
-
-
-def test_rms_norms_of_transformers_have_their_own_rule() -> None:
-    from proma_bench.backward.layers.norm import transformers_rms_norm
-
-    with Proma(tiny_qwen3(torch.float32)) as proma:
-        rules = {type(layer.module).__name__: layer.rule.function for layer in proma._layers}
-    assert rules["Qwen3RMSNorm"] is transformers_rms_norm
-
-
-def test_a_head_that_is_used_without_being_called_is_noticed() -> None:
-    model = tiny_qwen3(torch.float32, tied=False)
-    tokens = torch.stack([ANSWERS[2].tokens[0], ANSWERS[2].tokens[1]])
-    with Proma(model) as proma, pytest.raises(RuntimeError, match=r"'lm_head.weight'.*call the module instead"):
-        hidden = model.model(tokens).last_hidden_state
-        logits = hidden @ model.lm_head.weight.T
-        proma.backward(next_token_log_probs(logits, tokens).sum(1), torch.ones(2))
