@@ -54,7 +54,7 @@ def read_run(path: Path) -> Run:
     config = read_json(path / "config.json")
     if config.get("format") != FORMAT:
         raise RunError(
-            f"{path / 'config.json'} has format {config.get('format')!r:.20}, this version reads {FORMAT}: the run was made by "
+            f"{path / 'config.json'} has format {config.get('format')!r:.20}, not {FORMAT}: the run was made by "
             "another version, whose settings and metrics have other names; run it again"
         )
     missing = {"title", "tier", "method", "seed", "learning_rate", "steps"} - config.keys()

@@ -19,8 +19,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from causal_lm import Answers, norm_forward, tiny_qwen3
 from oracle import Micro, assert_near, intra_gradients, oracle_gradients
-from test_causal_lm import Answers, norm_forward, tiny_qwen3
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from causal_lm import MICROS, norm_forward, run, tiny_qwen3
 from oracle import Micro, assert_gradients, intra_gradients
-from test_causal_lm import MICROS, norm_forward, run, tiny_qwen3
 from torch import Tensor, nn
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from causal_lm import VOCABULARY, next_token_log_probs, tiny_qwen3
 from datasets import Dataset
 from oracle import Micro
 from peft import LoraConfig
-from test_causal_lm import VOCABULARY, next_token_log_probs, tiny_qwen3
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor

@@ -14,8 +14,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
+from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from oracle import assert_gradients, intra_gradients, oracle_gradients
-from test_causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from tiny_trl import (
     INTRA_RANK,
     MICROBATCHES,

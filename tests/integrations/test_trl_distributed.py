@@ -19,8 +19,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
+from causal_lm import norm_forward, tiny_qwen3
 from oracle import Micro, assert_near, intra_gradients, oracle_gradients
-from test_causal_lm import norm_forward, tiny_qwen3
 from tiny_trl import INTRA_RANK, LORA, MICROBATCHES, at, make_trainer, micros, own_tokens
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule

@@ -14,7 +14,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
-from test_causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
+from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from tiny_trl import PROMPTS, make_trainer, tokenizer
 from torch import nn
 from transformers import ProcessorMixin

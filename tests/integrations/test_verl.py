@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from causal_lm import tiny_qwen3
 from oracle import Micro, assert_near, intra_gradients, oracle_gradients
 from safetensors.torch import load_file
-from test_causal_lm import tiny_qwen3
 from torch import Tensor
 
 from proma_bench.projection.config import ProjectionConfig

@@ -50,7 +50,7 @@ DAMAGES = {
     "config nested": (replace("config.json", b"[" * 100_000), "nested too deeply"),
     "config a folder": (a_folder("config.json"), "cannot read"),
     "method missing": (without("method"), "lacks method"),
-    "an older version": (without("format"), "made by another version"),
+    "an older version": (without("format"), "made by another version, whose settings"),
     "title with controls": (configured(title="\x1b[2J"), "title must be a name"),
     "tier a number": (configured(tier=3), "tier must be a name"),
     "tier with controls": (configured(tier="\x1b[2J"), "tier must be a name"),
