@@ -8,6 +8,7 @@
 # 1,437 handwritten digits.
 
 # %%
+import dataclasses
 from fractions import Fraction
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ from checks import lesson1 as check
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, Proma, accumulate, project
+from proma_bench.learning.advantages import group_advantages
 from proma_bench.learning.divergences import entropy, kl
 from proma_bench.tiers.bandit.config import BanditConfig
 from proma_bench.tiers.bandit.tier import Bandit
@@ -293,7 +295,7 @@ table([f"gain in reward for {BUDGET} nats", "mean", "against plain (95 %)"], row
 # A context is a handwritten digit, an action one of ten labels, the reward 1 for the right one. The policy is a
 # small network, the advantages are relative to eight samples of the same image. Two measures: the **sampled accuracy**
 # is the mean probability of the right label on images held out, the **local KL** of a step is KL(policy before it ‖
-# after), meaned over the batch. This is the whole training loop. Look for what the two methods do not share:
+# after), averaged over the batch. This is the whole training loop. Look for what the two methods do not share:
 
 # %%
 STEPS = 60
@@ -311,6 +313,7 @@ def train(method, learning_rate, seed):
     history = []
     for _step in range(STEPS):
         batch = bandit.sample(policy, streams)
+        batch = dataclasses.replace(batch, advantages=group_advantages(batch.rewards, 8))
         with torch.no_grad():
             before = policy.on(batch)
         for microbatch in batch.microbatches(8, streams["order"]):

@@ -9,6 +9,7 @@
 # PROMA runs: an ordinary policy gradient with *corrected advantages*.
 
 # %%
+import dataclasses
 import statistics
 import time
 
@@ -18,6 +19,7 @@ from checks import lesson2 as check
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, accumulate, corrected_advantages, project
+from proma_bench.learning.advantages import group_advantages
 from proma_bench.tiers.bandit.config import BanditConfig
 from proma_bench.tiers.bandit.tier import Bandit
 
@@ -46,6 +48,7 @@ policy = bandit.policy(streams["weights"])
 with torch.no_grad():
     policy.layers[4].weight *= 4  # a policy that has already made up its mind a little
 batch = bandit.sample(policy, streams)
+batch = dataclasses.replace(batch, advantages=group_advantages(batch.rewards, 8))  # 8 samples per image
 microbatches = batch.microbatches(8, streams["order"])
 
 A = sum(torch.tensordot(m.advantages.double(), sequence_gradients(policy, m), 1) for m in microbatches[:8])
