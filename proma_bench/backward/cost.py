@@ -49,7 +49,8 @@ def microbatches_per_pass(shapes: Iterable[torch.Size], size: int, rows_per_sequ
         return sum(CALLS + _tensor(shape, sequences, sequences * rows_per_sequence) for shape in shapes) / joined
 
     candidates = {min(2**power, microbatches) for power in range(microbatches.bit_length() + 1)}
-    return min(sorted(candidates), key=cost_of_one)
+    result: int = min(sorted(candidates), key=cost_of_one)
+    return result
 
 
 def _tensor(shape: torch.Size, sequences: float, rows: float) -> float:

@@ -269,7 +269,7 @@ class BackwardEngine:
         self._guards.clear()
 
     def _guard(self, parameters: Iterable[Tensor]) -> None:
-        self._guards += [p.register_hook(self._check_of(p)) for p in parameters if p.requires_grad]
+        self._guards += [p.register_hook(self._check_of(p)) for p in parameters if p.requires_grad]  # type: ignore[no-untyped-call]
 
     def _check_of(self, parameter: Tensor) -> Callable[[Tensor | None], None]:
         def check(gradient: Tensor | None) -> None:

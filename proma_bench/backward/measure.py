@@ -152,7 +152,7 @@ def _measure_occurring(
     """An embedding table that is larger than the microbatch: only the rows of its tokens."""
     tokens = torch.cat([use.index.flatten() for use in uses])
     occurring, places = _distinct(tokens)
-    pieces = places.split([use.index.numel() for use in uses])
+    pieces = places.split([use.index.numel() for use in uses])  # type: ignore[no-untyped-call]
     compact = [
         Scattered(place.view_as(use.index), use.grads, use.grads.dtype) for use, place in zip(uses, pieces, strict=True)
     ]
@@ -220,7 +220,7 @@ def inner_products(left: Float[Tensor, "A n"], right: Float[Tensor, "B n"]) -> F
     whole = length - length % CONTRACTION
     if whole <= CONTRACTION:
         return left @ right.T
-    lefts, rights = (rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1) for rows in (left, right))
+    lefts, rights = (rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1) for rows in (left, right))  # type: ignore[no-untyped-call]
     products = torch.bmm(lefts, rights.transpose(1, 2)).sum(dim=0)
     return products.addmm_(left[:, whole:], right[:, whole:].T) if whole < length else products
 

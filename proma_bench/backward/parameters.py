@@ -175,5 +175,6 @@ def _fully_sharded(module: nn.Module) -> list[_Sharded]:
 
 def _groups(state: Any) -> Iterable[Any]:
     if hasattr(state, "_fsdp_param_groups"):
-        return state._fsdp_param_groups
+        groups: Iterable[Any] = state._fsdp_param_groups
+        return groups
     return [state._fsdp_param_group] if state._fsdp_param_group is not None else []  # older versions of torch

@@ -118,7 +118,7 @@ class Proma:
         for call in calls:
             call.layer.check_shape(call.output_shape, layout)
         with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
-            (-log_probs.sum()).backward()
+            (-log_probs.sum()).backward()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def microbatch(

@@ -118,7 +118,7 @@ class Layer:
         constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in inputs)
         tensors = [value.detach() for value in inputs if isinstance(value, Tensor)]
         gates = [self.engine.gate(parameter) for parameter in parameters.values()]
-        tapped: Tensor = _Tap.apply(
+        tapped: Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
             output, Call(self, constants, parameters, output.shape), len(tensors), *tensors, *gates
         )
         return tapped
@@ -182,7 +182,7 @@ _CHECKPOINT_NODE: Any = CheckpointFunction._backward_cls
 
 def new_gate(parameter: Tensor, engine: Engine) -> Tensor:
     """A scalar whose gradient function asks the engine for the parameter's gradient. It may be used in many graphs."""
-    gate: Tensor = _Gate.apply(parameter, engine)
+    gate: Tensor = _Gate.apply(parameter, engine)  # type: ignore[no-untyped-call]
     gate.grad_fn._set_sequence_nr(2**63 - 1)  # type: ignore[union-attr]  # run once ready, before the layers below
     return gate
 

@@ -35,7 +35,7 @@ from proma_bench.projection.config import ProjectionConfig, projection_config, s
 
 
 @dataclass
-class PromaActorConfig(FSDPActorConfig):
+class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its package, Any
     """VeRL's actor settings, and how the running gradient is projected. The defaults of the projection are the paper's.
 
     projection, sweeps, max_removed, shrinkage, projection_rank: see `ProjectionConfig`.
@@ -109,7 +109,7 @@ class PromaActorConfig(FSDPActorConfig):
 _handed_over: ContextVar[list[Tensor]] = ContextVar("_handed_over")
 
 
-@register_policy_loss("proma")
+@register_policy_loss("proma")  # type: ignore[untyped-decorator]
 def proma_loss(
     old_log_prob: Float[Tensor, "B T"],
     log_prob: Float[Tensor, "B T"],
@@ -155,7 +155,7 @@ def _sequence_advantages(advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B
 
 
 @EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cuda", vendor="nvidia")
-class PromaEngine(FSDPEngineWithLMHead):
+class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its package, Any
     """VeRL's FSDP2 engine, whose backward passes are PROMA's where the actor's config is a `PromaActorConfig`.
 
     For any other it is the base class and no more. Its metrics have ``actor/removed_ratio`` and ``actor/clamped``: of
@@ -165,7 +165,9 @@ class PromaEngine(FSDPEngineWithLMHead):
     _proma: Proma | None = None
     _backward: ExitStack
 
-    def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
+    def forward_backward_batch(
+        self, data: TensorDict, loss_function: Callable[..., Any], forward_only: bool = False
+    ) -> Any:
         """A mini-batch: gradients of all of its microbatches, each projecting what was there before."""
         config = _proma_config(loss_function)
         if config is None:
@@ -185,10 +187,13 @@ class PromaEngine(FSDPEngineWithLMHead):
         with super()._gradient_sync_context(is_last_micro_batch=is_last_micro_batch), ExitStack() as self._backward:
             yield
 
-    def forward_step(self, micro_batch: TensorDict, loss_function: Callable, forward_only: bool) -> tuple[Tensor, Any]:
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Callable[..., Any], forward_only: bool
+    ) -> tuple[Tensor, Any]:
         """As in the base class; from here on the backward pass is that of this microbatch."""
         if _proma_config(loss_function) is None:
-            return super().forward_step(micro_batch, loss_function, forward_only)
+            result: tuple[Tensor, Any] = super().forward_step(micro_batch, loss_function, forward_only)
+            return result
         handed_over: list[Tensor] = []
         token = _handed_over.set(handed_over)
         try:
@@ -213,7 +218,7 @@ class PromaEngine(FSDPEngineWithLMHead):
         return F.pad(ids, (0, padding), value=len(lengths) - 1).unsqueeze(0)
 
 
-def _proma_config(loss_function: Callable | None) -> PromaActorConfig | None:
+def _proma_config(loss_function: Callable[..., Any] | None) -> PromaActorConfig | None:
     """The actor's config, which VeRL's workers bind to their loss function, if it is PROMA's."""
     config = getattr(loss_function, "keywords", {}).get("config")
     if not isinstance(config, PromaActorConfig):

@@ -52,7 +52,8 @@ def dominant_directions(rows: Float[Tensor, "N d"], rank: int) -> Float[Tensor, 
         basis, _ = torch.linalg.qr(rows.T @ _image(rows, basis))
     image = _image(rows, basis)
     _, by_size = torch.linalg.eigh(image.T @ image)
-    return basis @ by_size[:, max(0, width - rank) :]
+    result: Tensor = basis @ by_size[:, max(0, width - rank) :]
+    return result
 
 
 def _image(rows: Float[Tensor, "N d"], basis: Float[Tensor, "d w"]) -> Float[Tensor, "N w"]:

@@ -59,7 +59,7 @@ def accumulate(
         ValueError: the method is ``intra``.
     """
     require_sequence_gradients(config)
-    gradient = torch.tensordot(advantages.double(), seq_grads.double(), dims=1)
+    gradient: Tensor = torch.tensordot(advantages.double(), seq_grads.double(), dims=1)
     if running is None:
         return gradient.to(seq_grads.dtype)
     component = _component(running, seq_grads, config)
@@ -94,11 +94,13 @@ def _unit_rows(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
 
 def _norm(tensor: Tensor) -> Float[Tensor, ""]:
     scaled, size = with_largest_one(tensor.flatten())
-    return (torch.linalg.vector_norm(scaled) * size).squeeze()
+    result: Tensor = (torch.linalg.vector_norm(scaled) * size).squeeze()
+    return result
 
 
 def _orthonormal_basis(rows: Float[Tensor, "B n"], tolerance: float) -> Float[Tensor, "n r"]:
     """Orthonormal columns that span the rows, by QR; the column of a dependent direction is zero."""
     q, r = torch.linalg.qr(rows.T)
     directions, singular, _ = torch.linalg.svd(r, full_matrices=False)
-    return (q @ directions) * (singular.square() > tolerance)
+    result: Tensor = (q @ directions) * (singular.square() > tolerance)
+    return result

@@ -81,7 +81,7 @@ class GaussSeidel:
     def weights(self, prepared: tuple[Tensor, ...], overlap: Tensor, config: ProjectionConfig) -> Tensor:
         """``config.sweeps`` sweeps, from zero weights."""
         lower, rest = prepared
-        weights = torch.linalg.solve_triangular(lower, overlap, upper=False)
+        weights: Tensor = torch.linalg.solve_triangular(lower, overlap, upper=False)
         for _ in range(config.sweeps - 1):
             weights = torch.linalg.solve_triangular(lower, overlap - rest @ weights, upper=False)
         return weights
@@ -144,7 +144,8 @@ def gradient_rank_tolerance(seq_grads: Tensor) -> float:
     they round to counts at face value.
     """
     if seq_grads.dtype == torch.float32:
-        return 16 * seq_grads.shape[0] * torch.finfo(torch.float32).eps ** 1.5
+        result: float = 16 * seq_grads.shape[0] * torch.finfo(torch.float32).eps ** 1.5
+        return result
     return rank_tolerance(seq_grads.shape[0], torch.float64)
 
 

@@ -86,12 +86,14 @@ def square_growth(
     if padding := -gram.shape[1] % size:
         gram = F.pad(gram, (0, padding, 0, padding))
         change, overlap = F.pad(change, (0, padding)), F.pad(overlap, (0, padding))
-    change, overlap = change.unflatten(1, (-1, size)), overlap.unflatten(1, (-1, size))
+    change, overlap = change.unflatten(1, (-1, size)), overlap.unflatten(1, (-1, size))  # type: ignore[no-untyped-call]
     blocks = _diagonal_blocks(gram, size).double()
-    return 2 * (change * overlap).sum(dim=-1) + gram_norm(blocks, change).square()
+    result: Tensor = 2 * (change * overlap).sum(dim=-1) + gram_norm(blocks, change).square()
+    return result
 
 
 def _diagonal_blocks(gram: Float[Tensor, "P N N"], size: int) -> Float[Tensor, "P M s s"]:
     """The Gram matrices of the microbatches."""
-    blocks = gram.unflatten(1, (-1, size)).unflatten(3, (-1, size))
-    return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    blocks = gram.unflatten(1, (-1, size)).unflatten(3, (-1, size))  # type: ignore[no-untyped-call]
+    result: Tensor = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    return result

@@ -283,11 +283,13 @@ def _nonzero(sizes: Tensor) -> Tensor:
 def _span(units: Tensor) -> Tensor:
     """Orthonormal columns spanning the rows; only directions that are rounding themselves are left out."""
     _, singular, right = torch.linalg.svd(units, full_matrices=False)
-    return right[singular > 8 * len(units) * torch.finfo(torch.float64).eps].T
+    result: Tensor = right[singular > 8 * len(units) * torch.finfo(torch.float64).eps].T
+    return result
 
 
 def _policy_gradient(seq_grads: Tensor, advantages: Tensor) -> Tensor:
-    return torch.tensordot(advantages.double(), seq_grads.double(), dims=1)
+    result: Tensor = torch.tensordot(advantages.double(), seq_grads.double(), dims=1)
+    return result
 
 
 def _gradient_size(seq_grads: Tensor, advantages: Tensor) -> float:

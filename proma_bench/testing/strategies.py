@@ -130,7 +130,8 @@ def advantages(draw: Draw, sequences: int, *, dtype: torch.dtype = torch.float64
         "large": 1e3,
         "small": 1e-3,
     }
-    return (values * factor.get(kind, 1.0)).to(dtype)
+    result: Tensor = (values * factor.get(kind, 1.0)).to(dtype)
+    return result
 
 
 @st.composite
@@ -216,14 +217,16 @@ def _rows_of_rank(count: int, size: int, rank: int, generator: torch.Generator) 
     left = torch.linalg.qr(_normal(count, rank, generator=generator)).Q
     right = torch.linalg.qr(_normal(size, rank, generator=generator)).Q
     singular = 0.3 + 0.7 * torch.rand(rank, generator=generator, dtype=torch.float64)
-    return (left * singular) @ right.T
+    result: Tensor = (left * singular) @ right.T
+    return result
 
 
 def _nearly(rows: Tensor, picks: Tensor, exponent: float, generator: torch.Generator) -> Tensor:
     """Copies of the picked rows, off by a fraction ``10 ** exponent`` of their norm."""
     copies = rows[picks]
     noise = _normal(*copies.shape, generator=generator) / math.sqrt(rows.shape[1])
-    return copies + 10.0**exponent * torch.linalg.vector_norm(copies, dim=1, keepdim=True) * noise
+    result: Tensor = copies + 10.0**exponent * torch.linalg.vector_norm(copies, dim=1, keepdim=True) * noise
+    return result
 
 
 def _with_repeats(rows: Tensor, copied: Tensor, negated: Tensor, zeros: int, generator: torch.Generator) -> Tensor:
@@ -240,4 +243,5 @@ def _span(rows: Tensor) -> Tensor:
     """Orthonormal columns that span the rows, whatever their scales."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     _, singular, right = torch.linalg.svd(rows / torch.where(norms > 0, norms, 1.0), full_matrices=False)
-    return right[singular > 1e-6].T
+    result: Tensor = right[singular > 1e-6].T
+    return result

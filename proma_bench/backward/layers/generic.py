@@ -30,7 +30,8 @@ def generic(
             for value, is_mapped in zip(row_inputs, mapped, strict=True)
         )
         output = functional_call(plain, parameters, tuple(batch_of_one))
-        return (output.reshape(row_grad.shape) * row_grad).sum()
+        result: Tensor = (output.reshape(row_grad.shape) * row_grad).sum()
+        return result
 
     row_inputs = tuple(v.flatten(0, axes - 1) if m else v for v, m in zip(inputs, mapped, strict=True))
     in_dims = (None, tuple(0 if m else None for m in mapped), 0)

@@ -10,7 +10,7 @@ from proma_bench.projection.config import ProjectionConfig, projection_config, s
 
 
 @dataclass
-class PROMAConfig(GRPOConfig):
+class PROMAConfig(GRPOConfig):  # type: ignore[misc]  # without its package, Any
     """GRPOConfig, and how the running gradient is projected. The defaults of the projection are the paper's."""
 
     importance_sampling_level: str = field(

@@ -28,7 +28,7 @@ CHUNK = 2**24
 """Logits that are kept for measuring the local KL: 64 MiB in float32."""
 
 
-class PROMATrainer(GRPOTrainer):
+class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, Any
     """GRPOTrainer with PROMA's update; takes what GRPOTrainer takes.
 
     Its logs have ``local_kl`` (from the policy before an optimizer step to the one after it, over whole distributions,
@@ -110,7 +110,7 @@ class PROMATrainer(GRPOTrainer):
             temperature=self.temperature,
         )
         self._log_mean("entropy", *_sum_and_count(entropy, mask))
-        loss = -(self._token_weights(inputs, mask) * (log_probs * mask).sum(dim=1)).sum()
+        loss: Tensor = -(self._token_weights(inputs, mask) * (log_probs * mask).sum(dim=1)).sum()
         if self.model.training:
             assert self._proma is not None
             self._backward.enter_context(self._proma.microbatch(_advantages(inputs)))
@@ -127,7 +127,8 @@ class PROMATrainer(GRPOTrainer):
                 use_cache=False,
             ).logits
         logits = logits[:, -length - 1 : -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        result: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return result
 
     def _token_weights(self, inputs: dict[str, Any], mask: Tensor) -> Tensor | float:
         """What a token of each sequence weighs [B] or [], by ``loss_type``; the mean over processes comes on top.
@@ -140,12 +141,13 @@ class PROMATrainer(GRPOTrainer):
         microbatches = self.current_gradient_accumulation_steps if training else 1
         if self.loss_type == "dapo":
             tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
-            return 1 / (tokens * microbatches / self.args.steps_per_generation if training else tokens)
+            weights: Tensor = 1 / (tokens * microbatches / self.args.steps_per_generation if training else tokens)
+            return weights
         if self.loss_type == "bnpo":
             return 1 / (mask.sum().clamp(min=1) * microbatches)
         if self.loss_type == "grpo":
             return 1 / (mask.sum(dim=1).clamp(min=1) * len(mask) * microbatches)
-        return 1 / (self.max_completion_length * len(mask) * microbatches)
+        return 1.0 / float(self.max_completion_length * len(mask) * microbatches)
 
     # ----------------------------------------------------------------------------------------- measurements
 
@@ -159,7 +161,8 @@ class PROMATrainer(GRPOTrainer):
         rows = _loss_mask(inputs).nonzero()
         spacing = max(1, -(-len(rows) * logits.shape[-1] // CHUNK))
         sequence, position = rows[::spacing].unbind(dim=1)
-        return (logits[sequence, position] / self.temperature).log_softmax(dim=-1)
+        result: Tensor = (logits[sequence, position] / self.temperature).log_softmax(dim=-1)
+        return result
 
     def log_local_kl(self) -> None:
         """KL(before || after) of the optimizer step that has just been made."""
