@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from proma_bench.projection.gram import with_largest_one
 
 _SPARE_DIRECTIONS, _PASSES = 16, 4  # of the subspace iteration in `dominant_directions`
+_ROUNDING = 64  # eps: an output gradient that is smaller than this share of the largest row's counts as zero
 
 
 def intra(
@@ -18,8 +20,8 @@ def intra(
 
     gradient: the microbatch's policy gradient ``g``, a combination of the rows' outer products. output_grads, inputs:
     those rows, with the output gradients of the log-probs, *without* advantages, as in ``S_i``. ``U`` and ``V`` are
-    their `dominant_directions`; rows without an output gradient (padding) have no part in either. Where neither side
-    has more than ``rank`` independent directions, nothing is left.
+    their `dominant_directions`; rows whose output gradient is zero up to rounding (padding, say) count for neither.
+    Where neither side has more than ``rank`` independent directions, nothing is left.
 
     This is our reading of the abstract of versions 3 and 4 of the paper, which is all that we have of them: "a factored
     projection using dominant subspaces of activations and gradient outputs, applied independently within each
@@ -33,9 +35,19 @@ def dominant_part(
     gradient: Float[Tensor, "o i"], output_grads: Float[Tensor, "N o"], inputs: Float[Tensor, "N i"], rank: int
 ) -> tuple[Float[Tensor, "o k"], Float[Tensor, "k l"], Float[Tensor, "i l"]]:
     """``U``, ``U' g V`` and ``V``, whose product ``U U' g V V'`` is what `intra` removes."""
-    contributing = inputs.where(output_grads.any(dim=1, keepdim=True), 0)
+    contributing = inputs.where(_contributes(output_grads), 0)
     left, right = dominant_directions(output_grads, rank), dominant_directions(contributing, rank)
     return left, left.T @ gradient @ right, right
+
+
+def _contributes(output_grads: Float[Tensor, "N o"]) -> Bool[Tensor, "N 1"]:
+    """Which rows have an output gradient that is more than rounding.
+
+    A query of a sequence's first token has a gradient of exactly zero in theory, and of 1e-16 in practice.
+    """
+    sizes = torch.linalg.vector_norm(output_grads, dim=1, keepdim=True)
+    largest = F.pad(sizes, (0, 0, 0, 1)).amax()  # zero where there are no rows
+    return sizes > _ROUNDING * torch.finfo(sizes.dtype).eps * largest
 
 
 def dominant_directions(rows: Float[Tensor, "N d"], rank: int) -> Float[Tensor, "d k"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,23 @@ def test_a_transformer_equals_the_oracle(layout: str, tied: bool) -> None:
     for name, size in change.items():  # the tied weight's part from the head is factored
         is_linear = "proj" in name or name == "lm_head.weight" or (tied and "embed" in name)
         assert (size > 0.01) == is_linear, f"{name} changed by {size:.1e}"
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_rounding_of_the_weights_does_not_decide_what_is_removed(layout: str) -> None:
+    """Weights that differ by 1e-15 give gradients that differ by little more."""
+    model = tiny_qwen3(torch.float64)
+    run(model, CONFIG, layout)
+    wanted = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    for seed in range(4):
+        perturbed, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+        perturbed.zero_grad()
+        with torch.no_grad():
+            for parameter in perturbed.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.mul_(1 + 1e-15 * noise)
+        run(perturbed, CONFIG, layout)
+        assert_gradients(perturbed, wanted, 1e-8)
 
 
 class Twice(nn.Module):

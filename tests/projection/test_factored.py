@@ -97,6 +97,19 @@ def test_rows_without_an_output_gradient_have_no_part(seed: int, rank: int) -> N
     assert_near(intra(gradient, *padded, rank), intra(gradient, output_grads, inputs, rank), gradient)
 
 
+@given(seed=SEEDS, rank=RANKS, dtype=st.sampled_from([torch.float64, torch.float32]))
+def test_rows_whose_output_gradient_is_rounding_have_no_part(seed: int, rank: int, dtype: torch.dtype) -> None:
+    """What should be zero is 1e-16 of the rest in practice; the inputs beside it are as large as any."""
+    gradient, output_grads, inputs = draw(seed, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    eps, largest = torch.finfo(dtype).eps, output_grads.norm(dim=1).max()
+    noise = torch.randn(output_grads.shape, generator=generator, dtype=dtype)
+    rounding = 4 * eps * largest * noise / noise.norm(dim=1, keepdim=True)
+    padded = torch.cat([output_grads, rounding]), torch.cat([inputs, 100 * inputs.flip(0)])
+    tolerance = 1e-8 if dtype == torch.float64 else 1e-3
+    assert_near(intra(gradient, *padded, rank), intra(gradient, output_grads, inputs, rank), gradient, tolerance)
+
+
 @given(seed=SEEDS)
 def test_rank_zero_removes_nothing_and_a_full_one_everything(seed: int) -> None:
     gradient, output_grads, inputs = draw(seed)
