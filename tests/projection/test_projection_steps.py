@@ -99,7 +99,8 @@ def test_the_clamp_is_respected(problem, max_removed, method):
     testing.assert_clamp_respected(step, *problem, max_removed=max_removed)
 
 
-@given(projection_problems(balanced=True), st.floats(0, 3), st.sampled_from(GRAM_METHODS), st.floats(0, 1))
+# Not from 0 on: the norm of something that is 1e-160 underflows, in this test and in nothing that is tested.
+@given(projection_problems(balanced=True), st.floats(1e-100, 3), st.sampled_from(GRAM_METHODS), st.floats(0, 1))
 def test_an_active_clamp_removes_exactly_what_it_allows(problem, max_removed, method, shrinkage):
     gram, overlap = gram_of(problem)
     config = ProjectionConfig(method=method, max_removed=max_removed, shrinkage=shrinkage)
