@@ -109,7 +109,7 @@ def test_a_policy_in_bfloat16_trains_on_the_gpu():
 
 @pytest.mark.parametrize("method", ["reinforce", "grpo", "proma"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_llm_rung_runs_on_the_gpu(method, dtype, tmp_path):
+def test_the_llm_tier_runs_on_the_gpu(method, dtype, tmp_path):
     """Of a model in a directory, sampled and trained there; in float32 the numbers are the CPU's."""
     history = train(tiny_llm(save_tiny(tmp_path), method=method, dtype=dtype, sampler="huggingface"))
     assert all(step["kl_local"] < 1 and step["grad_norm"] >= 0 for step in history)

@@ -91,7 +91,7 @@ def test_the_table_shows_means_and_intervals_and_leaves_out_what_was_not_measure
     assert "4 steps" in text
 
 
-def test_a_report_has_a_page_and_a_plot_a_rung_and_says_what_is_unfinished(tmp_path):
+def test_a_report_has_a_page_and_a_plot_a_tier_and_says_what_is_unfinished(tmp_path):
     store(made_up(tmp_path / "a"))
     store(made_up(tmp_path / "b", "grpo", recorded=2))
     console = Console(file=io.StringIO(), width=300)

@@ -266,7 +266,7 @@ def test_every_method_learns_to_balance(method):
     assert history[-1]["score"] > 150
 
 
-def test_the_rung_has_its_environments_name_and_range():
+def test_the_tier_has_its_environments_name_and_range():
     config = GymConfig(env="Acrobot-v1", method="grpo")
     assert config.title == "gym/Acrobot-v1"
     assert config.name == "gym/Acrobot-v1 grpo lr 0.01 seed 0"
