@@ -30,7 +30,8 @@ MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.safetensors")
 def dataset_file(repository: str, revision: str, name: str, instead: str) -> Path:
     """One file of a data set, from the hub's cache on this machine or from the hub.
 
-    Raises UsageError that ends in ``instead``, what to do without the hub.
+    Raises:
+        UsageError: it cannot be fetched; the message ends in ``instead``, what to do without the hub.
     """
     download = functools.partial(hf_hub_download, repository, name, repo_type="dataset", revision=revision)
     return _cached_or_fetched(download, lambda path: True, f"{name} of the data set {repository}", instead)
@@ -39,7 +40,8 @@ def dataset_file(repository: str, revision: str, name: str, instead: str) -> Pat
 def model_folder(repository: str, revision: str | None, instead: str) -> Path:
     """A model with its tokenizer, in safetensors, from the hub's cache on this machine or from the hub.
 
-    Raises UsageError that ends in ``instead``, what to do without the hub.
+    Raises:
+        UsageError: it cannot be fetched; the message ends in ``instead``, what to do without the hub.
     """
     download = functools.partial(snapshot_download, repository, revision=revision, allow_patterns=list(MODEL_FILES))
     what = f"the model {repository}" + (f" ({revision})" if revision else "")
@@ -58,7 +60,8 @@ def _cached_or_fetched(download: Callable[..., str], is_whole: Callable[[Path], 
         except Exception as error:  # the client's and its HTTP library's have no common class
             problem = str(error).partition("\n")[0]
     raise UsageError(
-        f"{what} is neither in {constants.HF_HUB_CACHE} nor to be had from {constants.ENDPOINT} ({problem}); {instead}"
+        f"{what} is not in {constants.HF_HUB_CACHE}, and cannot be fetched from {constants.ENDPOINT} ({problem}); "
+        f"{instead}"
     )
 
 

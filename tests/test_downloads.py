@@ -66,7 +66,7 @@ def test_no_network_is_one_line_before_the_client_tries(client, monkeypatch, end
         hub.dataset_file("a/b", "main", "x.parquet", "--data DIR takes a copy")
     message = str(refusal.value)
     assert message.startswith(
-        f"x.parquet of the data set a/b is neither in {constants.HF_HUB_CACHE} nor to be had from"
+        f"x.parquet of the data set a/b is not in {constants.HF_HUB_CACHE}, and cannot be fetched from"
     )
     assert endpoint in message and message.endswith("; --data DIR takes a copy") and "\n" not in message
     assert client == []

@@ -27,8 +27,14 @@ from proma_bench.projection.successive import Removals, square_growth, successiv
 class _Microbatch:
     """The microbatch whose backward pass is under way.
 
-    size: of the virtual microbatches that it consists of.
-    finished: parameters that have received their gradient. pending: those whose running gradient still waits for it.
+    Args:
+        advantages: one per sequence.
+        layout: which row belongs to which sequence.
+        size: sequences in each of the virtual microbatches that it consists of; None is one microbatch.
+
+    Attributes:
+        finished: parameters that have received their gradient.
+        pending: parameters whose running gradient still waits for it.
     """
 
     def __init__(self, advantages: Tensor, layout: Layout, size: int | None) -> None:
@@ -101,7 +107,7 @@ class BackwardEngine:
     # ------------------------------------------------------------------------------------- called by the taps
 
     def gate(self, parameter: Tensor) -> Tensor:
-        """The parameter's gate, made anew when the parameter has moved to another device or type."""
+        """The parameter's gate, made again when the parameter has moved to another device or type."""
         self._guard(self._parameters.meet(parameter))
         parameter = self._parameters.canonical(parameter)
         gate = self._gates.get(parameter)

@@ -54,7 +54,7 @@ def intra_gradient(
 def _weighted_products(
     output_grads: Float[Tensor, "N o"], inputs: Float[Tensor, "N i"], weights: Float[Tensor, "N 1"]
 ) -> Float[Tensor, "o i"]:
-    """``sum_t weights_t G_t (x) X_t``; the narrower side is weighted, for the other may be as wide as a vocabulary."""
+    """``sum_t weights_t G_t (x) X_t``; the narrower side is weighted, as the other may be as wide as a vocabulary."""
     if output_grads.shape[1] < inputs.shape[1]:
         return (output_grads * weights).T @ inputs
     return output_grads.T @ (inputs * weights)

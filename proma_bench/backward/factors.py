@@ -88,8 +88,12 @@ class OuterProducts:
 class RaggedProducts:
     """The same of sequences of unequal length that follow one another: nothing is copied, and nothing padded.
 
-    left, right: the rows of all sequences. ids: the sequence of each row. bounds: where each sequence begins, and the
-    end. One product a sequence, so this is for a CPU; a GPU takes padded `OuterProducts`.
+    Args:
+        left: the output gradients of all rows, sequence after sequence.
+        right: the inputs of all rows, likewise.
+        ids: the sequence of each row.
+        bounds: where each sequence begins, and the end. It takes one product per sequence, and is for a CPU; on a GPU,
+            padded `OuterProducts` are faster.
     """
 
     def __init__(

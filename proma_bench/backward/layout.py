@@ -18,7 +18,11 @@ class Layout:
     """
 
     def __init__(self, sequences: int, sequence_ids: Tensor | None = None) -> None:
-        """Raises ValueError for ids that are not whole numbers from 0 to ``sequences - 1``."""
+        """Check the ids, and see whether sequences follow one another.
+
+        Raises:
+            ValueError: ids that are not whole numbers from 0 to ``sequences - 1``.
+        """
         self.sequences = sequences
         self._leading: tuple[int, ...] | None = None
         self._bounds: list[int] | None = None
@@ -65,7 +69,7 @@ class Layout:
     def ragged(self, rows: Tensor) -> tuple[Float[Tensor, "N d"], Int[Tensor, " N"], list[int]] | None:
         """``[leading..., d]`` as rows that need no padding, the sequence of each, and where each sequence begins.
 
-        The last bound is the end. None where the sequences do not follow one another, or one product a sequence is
+        The last bound is the end. None where the sequences do not follow one another, or one product per sequence is
         not the fastest way: on a GPU, and for rows of equal number.
         """
         if self._leading is None or self._bounds is None or rows.ndim != len(self._leading) + 1:

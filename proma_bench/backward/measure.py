@@ -47,10 +47,15 @@ class Workspace:
 class Measured(NamedTuple):
     """What is known of a parameter tensor's sequence gradients after the one pass over them.
 
-    gram, overlap: K and c, in the type of the computation.
-    blocks: the rows that are still there, as (first row, S); kept_rows: how many rows those are, from the first on.
-    gram_method: how it was measured, see `cost`. occurring: where only some of the parameter's rows have a gradient,
-    which; the rest of this then speaks of those rows alone. is_partly_kept: the sum will need a large product again.
+    Attributes:
+        gram: K, in the type of the computation.
+        overlap: c, likewise.
+        blocks: the rows that are still there, as (first row, S).
+        kept_rows: how many rows those are, from the first on.
+        gram_method: how it was measured, see `cost`.
+        occurring: where only some of the parameter's rows have a gradient, which; the rest of this then speaks of those
+            rows alone.
+        is_partly_kept: the sum will need a large product again.
     """
 
     uses: Sequence[SequenceGrads]
@@ -200,7 +205,7 @@ def add_weighted(measured: Measured, weights: Float[Tensor, " B"], out: Float[Te
 def plain_gradient(
     uses: Sequence[SequenceGrads], weights: Float[Tensor, " B"], shape: torch.Size
 ) -> Float[Tensor, "*W"]:
-    """``sum_i weights_i S_i`` over all uses of the tensor: one matrix product a use."""
+    """``sum_i weights_i S_i`` over all uses of the tensor: one matrix product per use."""
     if not uses:
         return torch.zeros(shape, dtype=weights.dtype, device=weights.device)
     gradient = torch.empty(shape, dtype=weights.dtype, device=weights.device)

@@ -53,8 +53,9 @@ class _Sharded(NamedTuple):
 class Parameters:
     """The parameters of one module.
 
-    Raises ValueError where a rank does not get to see a whole parameter and its own gradient: for FSDP1, and for
-    DTensors other than those of `fully_shard`.
+    Raises:
+        ValueError: a rank does not see a whole parameter and its own gradient: FSDP1, and DTensors other than those of
+            `fully_shard`.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -82,7 +83,8 @@ class Parameters:
     def meet(self, parameter: Tensor) -> list[Tensor]:
         """A layer is about to use this parameter: the unsharded ones that have appeared since the last call.
 
-        Raises RuntimeError if the module was sharded after all this was noted.
+        Raises:
+            RuntimeError: the module was sharded after all this was noted.
         """
         if parameter in self._names:
             return []
@@ -99,7 +101,8 @@ class Parameters:
     def running(self, parameter: Tensor) -> Tensor | None:
         """The running gradient of this rank, None if there is none yet.
 
-        Raises RuntimeError if it has been reduced over ranks already, and is no longer here.
+        Raises:
+            RuntimeError: it has been reduced over ranks already, and is no longer here.
         """
         sharded = self._unsharded.get(parameter)
         if sharded is None:

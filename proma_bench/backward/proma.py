@@ -54,14 +54,16 @@ class Proma:
     ) -> None:
         """Attach to every layer of ``module`` that has trainable parameters.
 
-        record: keep what `stats` returns; costs one more pass over each running gradient.
-        unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
-        workspace_bytes: limit of the buffer for sequence gradients that are written out.
-        gram_method: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `cost`.
+        Args:
+            record: keep what `stats` returns; costs one more pass over each running gradient.
+            unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
+            workspace_bytes: limit of the buffer for sequence gradients that are written out.
+            gram_method: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `cost`.
 
-        Raises ValueError, and attaches nothing, for a module whose parameters no rule covers or are not whole on each
-        rank (FSDP1, tensor parallelism), for a module that has a Proma already, for a name in ``unprojected`` that is
-        no parameter's, and for a projection method that needs the gradients written out (``qr``).
+        Raises:
+            ValueError: no rule covers a parameter, or it is not whole on each rank (FSDP1, tensor parallelism); the
+                module has a Proma already; a name in ``unprojected`` is no parameter's; the projection method needs the
+                gradients written out (``qr``). Nothing is attached then.
         """
         self.config = config or ProjectionConfig()
         require_backward_method(self.config)
@@ -88,25 +90,27 @@ class Proma:
     ) -> None:
         """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
 
-        log_probs: the sequences' log-probs (weighted by whatever weighs their tokens), a graph through the module.
-        advantages: one number a sequence.
-        sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every row,
-            in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
-        microbatch_size: treat the sequences as successive microbatches of this size. The result is that of as many
-            calls (see `virtual`); a small model is much faster with few large backward passes.
-
-        Raises ValueError, before any gradient changes, for shapes that do not match, for numbers that are not finite,
-        and for a graph that does not lead through the module or leads to parameters of others. (Inside a reentrant
-        checkpoint the graph cannot be seen beforehand; there the backward pass itself raises.)
-
         The first axis is taken for the sequence wherever it has that length: activations with time or positions first
         are not told apart when there are as many of them as sequences.
+
+        Args:
+            log_probs: the sequences' log-probs (weighted by whatever weighs their tokens), a graph through the module.
+            advantages: one number per sequence.
+            sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every
+                row, in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
+            microbatch_size: treat the sequences as successive microbatches of this size. The result is that of as many
+                calls (see `successive`); a small model is much faster with few large backward passes.
+
+        Raises:
+            ValueError: shapes do not match, numbers are not finite, or the graph does not lead through the module, or
+                leads to parameters of others. No gradient has changed then, except that inside a reentrant checkpoint
+                the graph cannot be seen beforehand, and the backward pass itself raises.
         """
         _check_vector("log_probs", log_probs)
         if log_probs.shape != advantages.shape:
             raise ValueError(
                 f"log_probs has shape {list(log_probs.shape)} and advantages {list(advantages.shape)}; "
-                "both must be [B], one number a sequence"
+                "both must be [B], one number per sequence"
             )
         layout = Layout(len(log_probs), sequence_ids)
         _check_vector("advantages", advantages)
@@ -132,7 +136,10 @@ class Proma:
 
         The loss must be minus the *sum of the sequence log-probs*, without advantages: a sequence with advantage zero
         still names a direction. A constant factor (a gradient scaler's) changes nothing but the scale.
-        Raises ValueError as `backward`, and RuntimeError if no gradient came through the module.
+
+        Raises:
+            ValueError: as `backward`.
+            RuntimeError: no gradient came through the module.
         """
         _check_vector("advantages", advantages)
         layout = Layout(len(advantages), sequence_ids)
@@ -149,12 +156,13 @@ class Proma:
         return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
 
     def stats(self) -> list[ProjectionRecord]:
-        """One record a parameter tensor and microbatch.
+        """One record per parameter tensor and microbatch.
 
         None where nothing was projected: in the first microbatch of a step, and by the intra method for tensors that
         are no linear layer's weight.
 
-        Raises RuntimeError unless attached with ``record=True``.
+        Raises:
+            RuntimeError: unless attached with ``record=True``.
         """
         if not self._engine.record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
@@ -183,7 +191,7 @@ class Proma:
 def _check_vector(name: str, values: Tensor) -> None:
     if values.ndim != 1 or len(values) == 0 or not values.is_floating_point():
         raise ValueError(
-            f"{name} must be floating-point numbers [B], one a sequence; got {values.dtype} {list(values.shape)}"
+            f"{name} must be floating-point numbers [B], one per sequence; got {values.dtype} {list(values.shape)}"
         )
     if not bool(values.isfinite().all()):
         where = (~values.isfinite()).nonzero().flatten().tolist()

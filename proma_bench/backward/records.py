@@ -12,10 +12,13 @@ from torch import Tensor
 class ProjectionRecord(NamedTuple):
     """What the projection did to one parameter tensor in one microbatch.
 
-    parameter: its name in the module; microbatch: counted from 0 since the last ``clear_stats``.
-    removed_norm: norm of what was taken out of the running gradient (intra: of the microbatch's own); removed_ratio:
-    the same over the norm of what it was taken out of; clamped: whether the norm clamp was active; gram_method: how it
-    was computed (`cost`).
+    Attributes:
+        parameter: its name in the module.
+        microbatch: counted from 0 since the last ``clear_stats``.
+        removed_norm: norm of what was taken out of the running gradient (intra: of the microbatch's own).
+        removed_ratio: the same over the norm of what it was taken out of.
+        clamped: whether the norm clamp was active.
+        gram_method: how it was computed (`cost`).
     """
 
     parameter: str
@@ -29,8 +32,11 @@ class ProjectionRecord(NamedTuple):
 class Records(NamedTuple):
     """What M successive microbatches did to P parameter tensors; as tensors, so that nothing waits for a GPU.
 
-    plain_first: whether the first of them found no running gradient and projected nothing.
-    removed_norm, norm, clamped: [P, M]; norm is that of what was projected.
+    Attributes:
+        plain_first: whether the first of them found no running gradient and projected nothing.
+        removed_norm: norm of what was removed, [P, M].
+        norm: norm of what was projected, [P, M].
+        clamped: whether the clamp was active, [P, M].
     """
 
     parameters: list[str]
@@ -42,7 +48,7 @@ class Records(NamedTuple):
     clamped: Tensor
 
     def unpacked(self) -> Iterator[ProjectionRecord]:
-        """One record a tensor and microbatch."""
+        """One record per tensor and microbatch."""
         ratios = torch.where(self.norm > 0, self.removed_norm / self.norm, 0.0)
         columns = zip(self.removed_norm.tolist(), ratios.tolist(), self.clamped.tolist(), strict=True)
         for tensor, rows in enumerate(columns):

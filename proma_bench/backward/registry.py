@@ -1,4 +1,4 @@
-"""Which rule serves which module: one rule a layer kind, open to users' own layers."""
+"""Which rule serves which module: one rule per layer kind, open to users' own layers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ adds up several. ``layout.group`` puts the rows of a tensor in the order of the 
 class LayerRule(NamedTuple):
     """A rule, and what is known of the modules that it serves.
 
-    trusted: exempt from the one check against autograd that each module gets on its first use.
-    marks_output: nothing keeps the module's output for the backward pass, so it can be marked without a copy.
+    Attributes:
+        trusted: exempt from the one check against autograd that each module gets on its first use.
+        marks_output: nothing keeps the module's output for the backward pass, so it can be marked without a copy.
     """
 
     function: RuleFunction
@@ -51,7 +52,8 @@ def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Call
 
         register_rule(MyLayer)(generic)      # MyLayer's rows are independent: per-row gradients by torch.func
 
-    Raises TypeError for something that is not a module type.
+    Raises:
+        TypeError: something is not a module type.
     """
     for module_type in module_types:
         if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):

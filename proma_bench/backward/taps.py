@@ -48,8 +48,9 @@ class Engine(Protocol):
 class Call(NamedTuple):
     """One forward call of a layer.
 
-    constants: its arguments, with None for the tensors, which autograd keeps.
-    parameters: the trainable ones, by their names in the layer.
+    Attributes:
+        constants: its arguments, with None for the tensors, which autograd keeps.
+        parameters: the trainable ones, by their names in the layer.
     """
 
     layer: Layer
@@ -190,7 +191,8 @@ def new_gate(parameter: Tensor, engine: Engine) -> Tensor:
 def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
     """The layers of a module that hold trainable parameters.
 
-    Raises ValueError for a module that is attached already and for parameters that no rule covers.
+    Raises:
+        ValueError: a module is attached already, or no rule covers a parameter.
     """
     seen: set[nn.Module] = set()
 
@@ -217,8 +219,11 @@ def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
 def tapped_calls(root: Tensor, engine: Engine) -> tuple[list[Call], bool]:
     """The calls of the engine's layers that a graph leads through, and whether a part of it cannot be seen.
 
-    A reentrant checkpoint hides the graph of its inside. Raises ValueError for a parameter that is not the module's:
-    the backward pass is seeded with ones, so its gradient would come without the advantages.
+    A reentrant checkpoint hides the graph of its inside.
+
+    Raises:
+        ValueError: a parameter is not the module's: the backward pass is seeded with ones, so its gradient would
+            come without the advantages.
     """
     calls: list[Call] = []
     opaque = False

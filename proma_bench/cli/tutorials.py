@@ -26,7 +26,8 @@ def shipped() -> Path:
 def copy_tutorials(folder: Path) -> tuple[list[str], list[str]]:
     """Copy what is not there yet. Returns the names of new files, and of files that differ and were left as they are.
 
-    Raises UsageError where the folder is something else.
+    Raises:
+        UsageError: there is something that is no folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a directory; name another one with --out")
@@ -52,7 +53,11 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def open_tutorials(folder: Path, console: Console) -> None:
-    """Copy the tutorials there and become JupyterLab, at lesson 0. Raises ModuleNotFoundError without JupyterLab."""
+    """Copy the tutorials there and become JupyterLab, at lesson 0.
+
+    Raises:
+        ModuleNotFoundError: JupyterLab is not installed.
+    """
     if importlib.util.find_spec("jupyterlab") is None:  # the command line says what to install
         raise ModuleNotFoundError("No module named 'jupyterlab'", name="jupyterlab")
     new, kept = copy_tutorials(folder)

@@ -25,7 +25,11 @@ EXAMPLES = 200
 
 
 def verify(name: str, exact: bool, console: Console) -> None:
-    """Print one line a promise and counterexamples. Raises RunError if a promise is broken."""
+    """Print one line per promise, and counterexamples.
+
+    Raises:
+        RunError: a promise is broken.
+    """
     torch.set_num_threads(1)  # faster for small tensors
     fn = undisturbed(load_function(name))
     findings = examine_projection(fn, exact=exact, examples=EXAMPLES)
@@ -45,7 +49,11 @@ def verify(name: str, exact: bool, console: Console) -> None:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names. Raises UsageError with the nearest name that there is."""
+    """The function that ``package.module:function`` names.
+
+    Raises:
+        UsageError: there is no such function; the message has the nearest name.
+    """
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
         raise UsageError(f"a function is named package.module:function, got {name!r}")

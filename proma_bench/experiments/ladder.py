@@ -50,9 +50,18 @@ class Plan:
 
 
 def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str | None = None) -> Plan:
-    """Raises UsageError for an unknown tier or budget, or fewer than one seed.
+    """The plan of a ladder.
 
-    model: of the llm tier. Without one it runs with its own where there is a GPU, and elsewhere as a smoke run.
+
+    Args:
+        tiers: their names.
+        budget: smoke, quick or full.
+        seeds: seeds per method; None is the budget's own number.
+        model: of the llm tier. Without one, that tier runs with its default model where there is a GPU, and as a smoke
+            run elsewhere.
+
+    Raises:
+        UsageError: an unknown tier or budget, or fewer than one seed.
     """
     for tier in tiers:
         require_known("tier", tier, TIERS)
@@ -78,7 +87,9 @@ def _has_gpu() -> bool:
 def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
     """Do all runs of the plan that are not finished yet.
 
-    Raises UsageError when ``root`` holds a ladder of another plan, RunError at the end when a run failed twice.
+    Raises:
+        UsageError: ``root`` holds a ladder of another plan.
+        RunError: at the end, when a run has failed twice.
     """
     _record(plan, root)
     jobs = plan.jobs(root)
@@ -89,7 +100,11 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
 
 
 def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
-    """Do those of the jobs that are not finished, with bars. Raises RunError at the end when one failed twice."""
+    """Do those of the jobs that are not finished, with bars.
+
+    Raises:
+        RunError: at the end, when one has failed twice.
+    """
     todo = [job for job in jobs if not _finished(job)]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")

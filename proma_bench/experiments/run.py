@@ -36,7 +36,10 @@ def run_in(
     """Train in a directory, from its last checkpoint on where there is one, and return what it then holds.
 
     ``on_step`` gets every step's metrics, ``on_note`` a line for everything unusual that a resumed run found.
-    Raises UsageError as `claim` does and as the tier does, and RunError when the run cannot go on.
+
+    Raises:
+        UsageError: the directory cannot be claimed (see `claim`), or the tier refuses the settings.
+        RunError: the run cannot go on.
     """
     training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
     with claim(path, config, resume):
@@ -94,7 +97,10 @@ def train_with_progress(
 def _pace(history: Sequence[Metrics], seconds: float, steps: int) -> str:
     """Tokens answered a second, and the time left if it goes on like this; nothing of runs without text.
 
-    history: the steps that this process has done, in so many seconds.
+    Args:
+        history: the steps that this process has done.
+        seconds: how long it took for them.
+        steps: of the whole run.
     """
     if "tokens" not in history[-1]:
         return ""

@@ -15,7 +15,9 @@ from proma_bench.runs.directory import read_run, write_json
 def score_test_set(path: Path, config: RunConfig) -> dict[str, Any]:
     """The scores of a finished run's policy on its task's test set, also written to ``path/test.json``.
 
-    Raises UsageError for a task without a test set, RunError for a run without its last checkpoint.
+    Raises:
+        UsageError: the task has no test set.
+        RunError: the run has no checkpoint of its last step.
     """
     training = Training(config)
     test = getattr(training.tier, "test", None)

@@ -21,7 +21,8 @@ _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio
 class Tracker:
     """Sends each step's metrics to one tracker; ``none`` does nothing. It starts with the first step.
 
-    Raises UsageError when the tracker is unknown or its package is not installed.
+    Raises:
+        UsageError: the tracker is unknown or its package is not installed.
     """
 
     def __init__(self, name: str, config: RunConfig, path: Path) -> None:

@@ -37,7 +37,7 @@ class Event:
 def run_all(jobs: Sequence[Job], processes: int, on_wait: Callable[[list[Job]], None]) -> Iterator[Event]:
     """Do all jobs, ``processes`` at a time; yield the end of each attempt.
 
-    ``on_wait`` gets the running jobs a few times a second. Closing the iterator stops the workers.
+    ``on_wait`` gets the running jobs a few times per second. Closing the iterator stops the workers.
     """
     pending = collections.deque(jobs)
     workers = [_Worker() for _ in range(min(processes, len(jobs)))]

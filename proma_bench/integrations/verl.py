@@ -38,10 +38,15 @@ from proma_bench.projection.config import ProjectionConfig, projection_config, s
 class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its package, Any
     """VeRL's actor settings, and how the running gradient is projected. The defaults of the projection are the paper's.
 
-    projection, sweeps, max_removed, shrinkage, projection_rank: see `ProjectionConfig`.
+    Attributes:
+        projection: see `ProjectionConfig.method`.
+        sweeps: see `ProjectionConfig`.
+        max_removed: see `ProjectionConfig`.
+        shrinkage: see `ProjectionConfig`.
+        projection_rank: see `ProjectionConfig.rank`.
 
-    Raises ValueError for a value out of range, and for a setting under which the gradient is no combination of the
-    sequences' gradients.
+    Raises:
+        ValueError: a value is out of range, or a setting's gradient is no combination of the sequences' gradients.
     """
 
     projection: str = setting("projection")
@@ -121,8 +126,11 @@ def proma_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """Minus the log-probs, weighted and summed as ``loss_agg_mode`` says; the advantages go to the engine.
 
-    The old log-probs are there for the metric ``actor/ppo_kl`` alone. Raises ValueError for token-level importance
-    weights and advantages, and RuntimeError outside of PROMA's engine, where the advantages would be lost.
+    The old log-probs are there for the metric ``actor/ppo_kl`` alone.
+
+    Raises:
+        ValueError: importance weights or advantages differ from token to token.
+        RuntimeError: the engine is not PROMA's, so that the advantages would be lost.
     """
     handed_over = _handed_over.get(None)
     if handed_over is None or config is None:
@@ -214,7 +222,7 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
             return None
         lengths = micro_batch["input_ids"].offsets().diff()
         ids = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-        padding = self._get_packed_pad_size(len(ids))  # of actor.pad_to_length; without gradient, whosever it is
+        padding = self._get_packed_pad_size(len(ids))  # of actor.pad_to_length; it has no gradient, so its owner does not matter
         return F.pad(ids, (0, padding), value=len(lengths) - 1).unsqueeze(0)
 
 

@@ -20,7 +20,8 @@ from proma_bench.tasks.questions import Lenient, Question, Questions
 class Answers:
     """Asks, and scores what comes back.
 
-    max_prompt_tokens: a longer prompt, with all that it begins with, gets no answer and no reward.
+    Args:
+        max_prompt_tokens: a longer prompt, with all that it begins with, gets no answer and no reward.
     """
 
     def __init__(self, task: Questions, prompting: Prompting, max_prompt_tokens: int) -> None:

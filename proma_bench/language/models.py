@@ -32,7 +32,8 @@ from proma_bench.errors import UsageError
 class Pretrained:
     """A model and its tokenizer: a directory, or a name on the hub, with a revision, that is fetched if need be.
 
-    Raises UsageError, in one line, for whatever cannot be had or read.
+    Raises:
+        UsageError: something cannot be found or read; one line says what.
     """
 
     def __init__(self, name: str, revision: str | None) -> None:
@@ -76,7 +77,7 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, so that no text of any task is unknown, and one that ends an answer."""
+    """One token per byte, so that no text of any task is unknown, and one that ends an answer."""
     end, alphabet = "<end>", sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([end, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -23,11 +23,12 @@ from proma_bench.learning.policy import Policy
 class LanguagePolicy(Policy):
     """The distributions of the answers' tokens, given the prompt and the answer so far.
 
-    packed: train on all sequences one after another, [1, total], instead of padded to one length.
-    prefix: tokens that stand before every prompt and are no part of the experience.
-    constant_prefix: an approximation in training. The keys and values of the prefix, which depend on the weights, are
-        taken for constants, so that the prefix need not go through the model once a sequence.
-    dtype: what is computed in, see `precision`; None is the type of the weights.
+    Args:
+        packed: train on all sequences one after another, [1, total], instead of padded to one length.
+        prefix: tokens that stand before every prompt and are no part of the experience.
+        constant_prefix: an approximation in training. The keys and values of the prefix, which depend on the weights,
+            are taken for constants, so that the prefix need not go through the model once per sequence.
+        dtype: type of the computation, see `precision`; None is the type of the weights.
     """
 
     def __init__(
@@ -106,7 +107,11 @@ class LanguagePolicy(Policy):
         return torch.cat(parts)
 
     def _hidden(self, experience: Experience, start: DynamicCache | None) -> Float[Tensor, "B T hidden"]:
-        """start: the cache of the prefix; None sends it through the model with every sequence, which is exact."""
+        """The hidden states in the rows of the answers.
+
+        Args:
+            start: the cache of the prefix; None sends it through the model with every sequence, which is exact.
+        """
         tokens = _context(experience)
         prefix = torch.tensor(self._prefix, dtype=tokens.dtype, device=tokens.device).expand(len(tokens), -1)
         real = torch.cat([prefix, tokens], dim=1) != PADDING

@@ -19,7 +19,10 @@ def computing_in(
 ) -> AbstractContextManager[object]:
     """Matrix products of ``dtype`` in here; None leaves everything as it is.
 
-    keep: weights once converted stay until the end, half as much memory again: for generation, which uses each of them
-    token after token. In training a weight is used once or twice, and converted each time.
+    Args:
+        dtype: of matrix products.
+        device: where they are computed.
+        keep: weights once converted stay until the end, half as much memory again: for generation, which uses each of
+            them token after token. In training a weight is used once or twice, and converted each time.
     """
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=keep)

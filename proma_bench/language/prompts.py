@@ -13,7 +13,13 @@ from proma_bench.tasks.questions import Question
 
 @runtime_checkable
 class Prompting(Protocol):
-    """prefix: tokens that every prompt begins with. stop_token_ids: those that end an answer."""
+    """How questions become prompts.
+
+    Attributes:
+        tokenizer: from text to tokens and back.
+        prefix: tokens that every prompt begins with.
+        stop_token_ids: tokens that end an answer.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     prefix: list[int]
@@ -37,13 +43,22 @@ class Line:
 class Chat:
     """The question as a user's message, by the tokenizer's own template.
 
-    instruction: what the message ends with. thinking: handed to the template, which may know of it or not.
+    Args:
+        instruction: what the message ends with.
+        thinking: handed to the template, which may know of it or not.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, instruction: str, thinking: bool, stop_token_ids: Collection[int] = ()
     ) -> None:
-        """stop_token_ids: besides the tokenizer's own. Raises UsageError for a tokenizer without a template."""
+        """Look for the template and for the tokens that end an answer.
+
+        Args:
+            stop_token_ids: besides the tokenizer's own.
+
+        Raises:
+            UsageError: the tokenizer has no template.
+        """
         if tokenizer.chat_template is None:
             raise UsageError("the model's tokenizer has no chat template; --few-shot 4 asks in plain text")
         self.tokenizer, self.prefix = tokenizer, list[int]()
@@ -76,7 +91,12 @@ class FewShot:
         template: str,
         stop_token_ids: Collection[int] = (),
     ) -> None:
-        """examples: questions with their answers. stop_token_ids: besides the tokenizer's own and new lines."""
+        """Write the solved examples out, once.
+
+        Args:
+            examples: questions with their answers.
+            stop_token_ids: besides the tokenizer's own and new lines.
+        """
         shown = [
             _filled(template, question=" ".join(question.split()), answer=" ".join(answer.split()))
             for question, answer in examples

@@ -32,7 +32,13 @@ class TrainedTokens(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, hidden: Float[Tensor, "B T hidden"], head: nn.Linear, dtype: torch.dtype | None = None) -> None:
-        """dtype: see `precision`."""
+        """Distributions of the tokens that follow these states.
+
+        Args:
+            hidden: the states that the head turns into logits.
+            head: the language model's head.
+            dtype: see `precision`.
+        """
         super().__init__(batch_shape=hidden.shape[:2], validate_args=False)
         self.hidden, self.head, self._dtype = hidden, head, dtype
 

@@ -1,6 +1,6 @@
 """A supervised start for a model that knows nothing, from a teacher who is often wrong.
 
-Half of the demonstrations are wrong, drawn anew every time. The model learns what its teacher knows, and to doubt it:
+Half of the demonstrations are wrong, drawn again every time. The model learns what its teacher knows, and to doubt it:
 its most likely answer is better than the answers that it samples. What is left to reinforcement is what imitation of a
 flawed teacher cannot give. The learning rate falls to zero, or reinforcement's first gain would be no more than
 the recovery from a noisy last step.
@@ -40,8 +40,10 @@ def warm_start(
 ) -> None:
     """Give the model the weights of the warm start, which is trained only where the cache lacks it.
 
-    Processes that want the same one wait for the first of them. Raises UsageError for a task whose questions have no
-    answers to imitate.
+    Processes that want the same one wait for the first of them.
+
+    Raises:
+        UsageError: the task's questions have no answers to imitate.
     """
     settings = {
         "task": [task.name, POOL, len(task.validation)],

@@ -15,8 +15,11 @@ Advantages = Callable[[Tensor, int], Tensor]
 def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: float = 1e-6) -> Float[Tensor, " B"]:
     """``(r - mean) / (std + epsilon)`` within each group of neighbours; zeros where a group's rewards are all equal.
 
-    The standard deviation is the population's, so that a group of one is defined (and zero). Raises ValueError when
-    the rewards do not make whole groups. (GRPO: Shao et al., arXiv 2402.03300, section 4.1.)
+    The standard deviation is the population's, so that a group of one is defined (and zero). (GRPO: Shao et al., arXiv
+    2402.03300, section 4.1.)
+
+    Raises:
+        ValueError: the rewards do not make whole groups.
     """
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")

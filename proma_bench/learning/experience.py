@@ -30,15 +30,18 @@ PADDING = -1
 class Experience:
     """What a policy saw, did and got.
 
-    observations: what the policy's ``distribution`` takes; the first axis is the rows' first.
-    actions: what it chose, in the shape that the distribution's ``log_prob`` takes.
-    old_log_probs: their log-probabilities when they were sampled, [*rows].
-    rewards: one per sequence, [B].
-    advantages: likewise; NaN until a method has given them.
-    sequence_ids, mask: see the module's layouts.
-    flags: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length limit).
-    sampler_gaps: where something else than the policy sampled, the sum over each sequence of how far its log-probs were
-        from ``old_log_probs``, [B].
+    Attributes:
+        observations: what the policy's ``distribution`` takes; the first axis is the rows' first.
+        actions: what it chose, in the shape that the distribution's ``log_prob`` takes.
+        old_log_probs: their log-probabilities when they were sampled, [*rows].
+        rewards: one per sequence, [B].
+        advantages: likewise; NaN until a method has given them.
+        sequence_ids: the sequence of each row, see the module's layouts.
+        mask: which rows are real, see the module's layouts.
+        flags: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length
+            limit).
+        sampler_gaps: where something else than the policy sampled, the sum over each sequence of how far its log-probs
+            were from ``old_log_probs``, [B].
     """
 
     observations: Shaped[Tensor, "..."]

@@ -33,8 +33,12 @@ def optimizer_step(
     What a row weighs (``config.loss_aggregation``) does not depend on the microbatch that it is in. With ``proma`` the
     running gradient is projected before each microbatch is added; without, gradients add up plainly. Where that is
     faster, PROMA takes several microbatches in one backward pass, with the same result.
-    Returns ``grad_norm`` and, of PROMA, what the projection did (None otherwise). Raises RunError before the weights
-    change when an objective is not finite.
+
+    Returns:
+        ``grad_norm``, and what the projection did (None without one).
+
+    Raises:
+        RunError: an objective is not finite, or the memory does not suffice. The weights have not changed then.
     """
     objective_function = METHODS[config.method].objective_function
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
@@ -89,7 +93,10 @@ def _weights(experience: Experience, config: RunConfig, rows: int, sequences: in
 def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None) -> Iterator[Experience]:
     """What goes through one backward pass each: a microbatch, or for PROMA on a small policy several.
 
-    rows: the mean number of a sequence.
+    Args:
+        microbatches: of one optimizer step.
+        rows: the mean number per sequence.
+        proma: what projects, if anything does.
     """
     if proma is None:
         yield from microbatches

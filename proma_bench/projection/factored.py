@@ -18,14 +18,20 @@ def intra(
 ) -> Float[Tensor, "o i"]:
     """Intra-PROMA for the weight of a linear layer: ``g - U U' g V V'``, to be added plainly to what there is.
 
-    gradient: the microbatch's policy gradient ``g``, a combination of the rows' outer products. output_grads, inputs:
-    those rows, with the output gradients of the log-probs, *without* advantages, as in ``S_i``. ``U`` and ``V`` are
-    their `dominant_directions`; rows whose output gradient is zero up to rounding (padding, say) count for neither.
-    Where neither side has more than ``rank`` independent directions, nothing is left.
-
     This is our reading of the abstract of versions 3 and 4 of the paper, which is all that we have of them: "a factored
     projection using dominant subspaces of activations and gradient outputs, applied independently within each
     microbatch". As no microbatch meets another, it does not matter on which process one runs.
+
+    Args:
+        gradient: the microbatch's policy gradient ``g``, a combination of the rows' outer products.
+        output_grads: the output gradients of the log-probs, *without* advantages, as in ``S_i``. ``U`` has their
+            `dominant_directions`.
+        inputs: the inputs of those rows. ``V`` has their `dominant_directions`. Rows whose output gradient is zero up
+            to rounding (padding, say) do not count.
+        rank: the number of directions on either side. Where neither side has more independent ones, nothing is left.
+
+    Returns:
+        What is left of the gradient.
     """
     left, core, right = dominant_part(gradient, output_grads, inputs, rank)
     return gradient - left @ core @ right.T

@@ -24,9 +24,11 @@ from proma_bench.projection.solve import normalise, rank_tolerance
 class Removals(NamedTuple):
     """What M successive microbatches take out of the running gradients of P tensors.
 
-    coefficients: of the N sequences; ``sum_i (advantages_i - coefficients_i) S_i`` is what all of them add.
-    norm, clamped: the norm of what each microbatch removes, and whether its clamp was active.
-    overlap: of each sequence with the running gradient that its microbatch found.
+    Attributes:
+        coefficients: of the N sequences; ``sum_i (advantages_i - coefficients_i) S_i`` is what all of them add.
+        norm: of what each microbatch removes.
+        clamped: whether its clamp was active.
+        overlap: of each sequence with the running gradient that its microbatch found.
     """
 
     coefficients: Float[Tensor, "P N"]
@@ -44,9 +46,17 @@ def successive_removals(
 ) -> Removals:
     """``ceil(N / size)`` steps of PROMA in coefficient space, for P tensors at once.
 
-    gram, overlap: of all N sequences, in order, and with the running gradients before the first microbatch (zero
-    where there is none yet: then the first step removes nothing, as it must). Sums over the earlier microbatches are
-    taken in the type of the Gram matrix, everything within a microbatch in float64.
+    Args:
+        gram: of all N sequences, in order. Sums over the earlier microbatches are taken in its type, everything within
+            a microbatch in float64.
+        overlap: with the running gradients before the first microbatch; zero where there is none yet, so that the
+            first step removes nothing, as it must.
+        advantages: of all N sequences.
+        size: sequences per microbatch.
+        config: how to project.
+
+    Returns:
+        What all of the steps remove.
     """
     sequences = overlap.shape[1]
     if sequences <= size:

@@ -18,8 +18,11 @@ from proma_bench.report.table import summary_table
 def report(root: Path, console: Console) -> Path:
     """Print a table for each tier found under ``root`` and the claims, and return the path of ``root/report.html``.
 
-    Beside it go ``claims.json`` and ``plots/TIER.png``. Raises UsageError when there is nothing to report, RunError
-    when nothing of it can be used.
+    Beside it go ``claims.json`` and ``plots/TIER.png``.
+
+    Raises:
+        UsageError: there is nothing to report.
+        RunError: nothing of it can be used.
     """
     reading = read_runs(root)
     tiers = [tier for tier in evaluate(reading.runs) if any(run.metrics for run in tier.comparable.members)]

@@ -56,7 +56,7 @@ def final_score(ours: Sequence[Run], theirs: Sequence[Run], criteria: Criteria) 
 
 
 def mean_of_steps(metric: str) -> Measure:
-    """Step by step, meaned over the steps."""
+    """Step by step, averaged over the steps."""
 
     def measure(ours: Sequence[Run], theirs: Sequence[Run], criteria: Criteria) -> float:
         (mine,), (other,) = ours, theirs
@@ -68,7 +68,7 @@ def mean_of_steps(metric: str) -> Measure:
 
 
 def at_equal_score(metric: str) -> Measure:
-    """Score by score, meaned over the scores that both reach."""
+    """Score by score, averaged over the scores that both reach."""
     return lambda ours, theirs, criteria: difference_at_equal_score(ours, theirs, metric, criteria)
 
 

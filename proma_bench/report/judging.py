@@ -48,7 +48,9 @@ class ClaimResult:
 class TierClaims:
     """All results on one tier, how they were judged, and what to know when reading them.
 
-    rate: the learning rate of the same-settings protocol; rates: those of the frontier; None and empty without pairs.
+    Attributes:
+        rate: the learning rate of the same-settings protocol.
+        rates: those of the frontier; None and empty without pairs.
     """
 
     comparable: Comparable

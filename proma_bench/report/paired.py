@@ -66,7 +66,9 @@ def estimate(differences: Sequence[float], criteria: Criteria) -> Estimate:
 class Comparable:
     """The runs of one tier that differ in method, learning rate and seed only; and why others are left out.
 
-    members: all of them, unfinished ones as well; runs: the finished ones, by method, learning rate and seed.
+    Attributes:
+        members: all of them, unfinished ones as well.
+        runs: the finished ones, by method, learning rate and seed.
     """
 
     title: str

@@ -28,7 +28,12 @@ class Reading:
 
 
 def read_runs(root: Path) -> Reading:
-    """Read every run under ``root``. Raises UsageError when there is none, RunError when none can be used."""
+    """Read every run under ``root``.
+
+    Raises:
+        UsageError: there is none.
+        RunError: none can be used.
+    """
     runs: list[Run] = []
     problems: list[str] = []
     unknown: set[str] = set()
@@ -62,7 +67,11 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def _checked(run: Run) -> Run:
-    """The run itself. Raises RunError for values of a wrong type or size."""
+    """The run itself.
+
+    Raises:
+        RunError: a value has a wrong type or size.
+    """
     for problem in _problems_of(run.config):
         raise RunError(f"{run.path / 'config.json'}: {problem}")
     for number, metrics in enumerate(run.metrics, start=1):

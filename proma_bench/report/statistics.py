@@ -67,7 +67,8 @@ class Cell:
 def cells(runs: Sequence[Run]) -> list[Cell]:
     """The runs by tier, method and learning rate. Unfinished runs are left out where a cell has finished ones.
 
-    Raises UsageError when no run has recorded a step.
+    Raises:
+        UsageError: no run has recorded a step.
     """
     started = sorted((run for run in runs if run.metrics), key=_order)
     if not started:

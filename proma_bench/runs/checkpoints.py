@@ -29,7 +29,8 @@ KEPT = 2
 def save(folder: Path, training: Training) -> None:
     """Write a checkpoint of the training's present step and drop all but the last two.
 
-    Raises OSError when it cannot be written; the earlier ones are untouched then.
+    Raises:
+        OSError: it cannot be written; the earlier ones are untouched then.
     """
     unfinished = folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)

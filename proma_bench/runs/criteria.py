@@ -59,7 +59,11 @@ def to_json(criteria: Criteria) -> dict[str, Any]:
 
 
 def from_json(stored: object) -> Criteria:
-    """The criteria that `to_json` stored. Raises UsageError when they are none."""
+    """The criteria that `to_json` stored.
+
+    Raises:
+        UsageError: what is stored are no criteria.
+    """
     if not isinstance(stored, dict) or stored.keys() != {field.name for field in fields(Criteria)}:
         raise UsageError(f"not criteria with {', '.join(field.name for field in fields(Criteria))}")
     counts = {"min_pairs", "resamples", "smoothing", "levels"}

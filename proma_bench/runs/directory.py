@@ -50,7 +50,11 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run's directory. Raises RunError when a file in it is not what it should be."""
+    """Read a run's directory.
+
+    Raises:
+        RunError: a file in it is not what it should be.
+    """
     config = read_json(path / "config.json")
     if config.get("format") != FORMAT:
         raise RunError(
@@ -85,7 +89,11 @@ def read_metrics(path: Path) -> list[Metrics]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises RunError when the file is not one."""
+    """A JSON object.
+
+    Raises:
+        RunError: the file is not one.
+    """
     try:
         stored = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -102,8 +110,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
     """Hold a directory for a run, alone, from here to the end of the ``with`` block.
 
-    Raises UsageError, before anything changes, when the directory holds a different run, or this one already and
-    ``resume`` is not set, or another process is at work in it.
+    Raises:
+        UsageError: the directory holds a different run, or holds this one already and ``resume`` is not set, or another
+            process is at work in it. Nothing has changed then.
     """
     _require_free(path, config, resume)
     path.mkdir(parents=True, exist_ok=True)

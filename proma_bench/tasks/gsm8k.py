@@ -59,7 +59,11 @@ class GSM8K:
     name = "gsm8k"
 
     def __init__(self, source: str | Path | None, validation_questions: int) -> None:
-        """Raises UsageError for a source that is missing, damaged or too small."""
+        """Read the training file.
+
+        Raises:
+            UsageError: the source is missing, damaged or too small.
+        """
         self._source = source
         questions = _questions(_rows(source, "train"))
         if len(questions) <= validation_questions:
@@ -71,7 +75,11 @@ class GSM8K:
 
     @cached_property
     def test(self) -> list[Question]:
-        """Raises UsageError for a test file that is missing or damaged."""
+        """The test questions, without those that are in the training file, too.
+
+        Raises:
+            UsageError: the test file is missing or damaged.
+        """
         seen = {question.text for question in self.validation + self.training}
         return [question for question in _questions(_rows(self._source, "test")) if question.text not in seen]
 
@@ -144,7 +152,11 @@ def _from_directory(directory: Path, split: Split) -> list[Row]:
 
 
 def _row(line: bytes, place: str) -> Row:
-    """A line's question and answer. Raises UsageError that names the place."""
+    """A line's question and answer.
+
+    Raises:
+        UsageError: the line is no such thing; the message names the place.
+    """
     if len(line) > LONGEST_LINE:
         raise UsageError(f"{place}: longer than {LONGEST_LINE:,} bytes")
     try:

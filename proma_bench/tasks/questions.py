@@ -8,7 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Question:
-    """text: what is asked. entry: the library's record of it."""
+    """A question.
+
+    Attributes:
+        text: what is asked.
+        entry: the library's record of it.
+    """
 
     text: str
     entry: dict[str, Any]

@@ -39,11 +39,16 @@ class Task:
         shortened: bool = True,
         numbers_apart: bool = False,
     ) -> None:
-        """Raises UsageError for an unknown task, or one with too few distinct questions.
+        """Draw the questions.
 
-        options: the library's settings of the task; None is a difficulty for a very small model.
-        shortened: leave out the words that all questions begin and end with.
-        numbers_apart: no training question has the same numbers as a validation question, in whatever order.
+
+        Args:
+            options: the library's settings of the task; None is a difficulty for a very small model.
+            shortened: leave out the words that all questions begin and end with.
+            numbers_apart: no training question has the same numbers as a validation question, in whatever order.
+
+        Raises:
+            UsageError: the task is unknown, or has too few distinct questions.
         """
         require_known("task", name, DATASETS)
         self.name = name

@@ -19,9 +19,10 @@ from proma_bench.testing.strategies import ProjectionProblem, projection_problem
 class Finding:
     """What became of one promise.
 
-    invariant: the function of `proma_bench.testing` that states it.
-    failure: how the counterexample breaks it, in words; None where the promise holds.
-    counterexample: a small input that breaks it; None where the promise holds.
+    Attributes:
+        invariant: the function of `proma_bench.testing` that states it.
+        failure: how the counterexample breaks it, in words; None where the promise holds.
+        counterexample: a small input that breaks it; None where the promise holds.
     """
 
     invariant: Invariant

@@ -30,7 +30,7 @@ def vllm_sampler(model, ends, max_new_tokens, context_length):
 
 
 def smollm2(tmp_path_factory):
-    """The directory of a model of 135 million parameters: PROMA_BENCH_SMOLLM2, or made anew. Skips without either.
+    """The directory of a model of 135 million parameters: PROMA_BENCH_SMOLLM2, or made now. Skips without either.
 
     Also without vLLM, before a model is made that nobody would use.
     """

@@ -267,7 +267,7 @@ def test_a_training_pass_that_does_not_fit_names_the_settings_to_change(model, m
         ("--task chain_sum --data x", "data must be left out unless the task is gsm8k"),
         ("--task chain_sum --evaluate test", "--evaluate test is for GSM8K"),
         ("--data nowhere", "no file nowhere/train.jsonl"),
-        ("--data synthetic --model nowhere/at-all", "the model nowhere/at-all is neither in "),
+        ("--data synthetic --model nowhere/at-all", "the model nowhere/at-all is not in "),
         ("--data synthetic --model MODEL --max-prompt-tokens 0", "max_prompt_tokens must be at least 1"),
     ],
 )

@@ -16,9 +16,9 @@ from proma_bench.backward.layout import Layout
 def generic(
     module: nn.Module, inputs: tuple[Any, ...], grad_output: Tensor, layout: Layout
 ) -> dict[str, SequenceGrads]:
-    """One gradient a row of the leading axes, summed over the rows of each sequence.
+    """One gradient per row of the leading axes, summed over the rows of each sequence.
 
-    Costs a forward and a backward pass of the module and the memory of one parameter gradient a row.
+    Costs a forward and a backward pass of the module and the memory of one parameter gradient per row.
     """
     plain, parameters = without_hooks(module), trainable(module)
     axes = layout.row_axes

@@ -24,5 +24,9 @@ class PROMAConfig(GRPOConfig):  # type: ignore[misc]  # without its package, Any
 
     @property
     def projection_config(self) -> ProjectionConfig:
-        """The same for `Proma`. Raises ValueError for a value out of range."""
+        """The same for `Proma`.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
         return projection_config(self)

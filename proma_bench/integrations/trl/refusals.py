@@ -1,8 +1,8 @@
 """What `PROMATrainer` refuses, and why.
 
-The update is a combination of the sequences' log-prob gradients, with coefficients found layer by layer. A term of the
-loss with another gradient has no place in it, nor has what hides the running gradient. A setting that would be without
-effect is refused, too, rather than ignored.
+The update is a combination of the sequences' log-prob gradients, with coefficients found layer by layer. Terms of the
+loss with another gradient are refused, and so is whatever hides the running gradient. A setting that would have no
+effect is refused, too, and not ignored.
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
     at positions of the step's last microbatch), ``removed_ratio`` and ``clamped`` (the mean over tensors, microbatches
     and processes), and no clip ratios. ``loss`` is the mean negative log-prob of sampled tokens.
 
-    Raises ValueError for a setting whose gradient is no combination of the sequences' gradients, for layers that
-    `Proma` does not cover and for ways of distribution that hide the running gradient.
+    Raises:
+        ValueError: a setting's gradient is no combination of the sequences' gradients, `Proma` does not cover a layer,
+            or the way of distribution hides the running gradient.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "proma"]  # for the model card, as is the rest

@@ -20,9 +20,11 @@ Prompts = Sequence[Sequence[int]]
 class Rollout:
     """Answers to Q prompts, R = Q x samples of them, those of one prompt side by side.
 
-    prompts: [R, P], padded on the left. answers: [R, T], padded on the right, the token that ended an answer included.
-    log_probs: of the answers' tokens when they were drawn, 0 where padded.
-    finished: whether the answer ended by itself; the others were cut off.
+    Attributes:
+        prompts: [R, P], padded on the left.
+        answers: [R, T], padded on the right, the token that ended an answer included.
+        log_probs: of the answers' tokens when they were drawn, 0 where padded.
+        finished: whether the answer ended by itself; the others were cut off.
     """
 
     prompts: Int[Tensor, "R P"]

@@ -33,7 +33,15 @@ class HuggingFaceSampler:
         sequences_at_once: int = 512,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """stop_token_ids: end an answer. max_new_tokens: where answers are cut off. dtype: see `precision`."""
+        """A sampler for a model.
+
+        Args:
+            model: what samples.
+            stop_token_ids: tokens that end an answer.
+            max_new_tokens: where answers are cut off.
+            sequences_at_once: in one batch, as far as the memory allows.
+            dtype: see `precision`.
+        """
         self.model, self.max_new_tokens = model, max_new_tokens
         self._stop_token_ids = torch.tensor(sorted(stop_token_ids))
         self._at_once, self._dtype = sequences_at_once, dtype
@@ -42,7 +50,8 @@ class HuggingFaceSampler:
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
         """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
 
-        Raises RunError where the memory does not suffice for the answers to a single prompt.
+        Raises:
+            RunError: the memory does not suffice for the answers to a single prompt.
         """
         self.model.eval()  # in training mode, one that checkpoints would not use its cache
         device, shared = self.model.device, _shared_tokens(prompts)
@@ -83,7 +92,11 @@ class HuggingFaceSampler:
     def _answers(
         self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
     ) -> tuple[Int[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """start: the cache of what comes before the prompts."""
+        """Answers to the prompts of one batch, with the log-probs of their tokens.
+
+        Args:
+            start: the cache of what comes before the prompts.
+        """
         rows, stops = len(prompts) * samples, self._stop_token_ids.to(prompts.device)
         answers = prompts.new_full((rows, self.max_new_tokens), PADDING)
         log_probs = torch.zeros(answers.shape, device=prompts.device)

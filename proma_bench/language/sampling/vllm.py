@@ -42,10 +42,16 @@ class VLLMSampler:
     ) -> None:
         """Starts the engine, unless the process has it: seconds on a CPU, and on a GPU more.
 
-        stop_token_ids: end an answer. max_new_tokens: where answers are cut off. context_length: of a prompt and the
-        longest answer together. gpu_memory_utilization: the share of a GPU's memory that the engine takes to sample.
-        dtype: of the engine, see `precision`; None is the model's.
-        Raises UsageError without vLLM, RunError where the engine does not start.
+        Args:
+            stop_token_ids: tokens that end an answer.
+            max_new_tokens: where answers are cut off.
+            context_length: of a prompt and the longest answer together.
+            gpu_memory_utilization: the share of a GPU's memory that the engine takes to sample.
+            dtype: of the engine, see `precision`; None is the model's.
+
+        Raises:
+            UsageError: vLLM is not installed.
+            RunError: the engine does not start.
         """
         self.model, self.max_new_tokens = model, max_new_tokens
         self._stop_token_ids, self._longest_prompt = sorted(stop_token_ids), context_length - max_new_tokens
@@ -57,7 +63,9 @@ class VLLMSampler:
         """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
 
         Every prompt has a seed of its own: its answers do not depend on what is sampled beside it, but for rounding.
-        Raises UsageError for a prompt that leaves no room for the longest answer.
+
+        Raises:
+            UsageError: a prompt leaves no room for the longest answer.
         """
         longest = max(map(len, prompts))
         if longest > self._longest_prompt:
@@ -96,7 +104,7 @@ class VLLMSampler:
         weights = iter(self.model.state_dict().items())
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._engine.reset_prefix_cache():
-            raise RunError("vLLM still works on answers that were interrupted; start anew")
+            raise RunError("vLLM still works on answers that were interrupted; start the run again")
 
 
 @contextlib.contextmanager

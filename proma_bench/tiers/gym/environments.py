@@ -43,8 +43,13 @@ Act = Callable[[Tensor], Tensor]
 class Episodes:
     """B whole episodes of N steps in all, one after another, each in order of time.
 
-    sequence_ids: the episode of every step; returns: the sum of an episode's rewards, undiscounted;
-    terminated, truncated: how it ended (an environment may report both at once).
+    Attributes:
+        observations: encoded.
+        actions: as the policy chose them.
+        sequence_ids: the episode of every step.
+        returns: the sum of an episode's rewards, undiscounted.
+        terminated: whether the task was over.
+        truncated: whether the time limit was reached (an environment may report both at once).
     """
 
     observations: Float[Tensor, "N features"]
@@ -59,7 +64,11 @@ class Environments(gymnasium.vector.SyncVectorEnv):
     """Copies of one environment that are played to the end of their episodes; the finished ones drop out."""
 
     def __init__(self, config: GymConfig, count: int) -> None:
-        """Raises UsageError as :func:`make` does, and for spaces other than Box and Discrete."""
+        """Make the copies.
+
+        Raises:
+            UsageError: the environment cannot be made (see `make`), or has spaces other than Box and Discrete.
+        """
         probe = make(config)
         self.encoder, self.decoder = Encoder(probe, config.env), Decoder(probe, config.env)
         probe.close()
@@ -164,8 +173,8 @@ def _require_supported(name: str, role: str, space: Space) -> None:
 def make(config: GymConfig) -> gymnasium.Env:
     """The environment that the config names.
 
-    Raises UsageError for a name that is not registered, a package that is not installed and an option that the
-    environment does not have.
+    Raises:
+        UsageError: the name is not registered, a package is not installed, or the environment does not have an option.
     """
     options = {} if config.slippery else {"is_slippery": False}
     limit = config.max_episode_steps

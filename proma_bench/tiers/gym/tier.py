@@ -30,7 +30,11 @@ class Gym:
     """Two sets of environments: one that a batch is played in, one for validation."""
 
     def __init__(self, config: GymConfig) -> None:
-        """Raises UsageError for an environment that is not there, cannot be made, or has unsupported spaces."""
+        """Make the environments.
+
+        Raises:
+            UsageError: the environment does not exist, cannot be made, or has unsupported spaces.
+        """
         self.config = config
         self.training = Environments(config, config.initial_states * config.group_size)
         self.validation = Environments(config, config.validation_episodes)

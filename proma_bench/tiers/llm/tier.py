@@ -36,7 +36,11 @@ class LLM:
     """A model, a task, and how the one is asked about the other."""
 
     def __init__(self, config: LLMConfig) -> None:
-        """Raises UsageError for a task, data or a tokenizer that cannot be had."""
+        """Read the task and the tokenizer.
+
+        Raises:
+            UsageError: the task, the data or the tokenizer cannot be loaded.
+        """
         self.config = config
         self.task = questions(config)
         is_tiny = config.model == TINY
@@ -70,7 +74,11 @@ class LLM:
         return self.answers.scores(self._sampler_of(policy), self.config.validation_samples)
 
     def test(self, policy: LanguagePolicy) -> dict[str, float | None]:
-        """The scores on the test set. Raises UsageError for a task that has none."""
+        """The scores on the test set.
+
+        Raises:
+            UsageError: the task has none.
+        """
         if not isinstance(self.task, GSM8K):
             raise UsageError(f"the task {self.task.name} has no test set; its validation problems are never trained on")
         return self.answers.scores(self._sampler_of(policy), self.config.validation_samples, self.task.test)
@@ -125,7 +133,11 @@ def _share_of_gpu(policy: LanguagePolicy) -> float:
 
 
 def questions(config: LLMConfig) -> Task | GSM8K:
-    """The task's problems. Raises UsageError where they cannot be had."""
+    """The task's problems.
+
+    Raises:
+        UsageError: they cannot be loaded.
+    """
     count = config.validation_questions
     if config.task == "gsm8k":
         return GSM8K(config.data, count)

@@ -27,7 +27,11 @@ class Transformer:
     """A task, a tokenizer, and the model that all runs begin with."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        """Raises UsageError for a task that is unknown or cannot be made. Makes the warm start where there is none."""
+        """Draw the questions; make the warm start where the cache lacks it.
+
+        Raises:
+            UsageError: the task is unknown or cannot be made.
+        """
         self.config = config
         tokenizer = byte_tokenizer()
         self.task = Task(config.task, config.validation_questions)
