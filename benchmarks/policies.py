@@ -71,7 +71,7 @@ def gym(settings: Settings) -> Small:
 
 
 def tiny_qwen3(settings: Settings) -> Small:
-    """A Qwen3 of 0.8 million parameters on 8 × 20 tokens a microbatch."""
+    """A Qwen3 of 0.8 million parameters on 8 × 20 tokens per microbatch."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     from transformers import Qwen3ForCausalLM
@@ -93,8 +93,8 @@ CASES = (
 def contenders(small: Small) -> dict[str, Callable[[], None]]:
     """One optimizer step with REINFORCE and with PROMA, at microbatches of 8.
 
-    PROMA takes one backward pass a microbatch, or one for all of them ("virtual microbatches"); and the latter with the
-    statistics that a training run records.
+    PROMA takes one backward pass per microbatch, or one for all of them ("virtual microbatches"), or the latter with
+    the statistics that a training run records.
     """
     steps = {"REINFORCE": _reinforce(small)}
     for method in ("iterative", "exact"):

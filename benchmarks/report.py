@@ -7,7 +7,6 @@ one is stored. A case that several files hold is taken from the newest.
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from benchmarks import plots, tables
 from benchmarks.published import RESULTS, infos, stored_files
+from docs.marked import between_markers
 
 HOME = Path(__file__).parent
 PAGE, README, PLOTS = HOME / "README.md", HOME.parent / "README.md", HOME / "plots"
@@ -70,15 +70,6 @@ def write(results: list[Results], page: Path = PAGE, readme: Path = README, plot
     return said
 
 
-def between_markers(text: str, marker: str, content: str) -> str | None:
-    """The text with other content between its two markers; None if it has no such markers."""
-    opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    pattern = re.compile(re.escape(opening) + ".*?" + re.escape(closing), re.DOTALL)
-    if not pattern.search(text):
-        return None
-    return pattern.sub(lambda _: f"{opening}\n\n{content}\n\n{closing}", text, count=1)
-
-
 # ---------------------------------------------------------------------------------------------------------- pages
 
 
@@ -117,8 +108,8 @@ def _backward(found: Results, picture: Any) -> list[str]:
         tables.overhead(cases),
         link,
         f"In the engine, exact takes {tables.exact_over_iterative(cases)} times as long as iterative.",
-        "Which way the engine took (`proma_bench/sequence_grads/cost.py`):",
-        tables.ways(cases),
+        "How the engine measured (`proma_bench/backward/cost.py`):",
+        tables.gram_methods(cases),
     ]
     for info in cases:
         if not info["layer"]:
@@ -174,7 +165,7 @@ def _throughput(found: Results, _: Any) -> list[str]:
         return []
     return [
         "#### The tiers",
-        "Optimizer steps a second, sampling, metrics and evaluation included (time in times of REINFORCE's).",
+        "Optimizer steps per second, sampling, metrics and evaluation included (time in times of REINFORCE's).",
         tables.throughput(cases),
     ]
 
@@ -183,11 +174,11 @@ def _sampling(found: Results, _: Any) -> list[str]:
     parts = []
     if cases := found.suite("sampling"):
         about = (
-            "The tiny Qwen3, 8 answers of 16 tokens to each prompt of 12; generated tokens a second, time in times of"
+            "The tiny Qwen3, 8 answers of 16 tokens to each prompt of 12; generated tokens per second, time in times of"
         )
         parts += ["#### Samplers", f"{about} the naive loop's.", tables.rates(cases)]
     if cases := found.suite("environments"):
-        parts += ["Environment steps a second, time in times of the plain loop's.", tables.rates(cases)]
+        parts += ["Environment steps per second, time in times of the plain loop's.", tables.rates(cases)]
     return parts
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from proma_bench.report.markdown import markdown_table
+
 Info = dict[str, Any]
 MEBIBYTE = 2**20
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; all columns but the first are aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def overhead(infos: Sequence[Info], *, quartiles: bool = True) -> str:
-    """One row a case, one column a contender: the ratio to the baseline."""
+    """One row per case, one column per contender: the ratio to the baseline."""
     baseline = infos[0]["baseline"]
     names = list(dict.fromkeys(name for info in infos for name in info["contenders"] if name != baseline))
     header = ["", f"{baseline}, ms", *names]
@@ -25,17 +21,17 @@ def overhead(infos: Sequence[Info], *, quartiles: bool = True) -> str:
         entries = info["contenders"]
         cells = [ratio(entries[name], quartiles=quartiles) if name in entries else "" for name in names]
         rows.append([title(info), f"{1e3 * entries[baseline]['seconds']:.3g}", *cells])
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def rates(infos: Sequence[Info]) -> str:
-    """One row a case and contender: how much a second, and the ratio of the times."""
+    """One row per case and contender: how much per second, and the ratio of the times."""
     rows = [
         [title(info), name, f"{rate:,}", ratio(info["contenders"][name])]
         for info in infos
         for name, rate in info["rates"].items()
     ]
-    return markdown(["", "", "a second", "time"], rows)
+    return markdown_table(["", "", "per second", "time"], rows)
 
 
 def exact_over_iterative(infos: Sequence[Info]) -> str:
@@ -45,15 +41,15 @@ def exact_over_iterative(infos: Sequence[Info]) -> str:
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
-def ways(infos: Sequence[Info]) -> str:
-    """Which way the engine took, by case and parameter; parameters that went the same way share a row."""
+def gram_methods(infos: Sequence[Info]) -> str:
+    """How the engine measured, by case and parameter; parameters that were measured alike share a row."""
     rows = []
     for info in infos:
         parameters: dict[str, list[str]] = {}
-        for parameter, way in info["ways"].items():
-            parameters.setdefault(way, []).append(f"`{parameter}`")
-        rows += [[title(info), way, ", ".join(sorted(names))] for way, names in parameters.items()]
-    return markdown(["", "way", "parameters"], rows).replace("---:", "---")
+        for parameter, method in info["gram_methods"].items():
+            parameters.setdefault(method, []).append(f"`{parameter}`")
+        rows += [[title(info), method, ", ".join(sorted(names))] for method, names in parameters.items()]
+    return markdown_table(["", "Gram matrix by", "parameters"], rows, numbers=False)
 
 
 def hotspots(info: Info) -> str:
@@ -64,7 +60,7 @@ def hotspots(info: Info) -> str:
         [f"`{name}`", *(f"{1e3 * spent[name]:.3g}" if name in spent else "" for spent in (plain, ours))]
         for name in names
     ]
-    return markdown(["operator", *(f"{name}, ms" for name in info["hotspots"])], rows)
+    return markdown_table(["operator", *(f"{name}, ms" for name in info["hotspots"])], rows)
 
 
 def memory(infos: Sequence[Info]) -> str:
@@ -79,11 +75,11 @@ def memory(infos: Sequence[Info]) -> str:
         ]
         for info in infos
     ]
-    return markdown(["MiB", "limit of the workspace", "plain autograd", *names], rows)
+    return markdown_table(["MiB", "limit of the workspace", "plain autograd", *names], rows)
 
 
 def throughput(infos: Sequence[Info]) -> str:
-    """Optimizer steps a second, by tier and method."""
+    """Optimizer steps per second, by tier and method."""
     names = list(dict.fromkeys(name for info in infos for name in info["contenders"]))
     rows = []
     for info in infos:
@@ -92,7 +88,7 @@ def throughput(infos: Sequence[Info]) -> str:
             f"{info['steps_per_batch'] / entries[name]['seconds']:.3g} ({entries[name]['ratio']:.2f})" for name in names
         )
         rows.append([info["tier"], *rates])
-    return markdown(["tier", *names], rows)
+    return markdown_table(["tier", *names], rows)
 
 
 def full_size(infos: Sequence[Info]) -> str:
@@ -108,7 +104,7 @@ def full_size(infos: Sequence[Info]) -> str:
         "clamped": ("clamped", ".2f"),
     }
     rows = [[title(info), *(format(info[name], form) for name, (_, form) in columns.items())] for info in infos]
-    return markdown(["", *(heading for heading, _ in columns.values())], rows)
+    return markdown_table(["", *(heading for heading, _ in columns.values())], rows)
 
 
 def projection(info: Info) -> str:
@@ -126,7 +122,7 @@ def projection(info: Info) -> str:
         worst = max((point["errors"][name] for point in points if name in point["errors"]), default=None)
         ratios = (f"{point['contenders'][name]['ratio']:.3g}" for point in points)
         rows.append([name, *ratios, *exponent, "" if worst is None else f"{worst:.0e}"])
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def _point(point: Mapping[str, Any], axis: str | None) -> str:

@@ -57,7 +57,7 @@ def test_overhead(case: Case, compare: Any, settings: Settings) -> None:
         PLAIN,
         sizes=work.sizes,
         layer=work.layer,
-        ways=ways(work, sharing_copy(original)),
+        gram_methods=gram_methods(work, sharing_copy(original)),
         hotspots={
             name: seconds_by_operator(contenders[name], settings.device) for name in (PLAIN, f"PROMA {METHODS[0]}")
         },
@@ -143,7 +143,7 @@ def two_microbatches(original: nn.Module, make: Callable[[nn.Module], Microbatch
     return run
 
 
-def ways(work: Work, module: nn.Module) -> dict[str, str]:
+def gram_methods(work: Work, module: nn.Module) -> dict[str, str]:
     """How the engine measured each parameter; those that differ in the number of their block only are one entry."""
     found: dict[str, set[str]] = {}
     with Proma(module, ProjectionConfig(), record=True) as proma:

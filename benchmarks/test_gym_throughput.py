@@ -1,4 +1,4 @@
-"""Environment steps a second: the Gymnasium tier's sampler against Gymnasium's own vector loop with random actions."""
+"""Environment steps per second: the gym tier's sampler against Gymnasium's own vector loop with random actions."""
 
 from __future__ import annotations
 

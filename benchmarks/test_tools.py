@@ -53,7 +53,7 @@ def stored(folder: Path, ratio: float, date: str = "2026-01-01", form: str = "qu
         "baseline": names[0],
         "contenders": dict.fromkeys(names, timing),
         "layer": True,
-        "ways": {"weight": "rows"},
+        "gram_methods": {"weight": "rows"},
     }
     machine = {"versions": {"torch": "2"}, "threads": 1, "device_name": "a CPU", "dtype": "float32", "python": "3"}
     content = {

@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("*.md", "docs/**/*.md", "docs/*.png", "benchmarks/*.md", "benchmarks/plots/*.png", "tutorials/*.ipynb")
-LINKED = ("proma_bench/**/*.py", "benchmarks/*.py", "tests/**/*.py", "tutorials/*.py", "examples/*.*")
+LINKED = ("proma_bench/**/*.py", "benchmarks/*.py", "tests/**/*.py", "tutorials/*.py", "examples/**/*.*")
 LINK = re.compile(r'href="(\.\.?/[^"#]+)(#[^"]*)?"')
 FORMULA = re.compile(r"<(pre|code|script|style)\b.*?</\1>|\$\$(.+?)\$\$|\$(?![\s\d])([^$<]+?)(?<!\s)\$", re.DOTALL)
 

@@ -18,16 +18,18 @@ from pathlib import Path
 
 import griffe
 
+from docs.marked import between_markers
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import METHODS
 from proma_bench.report.claims import CLAIMS
 from proma_bench.report.judging import ClaimResult
+from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import PROTOCOLS, SYMBOLS, figures
 from proma_bench.tiers import TIERS
 
 HOME = Path(__file__).parent
 PUBLISHED = HOME.parent / "benchmarks" / "results" / "claims"
-TABLE = re.compile(r"<!-- (settings|claims): (\w+) -->.*?<!-- /\1 -->", re.DOTALL)
+MARKER = re.compile(r"<!-- ((settings|claims): (\w+)) -->")
 
 
 def settings(whose: str) -> str:
@@ -41,7 +43,7 @@ def settings(whose: str) -> str:
         if text.startswith(mark) and (mark or " only: " not in text):
             option, defaults = f"--{field.name.replace('_', '-')}", [getattr(tier, field.name) for tier in tiers]
             rows.append((*(f"`{cell}`" for cell in (option, *defaults)), text.removeprefix(mark)))
-    return _table(("setting", *TIERS, ""), rows)
+    return markdown_table(("setting", *TIERS, ""), rows, numbers=False)
 
 
 def claims(baseline: str) -> str:
@@ -60,7 +62,9 @@ def claims(baseline: str) -> str:
             if baseline in (against, "all"):
                 row = [_cell(cells.get((claim.name, against, *column))) for column in columns]
                 rows.append((f"{claim.text} than with {METHODS[against].style.title}", *row))
-    return _table(("with PROMA, ...", *(f"{tier}, {PROTOCOLS[protocol]}" for tier, protocol in columns)), rows)
+    return markdown_table(
+        ("with PROMA, ...", *(f"{tier}, {PROTOCOLS[protocol]}" for tier, protocol in columns)), rows, numbers=False
+    )
 
 
 def _title(result: ClaimResult) -> str:
@@ -73,24 +77,23 @@ def _cell(result: ClaimResult | None) -> str:
     return f"{SYMBOLS[result.verdict]} {result.verdict}, n {result.n}<br>{figures(result)}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-
-
 TABLES: dict[str, Callable[[str], str]] = {"settings": settings, "claims": claims}
 
 
 def filled(page: str) -> str:
-    """The page with its tables as they should be. Raises ValueError for a table of something that does not exist."""
+    """The page with its tables as they should be.
 
-    def table(found: re.Match[str]) -> str:
-        kind, name = found.groups()
+    Raises:
+        ValueError: a marker has no end, or names something that does not exist.
+    """
+    for marker, kind, name in MARKER.findall(page):
         if name not in (*METHODS, "all"):
             raise ValueError(f"no table of {kind} has the name {name}")
-        return f"<!-- {kind}: {name} -->\n\n{TABLES[kind](name)}\n\n<!-- /{kind} -->"
-
-    return TABLE.sub(table, page)
+        replaced = between_markers(page, marker, TABLES[kind](name))
+        if replaced is None:
+            raise ValueError(f"<!-- {marker} --> has no end")
+        page = replaced
+    return page
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 #
 # From the digits bandit of lesson 1: one microbatch of eight sequences, and the running gradient that 64 earlier
 # sequences left, both for one weight matrix of the policy. The literal way to get the gradients is one backward
-# pass a sequence. (Lesson 4 shows how to do without.)
+# pass per sequence. (Lesson 4 shows how to do without.)
 
 
 # %%

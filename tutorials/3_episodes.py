@@ -263,9 +263,9 @@ display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for ver
 #    more for the same score.
 # 2. *How large?* An interval may exclude zero and the difference still be too small to matter. Read the estimate in its
 #    unit.
-# 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps a batch and a policy of
+# 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps per batch and a policy of
 #    two actions, clipping *may* be a strong leash; `clip` is a setting, so you can find out.
-# 4. *Where?* This is CartPole with four microbatches a step. With so few there *may* be little to project; the curves
+# 4. *Where?* This is CartPole with four microbatches per step. With so few there *may* be little to project; the curves
 #    of PROMA and REINFORCE are close. The same table for all tiers is one command away, `proma-bench ladder`.
 #
 # And a row that holds deserves the same questions.

@@ -59,7 +59,7 @@ tokens = torch.randint(VOCABULARY, (SEQUENCES, TOKENS + 1))
 log_probs(policy, tokens)
 
 # %% [markdown]
-# ## Slow and obviously right: one backward pass a sequence
+# ## Slow and obviously right: one backward pass per sequence
 #
 # This is the *oracle* of the lesson: whatever is faster must give the same.
 
@@ -110,7 +110,7 @@ log_probs(policy, tokens).sum().backward()  # one pass, seeded with ones
 handle.remove()
 X, G = seen["X"], seen["G"]
 S = torch.einsum("bto,bti->boi", G, X)  # S_i = G_i' X_i
-print(f"relative error of S against one backward pass a sequence: {relative_error(S, literal):.1e}")
+print(f"relative error of S against one backward pass per sequence: {relative_error(S, literal):.1e}")
 
 # %% [markdown]
 # ## The Gram matrix without any gradient

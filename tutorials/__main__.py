@@ -23,6 +23,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from docs.marked import between_markers
+from proma_bench.report.markdown import markdown_table
+
 HOME = Path(__file__).parent
 README = HOME.parent / "README.md"
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -81,12 +84,15 @@ def _content(cell: NotebookNode) -> tuple[str, str]:
 
 def with_table(readme: str) -> str:
     """The README with the lessons and the question that each answers: its title, and the first line in italics."""
-    rows = ["| lesson | the question that it answers |", "|---|---|"]
+    rows = []
     for source in lessons():
         title, question = re.findall(r"^# # (.*)\n#\n# \*+(.*?)\*+$", source.read_text(), re.MULTILINE)[0]
-        rows.append(f"| [{title}](tutorials/{source.stem}.ipynb) | {question} |")
-    start, end = "<!-- lessons -->\n", "<!-- /lessons -->"
-    return readme[: readme.index(start) + len(start)] + "\n".join(["", *rows, "", readme[readme.index(end) :]])
+        rows.append((f"[{title}](tutorials/{source.stem}.ipynb)", question))
+    table = markdown_table(("lesson", "the question that it answers"), rows, numbers=False)
+    replaced = between_markers(readme, "lessons", table)
+    if replaced is None:
+        raise SystemExit("the README has no <!-- lessons --> ... <!-- /lessons -->")
+    return replaced
 
 
 # ----------------------------------------------------------------------------------------- what tests execute

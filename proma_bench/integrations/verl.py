@@ -156,8 +156,8 @@ def _sequence_advantages(advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B
     answered = mask.any(dim=1)
     if bool((answered & (lowest != highest)).any()):
         raise ValueError(
-            "PROMA needs one advantage a sequence, and those of its tokens differ: set algorithm.adv_estimator to one "
-            "that is constant over an answer, such as grpo or rloo"
+            "PROMA needs one advantage per sequence, and those of its tokens differ: set algorithm.adv_estimator to "
+            "one that is constant over an answer, such as grpo or rloo"
         )
     return torch.where(answered, highest, 0.0)
 
@@ -222,7 +222,7 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
             return None
         lengths = micro_batch["input_ids"].offsets().diff()
         ids = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-        padding = self._get_packed_pad_size(len(ids))  # of actor.pad_to_length; it has no gradient, so its owner does not matter
+        padding = self._get_packed_pad_size(len(ids))  # actor.pad_to_length; without gradient
         return F.pad(ids, (0, padding), value=len(lengths) - 1).unsqueeze(0)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.metrics import METRICS, Column, Metric
+from proma_bench.report.markdown import markdown_table
 from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
 
 
@@ -62,9 +63,8 @@ def ablation_table(config: RunConfig, cells: Mapping[str, Cell], seeds: int) -> 
 def markdown(table: Table) -> str:
     """The table as Markdown, its title above it."""
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    first, *rest = [[cell.replace("\n", " ").replace("\\[", "[") for cell in row] for row in zip(*columns, strict=True)]
-    rules = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join([f"{table.title}", "", *(f"| {' | '.join(row)} |" for row in (first, rules, *rest))])
+    header, *rows = [[cell.replace("\\[", "[") for cell in row] for row in zip(*columns, strict=True)]
+    return f"{table.title}\n\n{markdown_table(header, rows)}"
 
 
 def _shown(metric: Metric, column: Column, cell: Cell) -> str:

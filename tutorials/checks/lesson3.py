@@ -34,7 +34,7 @@ def of_episodes(answer: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         )
         where = "" if order[0] == 0 else " when the steps of different episodes come mixed"
         assert torch.allclose(found, expected), f"Expected {expected.tolist()}, got {found.tolist()}{where}."
-    return "One number a sequence, whatever its length."
+    return "One number per sequence, whatever its length."
 
 
 @exercise

@@ -121,7 +121,7 @@ def tied(answer: Callable[..., tuple[Tensor, Tensor]]) -> str:
         assert not _close(found, suspect), f"Almost: {words}."
     assert _close(found, expected), "K is not the Gram matrix of E_i + H_i."
     assert _close(overlap, (E + H) @ A), "K is right; c must be the overlaps of A with E_i + H_i, both uses."
-    return "Two uses, one tensor, one gradient a sequence."
+    return "Two uses, one tensor, one gradient per sequence."
 
 
 @exercise

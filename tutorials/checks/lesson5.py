@@ -57,7 +57,7 @@ def weights(answer: Callable[[Tensor, str], Tensor]) -> str:
     expected = {"token-mean": real / real.sum(), "sequence-mean": real / lengths / len(MASK)}
     for name, wanted in expected.items():
         found = answer(MASK, name).double()
-        assert found.shape == MASK.shape, f"{name}: one weight a token, {[*MASK.shape]}; yours are {[*found.shape]}."
+        assert found.shape == MASK.shape, f"{name}: one weight per token, {[*MASK.shape]}; yours are {[*found.shape]}."
         assert not found[~MASK].any(), f"{name}: padding weighs nothing."
         total = float(found.sum())
         assert abs(total - 1) < 1e-6, f"{name}: all weights together make 1; yours make {total:.3g}."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NO_RATIO = "PROMA uses no likelihood ratios and clips none"
 _NO_TERM = "the gradient of this term of the loss is no combination of the sequences' log-prob gradients"
 _NO_TOKENS = "weights that differ from token to token change the sequences' gradients themselves"
-_ONLY_A_SHARD = "of a running gradient that is reduced in every microbatch a rank holds only a shard"
+_ONLY_A_SHARD = "where gradients are reduced in every microbatch, a rank holds only a shard of the running gradient"
 _NO_GRADIENT = "it leaves no running gradient in param.grad to project"
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
