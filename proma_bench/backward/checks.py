@@ -20,10 +20,10 @@ def check_rule(
     seq_grads: dict[str, SequenceGrads],
     sequences: int,
 ) -> str | None:
-    """Compare the sum of the sequence gradients with autograd's gradient; what is wrong in words, or None.
+    """Compare the sum of the sequence gradients with autograd's gradient. Returns what is wrong, or None.
 
     This catches a module whose rows are not independent and a rule that is wrong. It waits for the device, so the
-    engine does it once a module.
+    engine does it once per module.
     """
     parameters = {name: value.requires_grad_() for name, value in trainable(module).items()}
     if set(seq_grads) != set(parameters):

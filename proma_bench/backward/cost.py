@@ -6,7 +6,7 @@ Gram matrix ``K``, the overlaps ``c`` and the sum ``A += sum_i u_i S_i``:
     rows    write S out (one batched product), K = S S', c = S A, A += u S
     tokens  K from the products of all pairs of rows, (G G') * (X X'); c = (G A) * X; A += (u G)' X
 
-The constants are rounded from measurements on CPUs; that a choice is a little off costs little.
+The constants are rounded measurements on CPUs. A choice that is slightly wrong costs little.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class _Microbatch:
 
 
 class BackwardEngine:
-    """What the taps of one module report to; `Proma` is its face.
+    """The taps of one module report to it; users see it through `Proma`.
 
     Outside of a microbatch all rows count as one sequence with advantage one, which gives the plain gradient.
     """
@@ -76,7 +76,7 @@ class BackwardEngine:
 
     @contextmanager
     def microbatch(self, advantages: Tensor, layout: Layout, size: int | None) -> Iterator[None]:
-        """Backward passes in here are those of one microbatch; raises RuntimeError if none reached the module."""
+        """Backward passes in this context belong to one microbatch; RuntimeError if none reached the module."""
         if size is not None and size < 1:
             raise ValueError(f"microbatch_size must be at least 1, got {size}")
         if self._microbatch is not None:
@@ -93,7 +93,7 @@ class BackwardEngine:
         self._microbatches += -(-advantages.shape[0] // microbatch.size)
 
     def _forget(self) -> None:
-        """What a backward pass leaves behind that raised an error half-way."""
+        """Forget what a backward pass has left behind that raised an error half-way."""
         self._will_end_pass = False
         self._workspace.used = 0
         self._uses.clear()
@@ -141,7 +141,7 @@ class BackwardEngine:
     def finish(self, parameter: Tensor) -> Tensor | None:
         """The gradient of a parameter all of whose uses have been captured.
 
-        None where there is none, and where the running gradient itself will be changed before the microbatch is over.
+        None where there is none, and where the engine changes the running gradient itself before the microbatch ends.
         """
         uses = self._uses.pop(parameter, None)
         if uses is None:
@@ -160,9 +160,9 @@ class BackwardEngine:
         return parameter in self._parameters
 
     def _end_pass(self) -> None:
-        """At the end of a backward pass: finish what is pending, and let go of what no gate has asked for.
+        """At the end of a backward pass: finish what is pending, and release what no gate has asked for.
 
-        The latter are layers on the way to an input whose gradient alone was wanted, as by `torch.autograd.grad`.
+        The latter happens when only the gradient of an input was wanted, as by `torch.autograd.grad`.
         """
         self._will_end_pass = False
         if self._microbatch is not None:
@@ -204,7 +204,7 @@ class BackwardEngine:
             return gradient
         microbatch.pending.append((parameter, measured))
         if measured.is_partly_kept:
-            self._update_pending(microbatch)  # a large tensor: let its factors go
+            self._update_pending(microbatch)  # a large tensor: release its factors
         return None
 
     def _intra(
@@ -265,7 +265,7 @@ class BackwardEngine:
     # ------------------------------------------------------------------------- parameters used behind our back
 
     def guard_parameters(self) -> None:
-        """Raise, from now on, when a parameter's gradient, in a microbatch, is not the one that the engine returned."""
+        """From now on, raise when a parameter receives another gradient in a microbatch than the engine returned."""
         self._guard(self._parameters)
 
     def release_parameters(self) -> None:
@@ -294,6 +294,6 @@ class BackwardEngine:
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Backward passes may run under a caller's autocast; sums over sequences must not."""
+    """No autocast: a caller's backward pass may run under it, but sums over sequences must not."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

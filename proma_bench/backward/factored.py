@@ -1,7 +1,7 @@
 """The intra method in a backward pass: what a microbatch adds to the weight of a linear layer.
 
-The rows of all linear uses of a tensor are put together, for it is one tensor. What its other uses contribute (an
-embedding that is tied to the head) has no activations to factor by, and is added as it is.
+The rows of all linear uses of a tensor are joined, because it is one tensor. Its other uses (an embedding that is tied
+to the head) have no activations, so that their part is added as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proma_bench.projection.factored import dominant_part
 
 
 class IntraGradient(NamedTuple):
-    """What M successive microbatches add; of the part with factors, the norm of each and of what was removed."""
+    """What M successive microbatches add, with the norms of the part that has factors and of what was removed."""
 
     gradient: Float[Tensor, "*W"]
     removed_norm: Float[Tensor, " M"]

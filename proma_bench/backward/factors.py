@@ -1,4 +1,4 @@
-"""Sequence gradients ``S_i`` of one parameter tensor in the form in which a backward pass yields them.
+"""Sequence gradients ``S_i`` of one parameter tensor in the form in which a backward pass gives them.
 
 A whole set ``S`` is ``B`` times the size of the parameter, so it is kept as its factors and written out only for a
 range of the parameter's rows at a time (rows are its first axis). Two operations serve everything that PROMA needs:
@@ -31,7 +31,7 @@ class SequenceGrads(Protocol):
 
 
 class Dense:
-    """Sequence gradients written out: ``S`` itself, for parameters so small that factors would not pay."""
+    """Sequence gradients written out: ``S`` itself, for small parameters."""
 
     def __init__(self, seq_grads: Float[Tensor, "B *W"]) -> None:
         self.seq_grads = seq_grads if seq_grads.ndim > 1 else seq_grads.unsqueeze(1)
@@ -86,7 +86,7 @@ class OuterProducts:
 
 
 class RaggedProducts:
-    """The same of sequences of unequal length that follow one another: nothing is copied, and nothing padded.
+    """`OuterProducts` of sequences of unequal length that follow one another, without copies and without padding.
 
     Args:
         left: the output gradients of all rows, sequence after sequence.

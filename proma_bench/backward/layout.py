@@ -21,7 +21,7 @@ class Layout:
         """Check the ids, and see whether sequences follow one another.
 
         Raises:
-            ValueError: ids that are not whole numbers from 0 to ``sequences - 1``.
+            ValueError: the ids are not whole numbers from 0 to ``sequences - 1``.
         """
         self.sequences = sequences
         self._leading: tuple[int, ...] | None = None
@@ -39,7 +39,7 @@ class Layout:
         return 1 if self._leading is None else len(self._leading)
 
     def mismatch(self, shape: torch.Size) -> str | None:
-        """Why an activation of this shape does not fit the sequences, in words; None if it fits."""
+        """The reason why an activation of this shape does not fit the sequences; None if it fits."""
         if self._leading is not None:
             if shape[: len(self._leading)] == self._leading:
                 return None
@@ -70,7 +70,7 @@ class Layout:
         """``[leading..., d]`` as rows that need no padding, the sequence of each, and where each sequence begins.
 
         The last bound is the end. None where the sequences do not follow one another, or one product per sequence is
-        not the fastest way: on a GPU, and for rows of equal number.
+        not the fastest way: on a GPU, and for sequences of equal length.
         """
         if self._leading is None or self._bounds is None or rows.ndim != len(self._leading) + 1:
             return None

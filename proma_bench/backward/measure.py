@@ -1,9 +1,8 @@
 """From the sequence gradients of a parameter tensor to Gram matrix and overlaps, and from coefficients to a sum.
 
 The rows of ``S`` are written out in blocks, with the same rows of ``A`` below them as one more sequence, so that one
-pass over a block gives its share of the Gram matrix and of the overlaps. Blocks are kept in a workspace as far as that
-reaches, so that ``sum_i u_i S_i`` reads each of them once more; what is not kept is had from one more product of the
-factors.
+pass over a block gives its share of the Gram matrix and of the overlaps. Blocks are kept in a workspace as long as
+there is room, so that ``sum_i u_i S_i`` only has to read them again; the others are computed again from the factors.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CONTRACTION = 4096  # elements; see `gram_matrix`
 
 
 class Workspace:
-    """One buffer a device and type, filled from the start again and again: fresh pages cost more than arithmetic."""
+    """One buffer per device and type, which is used again and again: new memory pages cost more than arithmetic."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -53,8 +52,8 @@ class Measured(NamedTuple):
         blocks: the rows that are still there, as (first row, S).
         kept_rows: how many rows those are, from the first on.
         gram_method: how it was measured, see `cost`.
-        occurring: where only some of the parameter's rows have a gradient, which; the rest of this then speaks of those
-            rows alone.
+        occurring: the rows of the parameter that have a gradient, where only some have one. All other attributes are
+            then about these rows only.
         is_partly_kept: the sum will need a large product again.
     """
 
@@ -169,7 +168,7 @@ def _measure_occurring(
 def _distinct(tokens: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
     """The distinct tokens, filled up to N with zeros, and the place of each token among them.
 
-    As `torch.unique`, but without its wait for a GPU to say how many there are.
+    As `torch.unique`, which waits for a GPU to know how many there are.
     """
     ordered, order = tokens.sort()
     is_new = torch.ones_like(ordered, dtype=torch.bool)
@@ -220,7 +219,7 @@ def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
 
 
 def inner_products(left: Float[Tensor, "A n"], right: Float[Tensor, "B n"]) -> Float[Tensor, "A B"]:
-    """``left @ right.T`` by short contractions: one long one loses three of float32's digits, and is slower too."""
+    """``left @ right.T`` by short contractions: a long one loses three digits of float32, and is slower."""
     length = left.shape[1]
     whole = length - length % CONTRACTION
     if whole <= CONTRACTION:

@@ -1,10 +1,10 @@
-"""A module's parameters as a backward pass meets them: what they are called, and where their running gradient is.
+"""A module's parameters during a backward pass: their names, and where their running gradients are.
 
 Under `fully_shard` (FSDP2) a parameter is two tensors. The sharded one is the optimizer's; the unsharded one is what
 layers use and what autograd gives a gradient to, and it is made in the first forward pass. As long as gradients are not
-synchronised, the local sum stays with it: in its ``grad``, or, where gradients are reduced in a type of their own, in
-FSDP's ``unsharded_accumulated_grad``. Synchronising turns it into the average over ranks, of which each keeps a shard.
-What is new goes to autograd in either case, and FSDP takes it from there.
+synchronised, the local sum stays with it: in its ``grad``, or in FSDP's ``unsharded_accumulated_grad`` where gradients
+are reduced in another type. Synchronising makes it the average over ranks, of which each rank keeps a shard. In both
+cases the engine returns what is new to autograd, and FSDP does the rest.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 
 class _Sharded(NamedTuple):
-    """What FSDP2 keeps of a parameter (FSDPParam), and of those that it gathers and reduces together."""
+    """FSDP2's records of a parameter (FSDPParam), and of the group that it gathers and reduces together."""
 
     parameter: Any
     group: Any
 
     @property
     def registered(self) -> Tensor:
-        """The one of its tensors that layers find at the moment."""
+        """The tensor that layers find at the moment."""
         info = self.parameter._module_info
         tensor: Tensor = info.module._parameters[info.param_name]
         return tensor
 
     @property
     def optimized(self) -> Tensor:
-        """The optimizer's. Tied weights share it, be they in the care of different modules."""
+        """The optimizer's. Tied weights share it, even if different modules hold them."""
         from torch.distributed.tensor import DTensor
 
         if isinstance(self.registered, DTensor):
@@ -84,7 +84,7 @@ class Parameters:
         """A layer is about to use this parameter: the unsharded ones that have appeared since the last call.
 
         Raises:
-            RuntimeError: the module was sharded after all this was noted.
+            RuntimeError: the module was sharded after Proma was attached.
         """
         if parameter in self._names:
             return []
@@ -95,14 +95,14 @@ class Parameters:
         return found
 
     def canonical(self, parameter: Tensor) -> Tensor:
-        """The tensor that stands for the parameter: of a weight that modules of two groups share, FSDP2 gathers two."""
+        """The tensor that stands for the parameter. FSDP2 gathers two of a weight that modules of two groups share."""
         return self._first.get(self.name(parameter), parameter)
 
     def running(self, parameter: Tensor) -> Tensor | None:
         """The running gradient of this rank, None if there is none yet.
 
         Raises:
-            RuntimeError: it has been reduced over ranks already, and is no longer here.
+            RuntimeError: it has already been reduced over ranks.
         """
         sharded = self._unsharded.get(parameter)
         if sharded is None:
@@ -158,7 +158,7 @@ def _is_distributed() -> bool:
 def is_watched(parameter: Tensor) -> bool:
     """Whether someone may want to see the gradient arrive, so that it must be returned to autograd.
 
-    DistributedDataParallel and FSDP2 watch from places that cannot be looked into: any process group counts.
+    DistributedDataParallel and FSDP2 watch from places that cannot be inspected, so any process group counts.
     """
     if _is_distributed():
         return True
@@ -168,7 +168,7 @@ def is_watched(parameter: Tensor) -> bool:
 
 
 def _fully_sharded(module: nn.Module) -> list[_Sharded]:
-    """The parameters in the care of FSDP2."""
+    """The parameters that FSDP2 manages."""
     from torch.distributed.fsdp import FSDPModule
 
     states = {child._get_fsdp_state(): None for child in module.modules() if isinstance(child, FSDPModule)}

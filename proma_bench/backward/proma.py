@@ -1,7 +1,7 @@
 """`Proma`: projected microbatch accumulation as the backward pass of a module. The one class that users meet.
 
-The algorithm is in `projection.py`, what a layer contributes in `sequence_grads/`, how they get into the backward pass
-in `engine.py` and `taps.py`.
+The algorithm is in `proma_bench.projection`, what a layer contributes in `layers/`, and how it gets into the backward
+pass in `engine.py` and `taps.py`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Proma:
         optimizer.step(); optimizer.zero_grad()
 
     ``param.grad`` is the running gradient: clipping, any optimizer and ``zero_grad`` work as usual. With one microbatch
-    it is the gradient of ``-(advantages * log_probs).sum()``; every further one first projects what is there already,
-    tensor by tensor. Backward passes outside of `backward` and `microbatch` give the plain gradient.
+    it is the gradient of ``-(advantages * log_probs).sum()``. Every further microbatch first projects what is there
+    already, tensor by tensor. Backward passes outside of `backward` and `microbatch` give the plain gradient.
 
     Under DistributedDataParallel with ``no_sync``, and under `fully_shard` (FSDP2) with
     ``set_requires_gradient_sync(False)``, on all but the last microbatch, each rank projects its own running gradient
@@ -90,14 +90,14 @@ class Proma:
     ) -> None:
         """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
 
-        The first axis is taken for the sequence wherever it has that length: activations with time or positions first
-        are not told apart when there are as many of them as sequences.
+        The first axis of an activation counts as the sequence if its length is the number of sequences. Time-first
+        activations of that length are therefore mistaken for sequences.
 
         Args:
-            log_probs: the sequences' log-probs (weighted by whatever weighs their tokens), a graph through the module.
+            log_probs: the sequences' log-probs (with the weights of their tokens, if any), a graph through the module.
             advantages: one number per sequence.
-            sequence_ids: where the first axis of the module's activations is not the sequence, the sequence of every
-                row, in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
+            sequence_ids: the sequence of every row, if the first axis of the module's activations is not the sequence;
+                in the shape of the activations' leading axes: ``[N]`` or ``[1, total]``.
             microbatch_size: treat the sequences as successive microbatches of this size. The result is that of as many
                 calls (see `successive`); a small model is much faster with few large backward passes.
 
@@ -132,13 +132,13 @@ class Proma:
         *,
         microbatch_size: int | None = None,
     ) -> Iterator[None]:
-        """For a trainer that calls backward itself: ``(-log_probs.sum()).backward()`` in here is `backward`.
+        """For a trainer that calls backward itself: ``(-log_probs.sum()).backward()`` in this context is `backward`.
 
         The loss must be minus the *sum of the sequence log-probs*, without advantages: a sequence with advantage zero
         still names a direction. A constant factor (a gradient scaler's) changes nothing but the scale.
 
         Raises:
-            ValueError: as `backward`.
+            ValueError: as for `backward`.
             RuntimeError: no gradient came through the module.
         """
         _check_vector("advantages", advantages)
@@ -149,8 +149,8 @@ class Proma:
     def microbatches_per_pass(self, size: int, rows_per_sequence: float, microbatches: int) -> int:
         """How many microbatches of ``size`` sequences one backward pass should take, at most ``microbatches``.
 
-        One, for a large model; many for a small one, whose passes cost calls more than arithmetic. The memory of a
-        pass grows with it.
+        One for a large model, many for a small one, whose passes cost more in calls than in arithmetic. The memory of
+        a pass grows with the number.
         """
         shapes = (parameter.shape for layer in self._layers for parameter in layer.module.parameters())
         return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
@@ -158,11 +158,11 @@ class Proma:
     def stats(self) -> list[ProjectionRecord]:
         """One record per parameter tensor and microbatch.
 
-        None where nothing was projected: in the first microbatch of a step, and by the intra method for tensors that
-        are no linear layer's weight.
+        There is none where nothing was projected: in the first microbatch of a step, and with the intra method for
+        tensors that are not the weight of a linear layer.
 
         Raises:
-            RuntimeError: unless attached with ``record=True``.
+            RuntimeError: it was not attached with ``record=True``.
         """
         if not self._engine.record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")

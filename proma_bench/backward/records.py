@@ -1,4 +1,4 @@
-"""What the projection did, kept as tensors while it runs and unpacked when somebody asks."""
+"""What the projection did, kept as tensors while it runs and unpacked on request."""
 
 from __future__ import annotations
 

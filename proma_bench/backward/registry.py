@@ -47,8 +47,8 @@ def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Call
     """Decorate a rule for these module types, and for subclasses that keep their ``forward``.
 
     The rule must return the sequence gradients of every parameter that requires a gradient, those of child modules
-    included (``"child.weight"``): a module with a rule is one layer, whatever it is made of. On the first backward
-    pass of each module their sum is compared with autograd's gradient, unless the rule is ``trusted``.
+    included (``"child.weight"``): a module with a rule is one layer, even if it has child modules. On the first
+    backward pass of each module their sum is compared with autograd's gradient, unless the rule is ``trusted``.
 
         register_rule(MyLayer)(generic)      # MyLayer's rows are independent: per-row gradients by torch.func
 
@@ -68,7 +68,7 @@ def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Call
 
 
 def register_matching(matches: Callable[[nn.Module], bool]) -> Callable[[RuleFunction], RuleFunction]:
-    """Decorate a rule for all modules that look like this, for kinds of which every library has a class of its own."""
+    """Decorate a rule for all modules that ``matches`` accepts, for layers of which every library has its own class."""
 
     def register(function: RuleFunction) -> RuleFunction:
         _MATCHING.append((matches, LayerRule(function, trusted=False, marks_output=True)))
@@ -91,7 +91,7 @@ def registered_rule(module: nn.Module) -> LayerRule | None:
 
 
 def refusal(module: nn.Module) -> str | None:
-    """Why no rule can serve this module, in words; None if nothing speaks against it."""
+    """The reason why no rule can serve this module; None if there is none."""
     for base, reason in _REFUSED.items():
         if isinstance(module, base):
             return reason

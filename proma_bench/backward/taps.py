@@ -8,7 +8,7 @@ The layer runs as it is, with its parameters detached, so autograd computes the 
 gradient of the weights. ``_Tap`` marks the output: in the backward pass it notes the output gradient beside the saved
 input. ``_Gate`` stands between a parameter and all its uses, and autograd calls it once all of them have passed: then
 the parameter's sequence gradients are complete, cross terms of tied weights included, and what the gate returns goes
-the way that every gradient goes, into ``param.grad``. Hooks, DistributedDataParallel and checkpointing see nothing odd.
+into ``param.grad`` like every gradient. Hooks, DistributedDataParallel and checkpointing notice nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Engine(Protocol):
         """One call of a layer has received its output gradient."""
 
     def finish(self, parameter: Tensor) -> Tensor | None:
-        """All uses of the parameter have been captured: its gradient, please."""
+        """All uses of the parameter have been captured: return its gradient."""
 
     def knows(self, parameter: Tensor) -> bool:
         """Whether the parameter is one of the module's."""
@@ -125,7 +125,7 @@ class Layer:
         return tapped
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """The arguments in the order of the signature, for rules take them by position."""
+        """The arguments in the order of the signature, because rules take them by position."""
         bound = inspect.signature(self.forward).bind(*args, **kwargs)
         bound.apply_defaults()
         if lost := sorted(bound.kwargs.keys() & kwargs.keys()):
@@ -139,7 +139,7 @@ class Layer:
 
 
 def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The ``forward`` of an attached module; so named because a pickled module looks it up by name, in its class."""
+    """The ``forward`` of an attached module; a pickled module looks it up in its class by this name."""
     layer: Layer | None = module.__dict__["_proma_layer"]
     if layer is None:  # a copy
         return type(module).forward(module, *args, **kwargs)
@@ -219,7 +219,7 @@ def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
 def tapped_calls(root: Tensor, engine: Engine) -> tuple[list[Call], bool]:
     """The calls of the engine's layers that a graph leads through, and whether a part of it cannot be seen.
 
-    A reentrant checkpoint hides the graph of its inside.
+    A reentrant checkpoint hides the graph inside of it.
 
     Raises:
         ValueError: a parameter is not the module's: the backward pass is seeded with ones, so its gradient would

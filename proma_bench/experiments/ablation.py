@@ -1,4 +1,4 @@
-"""Which parts of PROMA matter: one setting changed at a time, each variant from the same seeds."""
+"""Which parts of PROMA matter: one setting is changed at a time, with the same seeds for each variant."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def describe(history: Sequence[Metrics]) -> str:
 
 
 def progress_bars(console: Console) -> Progress:
-    """Bars whose tasks have a ``state`` field, a few words on where they are."""
+    """Bars whose tasks have a ``state`` field, a few words about their progress."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),

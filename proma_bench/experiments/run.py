@@ -95,7 +95,7 @@ def train_with_progress(
 
 
 def _pace(history: Sequence[Metrics], seconds: float, steps: int) -> str:
-    """Tokens answered a second, and the time left if it goes on like this; nothing of runs without text.
+    """Answered tokens per second, and the time left at this pace; nothing for runs without text.
 
     Args:
         history: the steps that this process has done.

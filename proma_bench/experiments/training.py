@@ -49,7 +49,7 @@ class Training:
         return dataclasses.replace(experience, advantages=advantages)
 
     def batch(self) -> Iterator[Metrics]:
-        """Sample one batch and take its optimizer steps, as far as the run still goes."""
+        """Sample one batch and take its optimizer steps, at most as many as the run still has."""
         experience = self.sample()
         for part in experience.split(self.config.steps_per_batch):
             if self.step < self.config.steps:
@@ -80,7 +80,7 @@ class Training:
         }
 
     def _warm_up(self) -> None:
-        """The learning rate of the coming step: rising in a line to its value, then constant."""
+        """The learning rate of the coming step: it rises linearly to its value and stays there."""
         share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = share * self.config.learning_rate
@@ -102,7 +102,7 @@ def train(config: RunConfig) -> list[Metrics]:
 
 
 def _of_text(experience: Experience) -> Metrics:
-    """The number of tokens in the answers, and how far the sampler's log-probs were from the policy's, a token."""
+    """The number of tokens in the answers, and how far the sampler's log-probs were from the policy's, per token."""
     if experience.sampler_gaps is None:
         return {}
     gap = float(experience.sampler_gaps.sum()) / max(1, experience.rows)
@@ -110,14 +110,14 @@ def _of_text(experience: Experience) -> Metrics:
 
 
 def make_optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW; of a large policy in place, for other implementations hold copies of the largest tensor on the way."""
+    """AdamW; fused for a large policy, because other implementations hold copies of the largest tensor."""
     is_large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
     rate, decay = config.learning_rate, config.weight_decay
     return torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
 
 
 def make_proma(policy: nn.Module, config: RunConfig) -> Proma:
-    """Attached to the policy as the settings say, and recording."""
+    """Proma, attached to the policy as the settings say, and recording."""
     linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
     others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name
     return Proma(

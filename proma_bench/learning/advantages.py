@@ -1,4 +1,4 @@
-"""What a sequence's reward is worth beside those of its group."""
+"""Advantages: what a reward is worth compared with the rewards of its group."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: flo
         raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")
     groups = rewards.reshape(-1, group_size)
     centred = groups - groups.mean(dim=1, keepdim=True)
-    varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding in the mean must not be blown up
+    varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding in the mean must not be magnified
     scaled = centred / (groups.std(dim=1, correction=0, keepdim=True) + epsilon)
     return torch.where(varied, scaled, 0.0).flatten()

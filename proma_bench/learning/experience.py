@@ -1,15 +1,15 @@
 """Sampled sequences, in the one form that every tier uses.
 
-A *row* is one decision of the policy, a *sequence* what gets one reward and one advantage. Three layouts cover the
+A *row* is one decision of the policy. A *sequence* gets one reward and one advantage. Three layouts cover the
 ladder; ``old_log_probs`` has the rows' shape in each:
 
     [B]      a row is a sequence                              (bandit)
     [N]      flattened rows, ``sequence_ids`` [N] in 0..B-1   (environment steps of B episodes)
     [B, T]   padded rows, ``mask`` [B, T] true where real     (tokens of B answers)
 
-Of text, ``observations`` [B, P + T] are the tokens of prompts and answers, the last T of them the rows' own; -1 is
-padding, on the left of a prompt and on the right of an answer. Selected sequences lose the columns that are padding
-in all of them.
+For text, ``observations`` [B, P + T] are the tokens of prompts and answers. The last T columns belong to the rows. -1
+is padding, on the left of a prompt and on the right of an answer. When sequences are selected, columns that are padding
+in all of them are dropped.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Experience:
         mask: which rows are real, see the module's layouts.
         flags: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length
             limit).
-        sampler_gaps: where something else than the policy sampled, the sum over each sequence of how far its log-probs
-            were from ``old_log_probs``, [B].
+        sampler_gaps: the sum over each sequence of how far the sampler's log-probs were from ``old_log_probs``, [B]; None
+            if the policy itself sampled.
     """
 
     observations: Shaped[Tensor, "..."]
@@ -130,7 +130,7 @@ class Experience:
         )
 
     def split(self, parts: int) -> Iterator[Experience]:
-        """Neighbouring sequences in ``parts`` parts: one an optimizer step."""
+        """Neighbouring sequences in ``parts`` parts, one per optimizer step."""
         for sequences in torch.arange(len(self)).tensor_split(parts):
             yield self.select(sequences)
 

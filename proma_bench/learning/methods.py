@@ -25,7 +25,7 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """A method: what it maximises, and what it takes for an advantage.
+    """A method: its objective and its advantages.
 
     Attributes:
         name: what the option ``--method`` and results call it.

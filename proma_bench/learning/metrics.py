@@ -21,7 +21,8 @@ class Step(NamedTuple):
 
     Attributes:
         experience: the sequences that the step was made with.
-        before, after: the policy's distributions in their rows, before and after the step.
+        before: the policy's distributions in their rows before the step.
+        after: the same after the step.
         initial: those of the policy that the run began with.
     """
 

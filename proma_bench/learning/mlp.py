@@ -1,4 +1,4 @@
-"""The small policies' body."""
+"""The network of the small policies."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def optimizer_step(
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
     rows = sum(microbatch.rows for microbatch in microbatches)
     if rows == 0:
-        return {"grad_norm": 0.0, **_projection_stats(proma)}  # not a single token was answered: nothing to learn from
+        return {"grad_norm": 0.0, **_projection_stats(proma)}  # no token was answered: nothing to learn
     for experience in _passes(microbatches, rows / sequences, proma):
         if _adds_nothing(experience, config, proma):
             continue
@@ -91,7 +91,7 @@ def _weights(experience: Experience, config: RunConfig, rows: int, sequences: in
 
 
 def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None) -> Iterator[Experience]:
-    """What goes through one backward pass each: a microbatch, or for PROMA on a small policy several.
+    """The parts that go through one backward pass each: single microbatches, or several for PROMA on a small policy.
 
     Args:
         microbatches: of one optimizer step.
@@ -107,7 +107,7 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
 
 
 def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None) -> bool:
-    """Advantages all zero give no gradient; PROMA may still remove, but not under the clamp and not within."""
+    """Whether nothing changes: all advantages are zero, and nothing is projected, or the clamp allows no removal."""
     removes = proma is not None and config.max_removed is None and PROJECTIONS[config.projection].takes != "factors"
     return not experience.advantages.any() and not removes
 

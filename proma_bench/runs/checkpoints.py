@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-``checkpoint/`` holds the last two, each a directory that is written under another name and then renamed, so that what
-has the final name is whole. Tensors are safetensors, the rest is JSON; nothing is unpickled.
+``checkpoint/`` holds the last two, each a directory that is written under another name and then renamed, so that a
+directory with the final name is complete. Tensors are safetensors, the rest is JSON; nothing is unpickled.
 
     checkpoint/step-00000020/policy.safetensors     the weights
                              training.safetensors   the optimizer's state and the generators' states

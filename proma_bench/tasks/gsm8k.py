@@ -1,12 +1,12 @@
 """GSM8K (Cobbe et al., arXiv 2110.14168): word problems with solutions that end in ``#### number``.
 
 There are three sources. A directory holds ``train.jsonl`` and, where the test is wanted, ``test.jsonl`` as OpenAI
-published them, one object with ``question`` and ``answer`` a line. No source is ``openai/gsm8k`` on the hub. And
-``synthetic`` are the templates of reasoning-gym's gsm_symbolic, which need no download.
+published them, one object with ``question`` and ``answer`` per line. If there is no source, it is ``openai/gsm8k`` on
+the hub. ``synthetic`` stands for the templates of reasoning-gym's gsm_symbolic, which need no download.
 
 What counts as GSM8K is decided by the SHA-256 of its rows in the published form, whatever form they come in. A file of
-another length is a set of the user's own and taken with a note; one of the published length with other rows is more
-likely damaged, and refused.
+another length is the user's own set and is taken with a note; one of the published length with other rows is probably
+damaged and is refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SYNTHETIC_ENDING = " Give the result as your final answer. Do not include units.
 
 
 class GSM8K:
-    """Training and validation questions, which have none in common, and the test.
+    """Training, validation and test questions, which have none in common.
 
     Validation is the first ``validation_questions`` of the training file. The test file is read when ``test`` is asked
     for, and not before. A question's ``answer`` is its whole solution.
@@ -155,7 +155,7 @@ def _row(line: bytes, place: str) -> Row:
     """A line's question and answer.
 
     Raises:
-        UsageError: the line is no such thing; the message names the place.
+        UsageError: the line has no question or no answer; the message names the place.
     """
     if len(line) > LONGEST_LINE:
         raise UsageError(f"{place}: longer than {LONGEST_LINE:,} bytes")

@@ -28,7 +28,7 @@ EASY: dict[str, dict[str, Any]] = {
 
 
 class Task:
-    """The questions of one task, each once; validation and training have none in common."""
+    """The distinct questions of one task; validation and training have none in common."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-r"""The number that a solution of a word problem ends in, read in two ways that are reported side by side.
+r"""The number at the end of a solution of a word problem, read in two ways that are reported side by side.
 
 *strict*: ``#### number``, as VeRL reads it, the framework of the paper's run (``verl/utils/reward_score/gsm8k.py``):
 the last such number within the last 300 characters, without its thousands separators. One thing differs: VeRL compares
@@ -8,7 +8,7 @@ strings, so that ``18.`` and ``18.00`` are not 18 to it; here numbers are compar
 
 Both give exact fractions. A completion is hostile input, and math-verify hands what it finds to a parser of LaTeX and
 to sympy, where a short text can take hours (``9^{9^{9}}``, ``|1||1||1|...``). Its time limits are signals, which fail
-outside the main thread, so the time is bounded by what it gets to read: :func:`readable`.
+outside the main thread, so the time is bounded by what it gets to read (`readable`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def strict_number(completion: str) -> Fraction | None:
 
 
 def lenient_number(completion: str) -> Fraction | None:
-    """:func:`strict_number`, or else what math-verify finds; None where that is no number."""
+    """`strict_number`, or else what math-verify finds; None where that is no number."""
     strict = strict_number(completion)
     if strict is not None:
         return strict
@@ -56,7 +56,7 @@ def readable(completion: str) -> str:
     """What math-verify gets to read: the tail, with nothing left in it that is not simple arithmetic.
 
     ASCII digits, signs, brackets at most DEEPEST deep, and the WORDS and COMMANDS. Powers, factorials, symbols and
-    units, percent among them, are gone.
+    units, including percent, are removed.
     """
     text = completion[-TAIL:].translate(_PLAIN)
     for pattern, replacement in _REPLACEMENTS:
@@ -87,7 +87,7 @@ _REPLACEMENTS = [
 
 
 def _depth(text: str) -> int:
-    """Of brackets of all kinds; closing what is not open does not count."""
+    """The depth of brackets of all kinds. A closing one without an opening one does not count."""
     depth = deepest = 0
     for sign in text:
         depth = max(0, depth + (sign in "([{") - (sign in ")]}"))

@@ -1,4 +1,4 @@
-"""What each kind of layer contributes: one file per kind, found by itself.
+"""What each kind of layer contributes: one file per kind, each is found automatically.
 
 A file in this folder registers its rules with `register_rule`; nothing else has to name it. Rules for layers of your
 own may be registered from anywhere.
@@ -19,10 +19,10 @@ for _found in pkgutil.iter_modules(__path__):
 
 
 def layer_rule(module: nn.Module) -> LayerRule | str | None:
-    """The rule of a module; why there cannot be one, in words; or None for a module that only holds others.
+    """The rule of a module, or the reason why it cannot have one, or None for a module that only holds others.
 
-    In this order: a user's rule for its very type, a refusal, a rule of ours, and for parameters of the module's own
-    the RMSNorms of transformers by their look and the generic rule.
+    The first of these that there is: a user's rule for exactly this type, a refusal, a built-in rule for the type, a
+    rule for modules that look like this one, the generic rule.
     """
     rule = registered_rule(module)
     if rule is None and next(module.parameters(recurse=False), None) is None:
