@@ -1,4 +1,4 @@
-"""The tutorials on the reader's disk: a copy that may be changed at will, opened in JupyterLab."""
+"""The tutorials on the reader's disk: a copy that the reader may change, opened in JupyterLab."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def copy_tutorials(folder: Path) -> tuple[list[str], list[str]]:
     """Copy what is not there yet. Returns the names of new files, and of files that differ and were left as they are.
 
     Raises:
-        UsageError: there is something that is no folder.
+        UsageError: the path exists and is not a folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a directory; name another one with --out")

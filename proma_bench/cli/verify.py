@@ -1,4 +1,4 @@
-"""`proma-bench verify`: somebody's projection against every promise, as a report to read."""
+"""`proma-bench verify`: a user's projection against every promise, as a report."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _unknown(kind: str, name: str, known: list[str]) -> UsageError:
 
 
 def counterexamples(fn: Projection, findings: Sequence[Finding]) -> list[tuple[ProjectionProblem, list[str]]]:
-    """As few of the counterexamples as show every broken promise, smallest first, each with what it breaks."""
+    """The fewest counterexamples that show every broken promise, smallest first, each with what it breaks."""
     problems = [finding.counterexample for finding in findings if finding.counterexample]
     left = [finding for finding in findings if not finding.holds]
     shown = []
@@ -115,7 +115,7 @@ def _size(problem: ProjectionProblem) -> int:
 
 
 def describe(fn: Projection, problem: ProjectionProblem) -> str:
-    """The inputs and what became of them, with shapes."""
+    """The inputs and the result, with shapes."""
     try:
         result = _numbers(fn(problem.running, problem.seq_grads))
     except Exception as error:

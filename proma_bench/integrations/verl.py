@@ -4,9 +4,10 @@
         actor_rollout_ref.actor._target_=proma_bench.integrations.verl.PromaActorConfig \
         actor_rollout_ref.actor.policy_loss.loss_mode=proma actor_rollout_ref.actor.strategy=fsdp2 ...
 
-Rollouts, rewards, advantages, sharding and all that Ray does are VeRL's. What differs is the backward pass of the
-actor: the policy loss is minus the weighted sum of the log-probs, without advantages, and the engine brings those in,
-layer by layer, with `Proma`. VeRL's microbatch (``ppo_micro_batch_size_per_gpu`` sequences) is PROMA's.
+Rollouts, rewards, advantages, sharding and everything that Ray does are VeRL's. Only the backward pass of
+the actor differs: the policy loss is minus the weighted sum of the log-probs, without advantages, and the engine brings
+the advantages in, layer by layer, with `Proma`. VeRL's microbatch (``ppo_micro_batch_size_per_gpu`` sequences) is
+PROMA's.
 """
 
 from __future__ import annotations
@@ -166,8 +167,8 @@ def _sequence_advantages(advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B
 class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its package, Any
     """VeRL's FSDP2 engine, whose backward passes are PROMA's where the actor's config is a `PromaActorConfig`.
 
-    For any other it is the base class and no more. Its metrics have ``actor/removed_ratio`` and ``actor/clamped``: of
-    what the projection did, the mean over tensors and microbatches.
+    For any other config it does what the base class does. Its metrics have ``actor/removed_ratio`` and
+    ``actor/clamped``, which are means over tensors and microbatches.
     """
 
     _proma: Proma | None = None

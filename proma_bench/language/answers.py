@@ -62,7 +62,7 @@ class Answers:
     ) -> dict[str, float | None]:
         """The share of right answers to the validation questions, or others: greedy ones, and ``samples`` to each.
 
-        Where the task knows a lenient score, greedy ones by that too. The random numbers are always the same ones.
+        If the task has a lenient score, it scores the greedy answers, too. The random numbers are always the same.
         """
         questions = self.task.validation if questions is None else questions
         greedy, _ = self._ask(questions, sampler, 1, None)
@@ -78,7 +78,7 @@ class Answers:
     ) -> tuple[Rollout, Bool[Tensor, " R"]]:
         """Answers, and which prompts are too long; these have nothing but padding for an answer.
 
-        The prompts that come back are without the prefix.
+        The returned prompts do not contain the prefix.
         """
         prefix = self.prompting.prefix
         prompts = self.prompting.tokens(questions)

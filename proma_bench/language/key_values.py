@@ -1,4 +1,4 @@
-"""Key-value caches of what many texts begin with."""
+"""Key-value caches of a beginning that many texts share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cached(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
 
 
 def repeated(cache: DynamicCache, count: int) -> DynamicCache:
-    """The same for ``count`` sequences, apart from the original, which can be used again."""
+    """A copy for ``count`` sequences; the original can be used again."""
     several = copy.deepcopy(cache)
     several.batch_repeat_interleave(count)
     return several

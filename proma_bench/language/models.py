@@ -46,7 +46,7 @@ class Pretrained:
         return tokenizer
 
     def model(self) -> PreTrainedModel:
-        """In float32, without dropout: what is trained must be what has sampled."""
+        """The model in float32, without dropout: the policy that is trained must be the policy that has sampled."""
         config: PreTrainedConfig = self._load("the config", AutoConfig)
         for setting in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
             setattr(config, setting, 0.0)
@@ -56,7 +56,7 @@ class Pretrained:
         return model
 
     def stop_token_ids(self) -> set[int]:
-        """The tokens that end what the model generates, by its own account; it need not have one."""
+        """The tokens that end a generation according to the model's own configuration, if it has one."""
         if not (self._folder / "generation_config.json").exists():
             return set()
         end = self._load("the generation config", GenerationConfig).eos_token_id
@@ -87,7 +87,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_qwen3(vocabulary: int, context: int) -> Qwen3ForCausalLM:
-    """0.8 million parameters, with all that the big one has: grouped queries, RoPE, RMSNorm, a tied head."""
+    """0.8 million parameters, with everything that the big one has: grouped queries, RoPE, RMSNorm, a tied head."""
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=128,

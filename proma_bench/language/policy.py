@@ -27,7 +27,7 @@ class LanguagePolicy(Policy):
         packed: train on all sequences one after another, [1, total], instead of padded to one length.
         prefix: tokens that stand before every prompt and are no part of the experience.
         constant_prefix: an approximation in training. The keys and values of the prefix, which depend on the weights,
-            are taken for constants, so that the prefix need not go through the model once per sequence.
+            are treated as constants, so that the prefix need not go through the model once per sequence.
         dtype: type of the computation, see `precision`; None is the type of the weights.
     """
 
@@ -47,7 +47,7 @@ class LanguagePolicy(Policy):
         self._tokens_at_once = 2**15  # where no gradient is wanted
 
     def frozen(self) -> Policy:
-        """As computing in bfloat16 sees it, half of the memory will do: rounded once instead of in every pass."""
+        """A frozen copy; for computations in bfloat16 its weights are rounded once, which halves the memory."""
         copied = super().frozen()
         assert isinstance(copied, LanguagePolicy)
         if self.dtype is not None:
@@ -59,7 +59,7 @@ class LanguagePolicy(Policy):
         return copied
 
     def on(self, experience: Experience) -> Distribution:
-        """Distributions [B, T] over the vocabulary; what they are where an answer is padded means nothing.
+        """Distributions [B, T] over the vocabulary; their values where an answer is padded have no meaning.
 
         Without gradients they are a snapshot, good for measurements after the weights have changed.
         """
@@ -119,7 +119,7 @@ class LanguagePolicy(Policy):
             tokens, cache = torch.cat([prefix, tokens], dim=1), None
         else:
             cache = repeated(start, len(tokens))
-        self.model.train(torch.is_grad_enabled())  # transformers checkpoints in training mode alone
+        self.model.train(torch.is_grad_enabled())  # transformers checkpoints only in training mode
         with computing_in(self.dtype, tokens.device):
             states = self.model.base_model(
                 input_ids=tokens.clamp_min(0),

@@ -1,10 +1,10 @@
-"""What numbers a language model computes in, apart from what it stores.
+"""The type in which a language model computes, which need not be the type that it stores.
 
-Weights, gradients and the optimizer's moments are float32 always, and matrix products are of bfloat16 where that is
-asked for: what autocast does, and what VeRL (the framework of the paper's run) does through FSDP's mixed precision.
-With weights *stored* in bfloat16 there would be nothing to train: its neighbours of 0.02 are 1e-4 away, and a step of
-AdamW at 2e-6 rounds to nothing. The running gradient is a sum over many microbatches of which a projection is taken
-out, for which eight bits are no better.
+Weights, gradients and the optimizer's moments are always float32. Matrix products are bfloat16 if that is asked for, as
+under autocast, and as in VeRL (the framework of the paper's run) through FSDP's mixed precision.
+With weights *stored* in bfloat16 nothing would be trained: the next number after 0.02 is 1e-4 away, and a step of
+AdamW at 2e-6 rounds to zero. The running gradient is a sum over many microbatches from which a projection is removed;
+eight bits are not enough for that, either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 def computing_in(
     dtype: torch.dtype | None, device: torch.device, *, keep: bool = False
 ) -> AbstractContextManager[object]:
-    """Matrix products of ``dtype`` in here; None leaves everything as it is.
+    """Matrix products of ``dtype`` in this context; None changes nothing.
 
     Args:
         dtype: of matrix products.

@@ -1,4 +1,4 @@
-"""How a question is put to a language model: in a line, in a chat, or after solved examples."""
+"""How a question is presented to a language model: in a line, in a chat, or after solved examples."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ class FewShot:
 
 
 def prompt_of(question: str) -> str:
-    """What a model reads that knows nothing but lines; the answer begins after it."""
+    """The prompt for a model that knows only lines; the answer begins after it."""
     return f"{question}\n"
 
 
 def _filled(template: str, question: str, answer: str) -> str:
-    """No `format`: a template may hold braces, and so may a question."""
+    """Not by `str.format`, because templates and questions may contain braces."""
     before, after = template.split("{question}")
     return before + question + after.replace("{answer}", answer)
 

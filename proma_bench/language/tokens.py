@@ -1,7 +1,7 @@
 """Distributions over a large vocabulary that never exist as a whole.
 
-A distribution over 151,936 tokens in float32 is 600 kB a row; of a batch's rows it would be hundreds of gigabytes. So
-what is kept is the hidden state that the head turns into logits, and the logits are made for a few rows at a time.
+A distribution over 151,936 tokens in float32 takes 600 kB per row; for the rows of a batch this would be hundreds of
+gigabytes. Therefore only the hidden states are kept, and logits are computed for a few rows at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TrainedTokens(Distribution):
         self.hidden, self.head, self._dtype = hidden, head, dtype
 
     def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Sequences stay the first axis, so that PROMA sees in every chunk whose gradient is whose."""
+        """Sequences stay the first axis, so that PROMA can tell their gradients apart in every chunk."""
         length = max(1, CHUNK // (len(self.hidden) * self.head.out_features))
         pieces = list(zip(self.hidden.split(length, dim=1), value.split(length, dim=1), strict=True))
         if len(pieces) == 1:
@@ -60,9 +60,12 @@ class TrainedTokens(Distribution):
 class TokenDistribution(Distribution):
     """The next token in every row of some answers, for measurement: nothing of it is differentiable.
 
-    hidden: of the real rows, one after another. mask: true where a row is real. head: from hidden states to logits; it
-    must stay what it is while the distribution lives.
     Values [B, T] are 0 where a row is padding.
+
+    Args:
+        hidden: the states of the real rows, one after another.
+        mask: true where a row is real.
+        head: from hidden states to logits; it must not change while the distribution is used.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}

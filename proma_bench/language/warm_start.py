@@ -1,9 +1,9 @@
-"""A supervised start for a model that knows nothing, from a teacher who is often wrong.
+"""A supervised start for an untrained model, from a teacher who is often wrong.
 
 Half of the demonstrations are wrong, drawn again every time. The model learns what its teacher knows, and to doubt it:
-its most likely answer is better than the answers that it samples. What is left to reinforcement is what imitation of a
-flawed teacher cannot give. The learning rate falls to zero, or reinforcement's first gain would be no more than
-the recovery from a noisy last step.
+its most likely answer is better than the answers that it samples. Reinforcement learning can then teach what imitation
+of a flawed teacher cannot. The learning rate falls to zero; otherwise the first gain of reinforcement learning would be
+no more than the recovery from a noisy last step.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ ladder; ``old_log_probs`` has the rows' shape in each:
     [B, T]   padded rows, ``mask`` [B, T] true where real     (tokens of B answers)
 
 For text, ``observations`` [B, P + T] are the tokens of prompts and answers. The last T columns belong to the rows. -1
-is padding, on the left of a prompt and on the right of an answer. When sequences are selected, columns that are padding
-in all of them are dropped.
+is padding, on the left of a prompt and on the right of an answer. Selected sequences lose the columns that are padding
+in all of them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Experience:
         mask: which rows are real, see the module's layouts.
         flags: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length
             limit).
-        sampler_gaps: the sum over each sequence of how far the sampler's log-probs were from ``old_log_probs``, [B]; None
-            if the policy itself sampled.
+        sampler_gaps: the sum over each sequence of how far the sampler's log-probs were from ``old_log_probs``, [B];
+            None if the policy itself sampled.
     """
 
     observations: Shaped[Tensor, "..."]

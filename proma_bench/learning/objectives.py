@@ -1,8 +1,8 @@
 """The objective of each method, row by row. The policy gradient is the gradient of their sum.
 
 An objective takes the rows' current log-probabilities [*rows] and the experience to which they belong. REINFORCE and
-GRPO weigh them by the advantages. PROMA returns the log-probabilities themselves: its backward pass is seeded with ones and
-the advantages come in later, layer by layer, after the projection (`proma_bench.Proma`).
+GRPO weigh them by the advantages. PROMA returns the log-probabilities themselves: its backward pass is seeded with ones
+and the advantages come in later, layer by layer, after the projection (`proma_bench.Proma`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The paper's claims, one record each. Two protocols. *Same settings*: one learning rate for all methods, the tier's
+"""The paper's claims, one record each.
+
+There are two protocols. *Same settings*: one learning rate for all methods, the tier's
 default. *Frontier*: a sweep of learning rates for each method, compared at equal score (see `frontier`).
 """
 
@@ -20,7 +22,15 @@ Measure = Callable[[Sequence[Run], Sequence[Run], Criteria], float]
 
 
 class Claim(NamedTuple):
-    """A row of the claims table. With several measures the statement must be true of each."""
+    """A row of the claims table. With several measures the statement must be true of each.
+
+    Attributes:
+        name: its key in ``claims.json``.
+        baselines: the methods that PROMA is compared with.
+        statement: what PROMA's values are, compared with the baseline's.
+        text: the statement in words.
+        same_settings: what is measured with one learning rate for all methods.
+        frontier: what is measured over a sweep of learning rates."""
 
     name: str
     baselines: tuple[str, ...]

@@ -9,7 +9,7 @@ A method that learns slower has lower KL for free. So each run is read off *alon
    smoothed metric is interpolated at that point.
 
 Of a method that ran with several learning rates, the *frontier* is the best value (lowest KL, highest entropy) with
-which any of its runs reached a score. All have the same number of steps, so a slow run, cheap as it may be, is on the
+which any of its runs reached a score. All have the same number of steps, so a slow run is on the
 frontier only for the scores that it reaches in time.
 """
 
@@ -28,7 +28,9 @@ from proma_bench.runs.directory import Run
 class Trajectory:
     """One run along its score. Steps without a measured score are left out.
 
-    lowest, highest: the range of scores that it passed through; NaN when no score was measured.
+    Attributes:
+        lowest: the lowest score that it passed through; NaN when no score was measured.
+        highest: the highest one.
     """
 
     def __init__(self, run: Run, smoothing: int, score: str = "score") -> None:

@@ -20,7 +20,7 @@ _COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
 class Row(NamedTuple):
-    """A claim against a baseline; ``cells`` has one result a column, None where there was nothing to judge."""
+    """A claim against a baseline; ``cells`` has one result per column, None where there was nothing to judge."""
 
     claim: str
     statement: str
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def columns(tiers: Sequence[TierClaims]) -> list[tuple[TierClaims, Protocol]]:
-    """Rung by tier, the protocols that were evaluated."""
+    """Tier by tier, the protocols that were evaluated."""
     return [
         (tier, protocol)
         for tier in tiers

@@ -67,7 +67,7 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def _checked(run: Run) -> Run:
-    """The run itself.
+    """Return the run itself if its values are sound.
 
     Raises:
         RunError: a value has a wrong type or size.

@@ -53,7 +53,7 @@ search = functools.partial(
 
 
 def undisturbed(fn: Projection) -> Projection:
-    """The projection on copies, for one that works in place would change what its result is compared with."""
+    """The projection on copies, because one that works in place would change what its result is compared with."""
     return lambda running, seq_grads: fn(running.clone(), seq_grads.clone())
 
 
@@ -62,10 +62,18 @@ def check_projection(
 ) -> None:
     """Raise AssertionError at the first promise that ``fn(running [*W], seq_grads [B, *W]) -> [*W]`` breaks.
 
-    ``exact`` asks for a true projection onto the complement of the span; without it, for what the iterative and the
-    ridge method promise too. All promises are tried on each of ``examples`` inputs, the same ones every time.
-    Hypothesis reduces an input that fails to a small counterexample, which comes with the error.
-    `examine_projection` tries each promise on its own.
+    All promises are tried on each input, and the inputs are the same every time. Hypothesis reduces an input that fails
+    to a small counterexample, which comes with the error. `examine_projection` tries each promise on its own.
+
+    Args:
+        fn: the projection.
+        exact: ask for a true projection onto the complement of the span; otherwise only for what the iterative and the
+            ridge method promise, too.
+        examples: how many inputs.
+        dtype: of the inputs.
+
+    Raises:
+        AssertionError: a promise is broken.
     """
 
     @search(max_examples=examples)

@@ -17,7 +17,7 @@ from proma_bench.testing.strategies import ProjectionProblem, projection_problem
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one promise.
+    """Whether one promise holds.
 
     Attributes:
         invariant: the function of `proma_bench.testing` that states it.
@@ -44,7 +44,16 @@ def examine_projection(
 ) -> list[Finding]:
     """Try every promise of `check_projection` on each of ``examples`` inputs, and reduce what breaks one.
 
-    The inputs are the same ones every time. An exception in ``fn`` breaks the promise that was tried.
+    The inputs are the same every time. An exception in ``fn`` breaks the promise that was tried.
+
+    Args:
+        fn: the projection.
+        exact: ask for a true projection, see `check_projection`.
+        examples: how many inputs.
+        dtype: of the inputs.
+
+    Returns:
+        One finding per promise.
     """
     fn = undisturbed(fn)
     problems = projection_problems(dtype=dtype)
@@ -82,7 +91,7 @@ def _reduced(
     problems: st.SearchStrategy[ProjectionProblem],
     examples: int,
 ) -> Finding:
-    """The promise with an input that is smaller than this one, if Hypothesis finds one, and rounder, if it can be."""
+    """The promise with a smaller input than this one, if Hypothesis finds one, and with rounder numbers if possible."""
 
     def breaks(candidate: ProjectionProblem) -> bool:
         return failure(fn, invariant, candidate) is not None

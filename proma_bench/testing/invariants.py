@@ -1,4 +1,4 @@
-"""What a projection promises, one function a promise.
+"""What a projection promises, one function per promise.
 
 Each takes a projection ``fn(running [*W], seq_grads [B, *W]) -> [*W]`` and inputs for it, and raises AssertionError in
 words, with the measured and the allowed size. Three concern a whole step
@@ -8,7 +8,7 @@ Tolerances are relative to the norm of the running gradient. Two defaults cover 
 
 - `rounding_tolerance`: what rounding leaves when the rank is clear. It is the default of every promise that compares
   two *answers*, since these only agree where the rank of the inputs is beyond doubt.
-- `worst_case_tolerance`: what the rank cut of `proma_bench.solve` may leave; the default of the promises that hold
+- `worst_case_tolerance`: what the rank cut of `projection.solve` may leave; the default of the promises that hold
   however nearly dependent the sequence gradients are.
 """
 
@@ -132,10 +132,10 @@ def assert_scale_invariant(
     scales: Tensor | None = None,
     tolerance: float | None = None,
 ) -> None:
-    """Multiplying each sequence gradient by a number of its own other than zero changes nothing.
+    """Multiplying each sequence gradient by its own non-zero number changes nothing.
 
     ``scales`` [B] default to powers of two, which are exact: 2^20, 2^-20 and so on. Float16 gradients are scaled in
-    float32, for they have no room for that in their own type.
+    float32, because their own type has no room for that.
     """
     if seq_grads.dtype == torch.float16:
         seq_grads = seq_grads.float()

@@ -46,7 +46,7 @@ class GramProblem(NamedTuple):
 
 @functools.cache
 def shapes(max_side: int = 6) -> st.SearchStrategy[Shape]:
-    """Shapes of a parameter tensor: vectors, matrices, three axes, and a single element in each guise."""
+    """Shapes of a parameter tensor: vectors, matrices, three axes, and single elements with one to three axes."""
     side = st.integers(1, max_side)
     return st.one_of(
         st.tuples(st.integers(1, max_side * 4)), st.tuples(side, side), st.tuples(side, side, side), st.just(())
@@ -72,7 +72,7 @@ def sequence_gradients(
     0.09 or is rounding. That is so in float64; a narrower ``dtype`` rounds the gradients and with them the rank, which
     is therefore full there unless you give it.
     ``repeats`` adds copies, negations and zero gradients in any order, which keeps that gap. ``near_duplicates`` adds
-    copies that are off by a part in 1e1 to 1e15, which closes it. ``scale`` multiplies every gradient; where it is not
+    copies with relative errors of 1e-1 to 1e-15, which closes it. ``scale`` multiplies every gradient; where it is not
     given, each gradient has its own, from 1e-10 to 1e10 (as far as the dtype goes).
     """
     shape = draw(shapes()) if shape is None else shape
@@ -150,8 +150,7 @@ def projection_problems(
     """A running gradient, sequence gradients and advantages that belong together; options as in `sequence_gradients`.
 
     ``balanced`` divides each advantage by the norm of its sequence gradient and draws the running gradient's norm
-    within a factor of 100 of the microbatch gradient's, so that neither drowns the other and the clamp is now active
-    and now not.
+    within a factor of 100 of the microbatch gradient's, so that both matter and the clamp is sometimes active.
     """
     seq_grads = draw(
         sequence_gradients(
@@ -235,7 +234,7 @@ def _with_repeats(rows: Tensor, copied: Tensor, negated: Tensor, zeros: int, gen
 
 
 def _scales(count: int, exponent: float, generator: torch.Generator) -> Tensor:
-    """One factor a row: powers of ten between 0 and the drawn exponent, so that shrinking it leads to equal scales."""
+    """One factor per row: powers of ten between 0 and the drawn exponent, so that it shrinks to equal scales."""
     return 10.0 ** (exponent * torch.rand(count, 1, generator=generator, dtype=torch.float64))
 
 

@@ -1,8 +1,8 @@
-"""The tiers of the ladder, one folder each, found by themselves: a policy, a sampler and a score.
+"""The tiers of the ladder, one folder each, which are found automatically: a policy, a sampler and a score.
 
 A folder has ``config.py``, with a subclass of `RunConfig` that names the tier and imports no torch, and ``tier.py``,
 with the class that the config's ``implementation`` names. Everything else is shared. No tier imports another. A tier
-from outside of this package is the same two things; see `proma_bench.plugins`.
+from outside of this package has the same two parts; see `proma_bench.plugins`.
 """
 
 from __future__ import annotations

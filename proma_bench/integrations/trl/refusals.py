@@ -91,5 +91,5 @@ def _reduces_every_microbatch(trainer: PROMATrainer) -> bool:
 
 
 def _is_sharded(trainer: PROMATrainer) -> bool:
-    """By accelerate, when training begins, or already: by transformers, as it loaded the model."""
+    """Whether accelerate will shard the model when training begins, or transformers has done so at loading."""
     return trainer.is_fsdp_enabled or any(isinstance(module, FSDPModule) for module in trainer.model.modules())

@@ -1,10 +1,10 @@
 """PROMA in Hugging Face TRL: `PROMATrainer` is a `GRPOTrainer` whose update is PROMA's.
 
-Sampling, rewards, advantages, logging, checkpoints and all that accelerate does are TRL's. What differs is the backward
-pass: the loss is minus the sum of the sequences' weighted log-probs, without advantages, and `Proma` brings those in,
-layer by layer. TRL's microbatch (``per_device_train_batch_size`` sequences) is PROMA's, and of them
-``gradient_accumulation_steps`` make one optimizer step. What that cannot express is refused when the trainer is made,
-see `refusals`.
+Sampling, rewards, advantages, logging, checkpoints and everything that accelerate does are TRL's. Only the backward
+pass differs: the loss is minus the sum of the sequences' weighted log-probs, without advantages, and `Proma` brings the
+advantages in, layer by layer. TRL's microbatch (``per_device_train_batch_size`` sequences) is PROMA's, and
+``gradient_accumulation_steps`` of them make one optimizer step. Settings that this cannot express are refused when the
+trainer is made, see `refusals`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
         self.add_callback(_AfterStep(self))
 
     def train(self, *args: Any, **options: Any) -> Any:
-        """As in the base class; afterwards the model is as it was before, but for its weights."""
+        """As in the base class; afterwards only the model's weights have changed."""
         try:
             return super().train(*args, **options)
         finally:

@@ -1,8 +1,8 @@
 """Answers from a model of transformers, in the trainer's own process.
 
-What all prompts begin with (a system prompt, solved examples) goes through the model once, the rest of a prompt once,
-and the key-value cache is repeated for the samples of its group. Answers that have ended leave the batch as soon as
-they are half of it.
+A beginning that all prompts share (a system prompt, solved examples) goes through the model once, the rest of each
+prompt once, and the key-value cache is repeated for the samples of its group. Finished answers leave the batch as soon
+as they are half of it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class HuggingFaceSampler:
     def _in_parts(
         self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """As many prompts at once as the memory allows; where it does not, the same again with half as many."""
+        """As many prompts at once as the memory allows: after a failure, the same again with half as many."""
         parts: list[tuple[Tensor, Tensor]] = []
         done = 0
         while done < len(prompts):
@@ -158,7 +158,7 @@ def _draw(
 
 
 def _on_device(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
-    """Random numbers for another device come from a generator there that ours has seeded."""
+    """A generator on the device; for another device, one there that this one seeds."""
     if generator is None or generator.device == device:
         return generator
     seed = int(torch.randint(2**62, (), generator=generator))

@@ -1,8 +1,8 @@
 """Answers from vLLM, in the trainer's own process, with the trainer's own weights.
 
 An engine starts from the model's config alone. Its weights are copied from the model, in place, before anything is
-sampled: no checkpoint is read or written, and there is no moment to forget. On a GPU an engine holds memory only while
-it samples. As vLLM does not give back all that an engine takes, a process has one of each kind, and keeps it.
+sampled: no checkpoint is read or written, and the copy cannot be forgotten. On a GPU an engine holds memory only while
+it samples. vLLM does not release everything that an engine allocates, so a process keeps one engine of each kind.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VLLMSampler:
         gpu_memory_utilization: float = 0.8,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Starts the engine, unless the process has it: seconds on a CPU, and on a GPU more.
+        """Start the engine, unless the process has one already; this takes seconds on a CPU and longer on a GPU.
 
         Args:
             stop_token_ids: tokens that end an answer.
@@ -62,7 +62,7 @@ class VLLMSampler:
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
         """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
 
-        Every prompt has a seed of its own: its answers do not depend on what is sampled beside it, but for rounding.
+        Every prompt has its own seed, so that apart from rounding its answers do not depend on the other prompts.
 
         Raises:
             UsageError: a prompt leaves no room for the longest answer.
@@ -109,7 +109,7 @@ class VLLMSampler:
 
 @contextlib.contextmanager
 def _awake(engine: Any) -> Iterator[None]:
-    """On a GPU the engine has memory only within: nothing in it is kept, and the trainer's unused one is given back."""
+    """On a GPU the engine has memory only in here. It keeps nothing, and the trainer's unused memory is freed."""
     if not _on_gpu():
         with torch.compiler.set_stance("force_eager"):  # vLLM compiles a comparison, which takes 20 s
             yield
@@ -124,7 +124,7 @@ def _awake(engine: Any) -> Iterator[None]:
 
 @functools.cache
 def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_utilization: float) -> Any:
-    """vLLM's ``LLM`` for an architecture, with weights that mean nothing; asleep on a GPU."""
+    """vLLM's ``LLM`` for an architecture, with meaningless weights; asleep on a GPU."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights do not travel between processes
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -159,7 +159,7 @@ def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_uti
 
 
 def _on_gpu() -> bool:
-    """Which of its builds is installed decides where vLLM runs."""
+    """Whether vLLM runs on a GPU; the installed build decides."""
     from vllm.platforms import current_platform
 
     return current_platform.is_cuda()

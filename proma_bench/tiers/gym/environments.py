@@ -1,4 +1,4 @@
-"""Gymnasium environments as batches of whole episodes, and their spaces as what a network takes and gives.
+"""Gymnasium environments as batches of whole episodes, and their spaces as inputs and outputs of a network.
 
 An episode ends in one of two ways, and both are kept apart from each other:
 

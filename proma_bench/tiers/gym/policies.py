@@ -68,7 +68,7 @@ class GaussianPolicy(ActorPolicy):
 
 
 class LogStd(nn.Module):
-    """One log standard deviation an action, the same in every row; a module of its own, so that a rule covers it."""
+    """One log standard deviation per action, the same in every row. It is a module, so that a layer rule covers it."""
 
     def __init__(self, actions: int) -> None:
         super().__init__()

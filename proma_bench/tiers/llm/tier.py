@@ -1,7 +1,8 @@
 """The fourth tier: a pretrained language model, Qwen3-0.6B unless told otherwise, solves problems, GSM8K's or others.
 
-A context is a problem, a sequence a generated solution with the token that ends it, its reward 1 by the task's strict
-score. The settings are those of the paper's run (arXiv 2601.10498), which used VeRL, whose words the prompt ends with.
+An initial state is a problem, a sequence a generated solution with the token that ends it. Its reward is the task's
+strict score. The settings are those of the paper's run (arXiv 2601.10498), and the prompt ends with VeRL's words, which
+that run used.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SHORT_INSTRUCTION = "\nReply with the answer and nothing else."
 
 
 class LLM:
-    """A model, a task, and how the one is asked about the other."""
+    """A model, a task, and the prompts that connect them."""
 
     def __init__(self, config: LLMConfig) -> None:
         """Read the task and the tokenizer.
@@ -125,7 +126,7 @@ def _uses_vllm(sampler: str) -> bool:
 
 
 def _share_of_gpu(policy: LanguagePolicy) -> float:
-    """What training leaves: weights, gradient and two moments in float32, and the frozen copy."""
+    """The share of the GPU that training leaves, with weights, gradient, two moments in float32 and the frozen copy."""
     if not torch.cuda.is_available():
         return 1.0
     training = 18 * sum(parameter.numel() for parameter in policy.parameters())
