@@ -20,7 +20,7 @@ from proma_bench.backward.parameters import Parameters, is_watched
 from proma_bench.backward.records import Records
 from proma_bench.backward.taps import Call, new_gate
 from proma_bench.projection.config import ProjectionConfig
-from proma_bench.projection.methods import METHODS
+from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.successive import Removals, square_growth, successive_removals
 
 
@@ -186,7 +186,7 @@ class BackwardEngine:
         advantages = microbatch.advantages.to(parameter.device, dtype)
         if self._parameters.name(parameter) in self._unprojected:
             return plain_gradient(uses, advantages, shape)
-        if METHODS[self.config.method].takes == "factors":
+        if PROJECTION_METHODS[self.config.method].takes == "factors":
             return self._intra(parameter, uses, advantages, shape, microbatch.size)
         running = self._parameters.running(parameter)
         if running is None and microbatch.size == advantages.shape[0]:

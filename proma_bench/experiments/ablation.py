@@ -15,7 +15,7 @@ from proma_bench.experiments.ladder import finish
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import METHODS
 from proma_bench.projection.config import ProjectionConfig
-from proma_bench.projection.methods import METHODS as PROJECTIONS
+from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.report.settings import run_command
 from proma_bench.report.statistics import Cell
 from proma_bench.report.table import ablation_table, markdown
@@ -47,7 +47,7 @@ def variants() -> dict[str, dict[str, Any]]:
     """What differs from the run as it was asked for, with method proma: SETTINGS, other projections, other methods."""
     projections = {
         name: {"projection": name}
-        for name, projection in PROJECTIONS.items()
+        for name, projection in PROJECTION_METHODS.items()
         if projection.takes != "gradients" and name != ProjectionConfig().method
     }
     methods = {method.style.title: {"method": name} for name, method in METHODS.items() if name != "proma"}

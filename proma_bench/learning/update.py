@@ -13,7 +13,7 @@ from proma_bench.backward.records import averages
 from proma_bench.errors import RunError
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.methods import METHODS
-from proma_bench.projection.methods import METHODS as PROJECTIONS
+from proma_bench.projection.methods import PROJECTION_METHODS
 
 if TYPE_CHECKING:
     from proma_bench.backward.proma import Proma
@@ -108,7 +108,9 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
 
 def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None) -> bool:
     """Whether nothing changes: all advantages are zero, and nothing is projected, or the clamp allows no removal."""
-    removes = proma is not None and config.max_removed is None and PROJECTIONS[config.projection].takes != "factors"
+    removes = (
+        proma is not None and config.max_removed is None and PROJECTION_METHODS[config.projection].takes != "factors"
+    )
     return not experience.advantages.any() and not removes
 
 

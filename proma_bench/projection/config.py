@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from proma_bench.projection.methods import METHODS
+from proma_bench.projection.methods import PROJECTION_METHODS
 
 
 def _documented(default: Any, text: str) -> Any:
@@ -47,10 +47,10 @@ class ProjectionConfig:
     rank: int = _documented(4, "Dominant directions on either side of a weight that the intra projection removes.")
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            near = difflib.get_close_matches(str(self.method), METHODS, n=1, cutoff=0.0)[0]
+        if self.method not in PROJECTION_METHODS:
+            near = difflib.get_close_matches(str(self.method), PROJECTION_METHODS, n=1, cutoff=0.0)[0]
             raise ValueError(
-                f"unknown projection method {self.method!r}; did you mean {near!r}? ({', '.join(METHODS)})"
+                f"unknown projection method {self.method!r}; did you mean {near!r}? ({', '.join(PROJECTION_METHODS)})"
             )
         if not _is_whole(self.sweeps, least=1):
             raise ValueError(f"sweeps must be a whole number of at least 1, got {self.sweeps!r}")
@@ -106,7 +106,7 @@ def projection_config(settings: object) -> ProjectionConfig:
 
 def require_backward_method(config: ProjectionConfig) -> None:
     """Raise ValueError for a method that needs the sequence gradients written out, which no backward pass has."""
-    if METHODS[config.method].takes == "gradients":
+    if PROJECTION_METHODS[config.method].takes == "gradients":
         raise ValueError(
             f"method {config.method!r} stacks the sequence gradients and is for `project` and `accumulate` only; "
             "use 'exact', the same projection from the Gram matrix"
@@ -121,7 +121,7 @@ def require_gram_method(config: ProjectionConfig) -> None:
 
 def require_sequence_gradients(config: ProjectionConfig) -> None:
     """Raise ValueError for a method that needs the factors of the sequence gradients."""
-    if METHODS[config.method].takes == "factors":
+    if PROJECTION_METHODS[config.method].takes == "factors":
         raise ValueError(
             f"method {config.method!r} takes a layer's output gradients and inputs, not sequence gradients; call "
             "`intra` with them, or let Proma do it in a backward pass"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from proma_bench.projection.config import ProjectionConfig, require_sequence_gradients
 from proma_bench.projection.gram import clamp, removable, with_largest_one
-from proma_bench.projection.methods import METHODS
+from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.solve import gradient_rank_tolerance, projection_weights
 
 
@@ -72,13 +72,13 @@ def _component(running: Tensor, seq_grads: Tensor, config: ProjectionConfig) -> 
     residual, size = with_largest_one(running.double().flatten())
     units = _unit_rows(seq_grads.double().reshape(seq_grads.shape[0], running.numel()))
     tolerance = gradient_rank_tolerance(seq_grads)
-    if METHODS[config.method].takes == "gradients":
+    if PROJECTION_METHODS[config.method].takes == "gradients":
         basis = _orthonormal_basis(units, tolerance)
         return (size * ((residual @ basis) @ basis.T)).reshape(running.shape)
     gram = units @ units.T
     component = torch.zeros_like(residual)
     # "twice is enough": the second pass of an exact method removes what rounding left
-    for _ in range(2 if METHODS[config.method].is_exact else 1):
+    for _ in range(2 if PROJECTION_METHODS[config.method].is_exact else 1):
         weights = projection_weights(gram, units @ residual, config, tolerance)
         component = component + weights @ units
         residual = residual - weights @ units

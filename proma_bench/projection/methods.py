@@ -39,7 +39,7 @@ class ProjectionMethod:
         return found
 
 
-METHODS: dict[str, ProjectionMethod] = {}
+PROJECTION_METHODS: dict[str, ProjectionMethod] = {}
 """All projection methods by name, the built-in ones first."""
 
 
@@ -55,9 +55,9 @@ def register_projection_method(method: ProjectionMethod) -> ProjectionMethod:
     Raises:
         ValueError: there is another method of that name already.
     """
-    if METHODS.get(method.name, method) != method:
+    if PROJECTION_METHODS.get(method.name, method) != method:
         raise ValueError(f"there is a projection method {method.name!r} already")
-    METHODS[method.name] = method
+    PROJECTION_METHODS[method.name] = method
     return method
 
 

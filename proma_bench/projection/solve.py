@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proma_bench.projection.config import ProjectionConfig
-from proma_bench.projection.methods import METHODS
+from proma_bench.projection.methods import PROJECTION_METHODS
 
 RIDGE_SHIFT = 0.01  # on the normalised Gram matrix; the constant of the author's published code (its non-quick path)
 
@@ -58,7 +58,7 @@ def projection_weights(
         The weights w.
     """
     tolerance = rank_tolerance(gram.shape[-1], gram.dtype) if tolerance is None else tolerance
-    solver = METHODS[config.method].solve
+    solver = PROJECTION_METHODS[config.method].solve
     units, norms = normalise(gram)
     column = (overlap.double() / norms).unsqueeze(-1)
     return solver.weights(solver.prepare(units, tolerance), column, config).squeeze(-1) / norms

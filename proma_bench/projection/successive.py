@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.gram import clamp, gram_norm, removable, removal
-from proma_bench.projection.methods import METHODS
+from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.solve import normalise, rank_tolerance
 
 
@@ -67,7 +67,7 @@ def successive_removals(
         advantages = F.pad(advantages, (0, padding))
     blocks = _diagonal_blocks(gram, size)
     units, norms = normalise(blocks)
-    solver = METHODS[config.method].solve
+    solver = PROJECTION_METHODS[config.method].solve
     prepared = solver.prepare(units, rank_tolerance(size, gram.dtype))
     allowed = removable(gram_norm(blocks.double(), advantages.double().view(-1, size)), config)
     parts = zip(*(part.unbind(1) for part in (units, norms.unsqueeze(-1), allowed, *prepared)), strict=True)

@@ -84,3 +84,9 @@ def literal_ridge(running, seq_grads):
     units, flat = units_of(seq_grads), running.double().flatten()
     weights = torch.linalg.inv(units @ units.T + 0.01 * torch.eye(len(units), dtype=torch.float64)) @ (units @ flat)
     return (flat - weights @ units).reshape(running.shape)
+
+
+def unit_rows(seq_grads):
+    rows = seq_grads.double().reshape(len(seq_grads), -1)
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1.0)

@@ -10,7 +10,7 @@ from proma_bench.errors import UsageError
 from proma_bench.experiments.training import Training
 from proma_bench.learning.config import to_json
 from proma_bench.projection.config import SETTINGS, ProjectionConfig
-from proma_bench.projection.methods import METHODS
+from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.tiers.bandit.config import BanditConfig
 
 
@@ -26,7 +26,7 @@ def test_projection_defaults_are_those_of_the_library():
 
 
 def test_every_projection_that_a_backward_pass_can_serve_is_an_option():
-    for name, method in METHODS.items():
+    for name, method in PROJECTION_METHODS.items():
         if method.takes == "gradients":
             with pytest.raises(UsageError, match=f"method '{name}' stacks the sequence gradients"):
                 BanditConfig(projection=name)
