@@ -91,7 +91,7 @@ plt.show()
 # ## The same from many seeds
 #
 # Now every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this tier (with 20 steps in
-# place of 14). The rule that will judge the runs is written to each run's `config.json` before its first step:
+# place of 14). The criteria that will judge the runs are written to each run's `config.json` before its first step:
 # otherwise you could choose it afterwards.
 
 # %%
@@ -105,7 +105,7 @@ finish(jobs, PROCESSES, Console(quiet=True))
 runs = read_runs(root).runs
 (tier,) = evaluate(runs)
 print(f"{len(runs)} runs of {tier.comparable.title}; at the same settings, the learning rate is {tier.rate}")
-print(f"the rule: {tier.criteria}")
+print(f"the criteria: {tier.criteria}")
 
 # %%
 with plt.style.context("default"):
@@ -191,7 +191,7 @@ plt.show()
 #
 # ## How many seeds?
 #
-# Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs the rule gives no verdict,
+# Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs the criteria give no verdict,
 # wherever the interval lies: one that is made of few pairs is itself too narrow.
 
 # %%

@@ -173,3 +173,29 @@ def test_parameters_of_others_are_refused() -> None:
     module, temperature = initialise(Classifier(), torch.float32), nn.Parameter(torch.ones(()))
     with Proma(module) as proma, pytest.raises(ValueError, match=r"shape \[\] that is not part of the module"):
         proma.backward(module(torch.randn(4, 6))[:, 0] * temperature, torch.ones(4))
+
+
+class WithFrozenSinks(nn.Module):
+    """Own parameters that are frozen beside a layer that is trained, as attention sinks beside LoRA's adapters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sinks = nn.Parameter(torch.full((4,), 0.5), requires_grad=False)
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layer(rows) * self.sinks
+
+
+def test_frozen_parameters_beside_a_trained_layer_need_no_rule() -> None:
+    module, advantages = WithFrozenSinks().double(), torch.tensor([1.0, -1.0, 0.5, 2.0]).double()
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).double()
+    (-(advantages * module(x).sum(dim=1)).sum()).backward()
+    wanted = module.layer.weight.grad.clone()
+    module.zero_grad()
+    with Proma(module) as proma:
+        proma.backward(module(x).sum(dim=1), advantages)
+    torch.testing.assert_close(module.layer.weight.grad, wanted)
+    module.sinks.requires_grad_()
+    with pytest.raises(ValueError, match="has parameters that no rule covers \\(sinks\\): they stand beside"):
+        Proma(module)

@@ -25,7 +25,7 @@ def layer_rule(module: nn.Module) -> LayerRule | str | None:
     rule for modules that look like this one, the generic rule.
     """
     rule = registered_rule(module)
-    if rule is None and next(module.parameters(recurse=False), None) is None:
+    if rule is None and not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
         return None
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance, where no rule can see it; give it a class of its own"
