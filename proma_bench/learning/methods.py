@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from proma_bench.projection.config import SETTINGS
+from proma_bench.tables import Table
 
 if TYPE_CHECKING:
     from proma_bench.learning.advantages import Advantages
@@ -60,26 +61,11 @@ class Method:
         return found
 
 
-METHODS: dict[str, Method] = {}
+METHODS: Table[Method] = Table("method")
 """All methods by name, in the order of tables and legends."""
 
-
-def register_method(method: Method) -> Method:
-    """Add a method; the command line, the ladder, tables and figures know it from then on.
-
-    Args:
-        method: the new entry.
-
-    Returns:
-        The same entry.
-
-    Raises:
-        ValueError: there is another method of that name already.
-    """
-    if METHODS.get(method.name, method) != method:
-        raise ValueError(f"there is a method {method.name!r} already")
-    METHODS[method.name] = method
-    return method
+register_method = METHODS.register
+"""Add a method; the command line, the ladder, tables and figures know it from then on."""
 
 
 register_method(

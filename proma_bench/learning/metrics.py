@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from proma_bench.tables import Table
+
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
@@ -67,26 +69,11 @@ class Metric:
     by_layer: bool = False
 
 
-METRICS: dict[str, Metric] = {}
+METRICS: Table[Metric] = Table("metric")
 """All metrics by name."""
 
-
-def register_metric(metric: Metric) -> Metric:
-    """Add a metric; runs record it, and reports know it, from then on.
-
-    Args:
-        metric: the new entry.
-
-    Returns:
-        The same entry.
-
-    Raises:
-        ValueError: there is another metric of that name already.
-    """
-    if METRICS.get(metric.name, metric) != metric:
-        raise ValueError(f"there is a metric {metric.name!r} already")
-    METRICS[metric.name] = metric
-    return metric
+register_metric = METRICS.register
+"""Add a metric; runs record it, and reports know it, from then on."""
 
 
 def measured(step: Step) -> dict[str, float]:

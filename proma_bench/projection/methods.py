@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from proma_bench.tables import Table
+
 if TYPE_CHECKING:
     from proma_bench.projection.solve import Solver
 
@@ -39,26 +41,11 @@ class ProjectionMethod:
         return found
 
 
-PROJECTION_METHODS: dict[str, ProjectionMethod] = {}
+PROJECTION_METHODS: Table[ProjectionMethod] = Table("projection method")
 """All projection methods by name, the built-in ones first."""
 
-
-def register_projection_method(method: ProjectionMethod) -> ProjectionMethod:
-    """Add a projection method; `ProjectionConfig`, the command line, ablations and trainers know it from then on.
-
-    Args:
-        method: the new entry.
-
-    Returns:
-        The same entry.
-
-    Raises:
-        ValueError: there is another method of that name already.
-    """
-    if PROJECTION_METHODS.get(method.name, method) != method:
-        raise ValueError(f"there is a projection method {method.name!r} already")
-    PROJECTION_METHODS[method.name] = method
-    return method
+register_projection_method = PROJECTION_METHODS.register
+"""Add a projection method; `ProjectionConfig`, the command line, ablations and trainers know it from then on."""
 
 
 for _method in (

@@ -15,6 +15,7 @@ import numpy as np
 from proma_bench.report.frontier import difference_at_equal_score, series
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import Run
+from proma_bench.tables import Table
 
 Statement = Literal["lower", "higher", "not lower"]
 Measure = Callable[[Sequence[Run], Sequence[Run], Criteria], float]
@@ -84,26 +85,11 @@ def at_equal_score(metric: str) -> Measure:
 
 # --------------------------------------------------------------------------------------------------- the claims
 
-CLAIMS: dict[str, Claim] = {}
+CLAIMS: Table[Claim] = Table("claim")
 """All claims by name, in the order of the tables."""
 
-
-def register_claim(claim: Claim) -> Claim:
-    """Add a claim; reports judge it from then on.
-
-    Args:
-        claim: the new record.
-
-    Returns:
-        The same record.
-
-    Raises:
-        ValueError: there is another claim of that name already.
-    """
-    if CLAIMS.get(claim.name, claim) != claim:
-        raise ValueError(f"there is a claim {claim.name!r} already")
-    CLAIMS[claim.name] = claim
-    return claim
+register_claim = CLAIMS.register
+"""Add a claim; reports judge it from then on."""
 
 
 for _claim in (
