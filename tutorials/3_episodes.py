@@ -191,8 +191,8 @@ plt.show()
 #
 # ## How many seeds?
 #
-# Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs there is no verdict, wherever
-# the interval lies: an interval of few pairs is itself too narrow.
+# Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs there is no verdict,
+# wherever the interval lies: an interval of few pairs is itself too narrow.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
