@@ -93,7 +93,7 @@ class RunCommand:
 class LadderCommand:
     """Run every method on every tier, seed by seed, and compare them. Finished runs are not repeated."""
 
-    tiers: str = ",".join(TIERS)
+    tiers: Annotated[str | None, _default("all tiers")] = None
     """Tiers to run, separated by commas."""
     budget: Literal["smoke", "quick", "full"] = "quick"
     """smoke: seconds, does it run; quick: minutes on two cores; full: long enough to converge."""
@@ -113,7 +113,8 @@ class LadderCommand:
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         root = self.out or Path("runs", f"ladder-{self.budget}")
-        plan = make_plan([tier.strip() for tier in self.tiers.split(",")], self.budget, self.seeds, self.model)
+        tiers = list(TIERS) if self.tiers is None else [tier.strip() for tier in self.tiers.split(",")]
+        plan = make_plan(tiers, self.budget, self.seeds, self.model)
         climb(plan, root, self.jobs or available_cores(), console)
         ReportCommand(root)(console)
 

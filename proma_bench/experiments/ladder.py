@@ -52,7 +52,6 @@ class Plan:
 def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str | None = None) -> Plan:
     """The plan of a ladder.
 
-
     Args:
         tiers: their names.
         budget: smoke, quick or full.

@@ -41,7 +41,6 @@ class Task:
     ) -> None:
         """Draw the questions.
 
-
         Args:
             options: the library's settings of the task; None is a difficulty for a very small model.
             shortened: leave out the words that all questions begin and end with.
