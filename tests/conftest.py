@@ -18,7 +18,11 @@ with warnings.catch_warnings():  # one of its dependencies has a doubtful `is`
 torch.set_num_threads(1)
 
 settings.register_profile(
-    "proma", max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "proma",
+    max_examples=int(os.environ.get("PROMA_BENCH_EXAMPLES", "200")),  # fewer in `tox -e lowest`, which tries versions
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("proma")
 
