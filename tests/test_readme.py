@@ -1,6 +1,7 @@
 """What the README and the guide show is run here."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def test_commands_exist_with_these_options(line):
     program, *arguments = line.split()
     assert program == "proma-bench"
     assert callable(cli._parse(arguments))
+
+
+def documented_commands():
+    """Commands that stand on lines of their own in the documentation and in tox.ini, with where they stand."""
+    for path in sorted([*ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md", ROOT / "tox.ini"]):
+        text = re.sub(r"\\\n\s*", "", path.read_text())
+        for line in re.findall(r"^    (proma-bench .*)$", text, flags=re.MULTILINE):
+            yield pytest.param(line, id=f"{path.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", [*documented_commands()])
+def test_documented_commands_exist_with_these_options(line):
+    line = re.sub(r"\{env_tmp_dir\}|\{posargs\}", "", line)
+    line = re.sub(r"\$'([^']*)'", lambda found: shlex.quote(found[1].replace("\\n", "\n")), line)  # a shell's $'...\n'
+    assert callable(cli._parse(shlex.split(line, comments=True)[1:]))
 
 
 def test_the_two_commands_are_complete():
