@@ -40,7 +40,7 @@ class Criteria:
         return (
             f"interquartile mean of the differences of paired seeds, {self.confidence:.0%} bootstrap interval "
             f"({self.resamples} resamples), at least {self.min_pairs} pairs, margin {self.margin:g}; "
-            f"the score is {self.score}"
+            f"the score is that of {'sampled' if self.score == 'score_sampled' else 'greedy'} actions"
         )
 
 
