@@ -41,6 +41,7 @@ def table(base: Ratios, again: Ratios, head: Ratios) -> str:
 
     Returns:
         The table in Markdown. A change is marked where it is larger than the largest change of the placebo in any row.
+        Below it are the contenders that not all three have.
     """
     shared = [key for key in base if key in again and key in head]
     placebo = {key: again[key] / base[key] for key in shared}
@@ -53,7 +54,9 @@ def table(base: Ratios, again: Ratios, head: Ratios) -> str:
         rows.append((", ".join(key), *figures))
     header = ("time in times of the baseline beside it", "base", "head", "base again / base", "head / base")
     said = f"Marked: changes by more than {largest:.2f} times, the largest between two runs of the base, or {NOISE:g}."
-    return f"{markdown_table(header, rows)}\n\n{said}"
+    missing = [", ".join(key) for key in dict.fromkeys([*base, *again, *head]) if key not in shared]
+    left_out = f"\n\nNot in all three: {'; '.join(missing)}." if missing else ""
+    return f"{markdown_table(header, rows)}\n\n{said}{left_out}"
 
 
 def main(arguments: Sequence[str]) -> int:
