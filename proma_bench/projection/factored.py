@@ -51,7 +51,7 @@ def _contributes(output_grads: Float[Tensor, "N o"]) -> Bool[Tensor, "N 1"]:
 
     A query of a sequence's first token has a gradient of exactly zero in theory, and of 1e-16 in practice.
     """
-    sizes: Tensor = torch.linalg.vector_norm(output_grads, dim=1, keepdim=True)
+    sizes: Tensor = torch.linalg.vector_norm(output_grads, ord=torch.inf, dim=1, keepdim=True)  # squares underflow
     largest = F.pad(sizes, (0, 0, 0, 1)).amax()  # zero where there are no rows
     return sizes > _ROUNDING * torch.finfo(sizes.dtype).eps * largest
 

@@ -114,6 +114,17 @@ def test_rows_whose_output_gradient_is_rounding_have_no_part(seed: int, rank: in
     assert_near(intra(gradient, *padded, rank), intra(gradient, output_grads, inputs, rank), gradient, tolerance)
 
 
+@pytest.mark.parametrize("scale", [2.0**-90, 2.0**90])
+def test_float32_rows_whose_squares_leave_its_range_count(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output_grads, inputs = (torch.randn(10, width, generator=generator) for width in (6, 7))
+    gradient = output_grads.T @ inputs
+    assert has_clear_cut(output_grads, inputs, 3)
+    assert_near(
+        intra(gradient, output_grads * scale, inputs, 3), intra(gradient, output_grads, inputs, 3), gradient, 1e-4
+    )
+
+
 @given(seed=SEEDS, rank=RANKS)
 def test_rounding_of_either_side_does_not_matter(seed: int, rank: int) -> None:
     """Rows of zeros become rows of rounding, and rows that are there twice differ by it."""
