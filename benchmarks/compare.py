@@ -1,12 +1,14 @@
-"""``python -m benchmarks.compare BASE.json BASE-AGAIN.json HEAD.json``: what a change does to the ratios, as a table.
+"""``python -m benchmarks.compare BASE.json HEAD.json BASE-AGAIN.json HEAD-AGAIN.json``: what a change does, as a table.
 
 Every figure is a contender's time in times of the baseline that was measured beside it in the same process, so files
-of one machine can be compared. How much a ratio changes from the base to the base again is what the machine alone does.
+of one machine can be compared. Base and head are measured twice, in turn: how much a ratio changes between two runs of
+the same code is what the machine alone does.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 from benchmarks.published import infos
 from proma_bench.report.markdown import markdown_table
 
-NOISE = 1.05  # a change that is smaller than this factor is not marked, whatever the placebo says
+NOISE = 1.05  # a change that is smaller than this factor is not marked, however well the runs agree
 
 Ratios = dict[tuple[str, str], float]
 """Of each contender, by case and name."""
@@ -31,37 +33,52 @@ def ratios(path: Path) -> Ratios:
     }
 
 
-def table(base: Ratios, again: Ratios, head: Ratios) -> str:
-    """One row per contender that all three have.
+def table(base: Ratios, head: Ratios, base_again: Ratios, head_again: Ratios) -> str:
+    """One row per contender that all four have.
+
+    A change is marked where both runs of the head are beyond both runs of the base, by more than two runs of the same
+    code differ in that row, and by more than ``NOISE``. A largest change over all rows would not do as the limit: where
+    nothing has changed, the largest of the head is above the largest of the placebo about every second time.
 
     Args:
         base: measured before the change.
-        again: the same a second time: a placebo.
         head: measured with the change.
+        base_again: the base a second time: a placebo.
+        head_again: the head a second time: another one.
 
     Returns:
-        The table in Markdown. A change is marked where it is larger than the largest change of the placebo in any row.
-        Below it are the contenders that not all three have.
+        The table in Markdown, and the contenders that not all four have.
     """
-    shared = [key for key in base if key in again and key in head]
-    placebo = {key: again[key] / base[key] for key in shared}
-    largest = max([NOISE, *(max(change, 1 / change) for change in placebo.values())])
+    runs = (base, head, base_again, head_again)
+    shared = [key for key in base if all(key in run for run in runs)]
     rows = []
     for key in shared:
-        change = head[key] / base[key]
-        mark = " **slower**" if change > largest else " **faster**" if change < 1 / largest else ""
-        figures = (f"{base[key]:.2f}", f"{head[key]:.2f}", f"{placebo[key]:.2f}", f"{change:.2f}{mark}")
-        rows.append((", ".join(key), *figures))
-    header = ("time in times of the baseline beside it", "base", "head", "base again / base", "head / base")
-    said = f"Marked: changes by more than {largest:.2f} times, the largest between two runs of the base, or {NOISE:g}."
-    missing = [", ".join(key) for key in dict.fromkeys([*base, *again, *head]) if key not in shared]
-    left_out = f"\n\nNot in all three: {'; '.join(missing)}." if missing else ""
+        before, after = (base[key], base_again[key]), (head[key], head_again[key])
+        placebo, other = before[1] / before[0], after[1] / after[0]
+        limit = max(NOISE, placebo, 1 / placebo, other, 1 / other)
+        slower, faster = min(after) / max(before) > limit, min(before) / max(after) > limit
+        mark = " **slower**" if slower else " **faster**" if faster else ""
+        change = math.sqrt(math.prod(after) / math.prod(before))
+        changes = (f"{placebo:.2f}", f"{other:.2f}", f"{change:.2f}{mark}")
+        rows.append((", ".join(key), _mean(before), _mean(after), *changes))
+    columns = ("base", "head", "base again / base", "head again / head", "head / base")
+    header = ("time in times of the baseline beside it", *columns)
+    said = (
+        "Base and head: geometric means of two runs. Marked: both runs of the head are beyond both of the base, by "
+        f"more than two runs of the same code differ in that row, and by more than {NOISE:g} times."
+    )
+    missing = [", ".join(key) for key in dict.fromkeys(key for run in runs for key in run) if key not in shared]
+    left_out = f"\n\nNot in all four: {'; '.join(missing)}." if missing else ""
     return f"{markdown_table(header, rows)}\n\n{said}{left_out}"
 
 
+def _mean(pair: Sequence[float]) -> str:
+    return f"{math.sqrt(math.prod(pair)):.2f}"
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of three files."""
-    if len(arguments) != 3:
+    """Print the table of four files."""
+    if len(arguments) != 4:
         print(__doc__, file=sys.stderr)
         return 2
     print(table(*(ratios(Path(name)) for name in arguments)))
