@@ -1,4 +1,4 @@
-"""What all tiers share: policies, experience, advantages, objectives, methods, metrics, and one optimizer step.
+"""The parts that all tiers share: policies, experience, advantages, objectives, methods, metrics, the optimizer step.
 
-The tables (`methods`, `metrics`) and `config` import no torch: the command line and the report read them.
+The modules `config`, `methods` and `metrics` do not import torch, because the command line and the report read them.
 """

@@ -1,4 +1,4 @@
-"""Advantages: what a reward is worth compared with the rewards of its group."""
+"""Advantages: rewards relative to the rewards of their group."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 Advantages = Callable[[Tensor, int], Tensor]
-"""``advantages(rewards [B], group_size) -> [B]``; a group's sequences are neighbours."""
+"""``advantages(rewards [B], group_size) -> [B]``; the sequences of a group are adjacent."""
 
 
 def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: float = 1e-6) -> Float[Tensor, " B"]:
-    """``(r - mean) / (std + epsilon)`` within each group of neighbours; zeros where a group's rewards are all equal.
+    """``(r - mean) / (std + epsilon)`` within each group (GRPO: Shao et al., arXiv 2402.03300, section 4.1).
 
-    The standard deviation is the population's, so that a group of one is defined (and zero). (GRPO: Shao et al., arXiv
-    2402.03300, section 4.1.)
+    The standard deviation is that of the population, so that it is defined (and zero) for a group of one.
+
+    Args:
+        rewards: one per sequence; the sequences of a group are adjacent.
+        group_size: number of sequences per group.
+        epsilon: avoids large advantages if the rewards are almost equal.
+
+    Returns:
+        One advantage per sequence; zeros for groups whose rewards are all equal.
 
     Raises:
-        ValueError: the rewards do not make whole groups.
+        ValueError: the number of rewards is not a multiple of ``group_size``.
     """
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")
     groups = rewards.reshape(-1, group_size)
     centred = groups - groups.mean(dim=1, keepdim=True)
-    varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding in the mean must not be magnified
+    varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding errors of the mean must not be amplified
     scaled = centred / (groups.std(dim=1, correction=0, keepdim=True) + epsilon)
     return torch.where(varied, scaled, 0.0).flatten()

@@ -1,4 +1,4 @@
-"""The settings that every tier shares, and the table of tiers. It imports no torch: the command line reads it."""
+"""The settings that all tiers share, and the table of tiers. It imports no torch, because the command line reads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUDGETS = ("smoke", "quick", "full")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every tier shares. A subclass with a ``tier`` of its own adds that tier.
+    """The settings that all tiers share. A subclass that defines ``tier`` adds this tier to `TIERS`.
 
     Raises:
         UsageError: a value is out of range.
@@ -26,58 +26,61 @@ class RunConfig:
     tier: ClassVar[str]
     """The tier's name."""
     implementation: ClassVar[str]
-    """The tier's class, which is constructed from its config alone, as ``package.module:Class``."""
+    """The tier's class, as ``package.module:Class``. Its constructor takes only the config."""
     height: ClassVar[int]
-    """Where the tier stands on the ladder: policies grow with it."""
+    """The tier's position on the ladder. Higher tiers have larger policies."""
     budgets: ClassVar[dict[str, dict[str, Any]]]
-    """The settings of a run in each of the ladder's budgets, where they are not the default."""
+    """The settings of a run in each budget of the ladder, where they differ from the defaults."""
     sweep: ClassVar[dict[str, tuple[float, ...]]]
-    """Learning rates of the ladder's frontier in each of its budgets; the default rate is among them."""
+    """Learning rates of the ladder's frontier in each budget. They include the default rate."""
     score_metric: ClassVar[str] = "score"
-    """The metric that the claims take for the score: score (greedy) or score_sampled."""
+    """The metric that is the score in claims: ``score`` (greedy) or ``score_sampled``."""
     threads: ClassVar[int | None] = 1
-    """Of torch in a run of its own; None is all cores. Small policies are faster with one, and sums keep an order."""
+    """Number of torch's threads in ``proma-bench run``; None uses all cores.
+
+    Small policies are faster with one thread, and it keeps the order of sums, and so their rounding, the same.
+    """
 
     method: str = "proma"
-    """Update rule: reinforce, grpo (ratios, clipped) or proma."""
+    """Update rule: reinforce, grpo (with clipped likelihood ratios) or proma."""
     seed: int = 0
-    """Fixes the initial weights, the initial states and all sampling; methods with one seed share all three."""
+    """Seed of the initial weights, the initial states and all sampling; methods with the same seed share all three."""
     steps: int = 60
     """Optimizer steps."""
     learning_rate: float = 0.005
     """Learning rate of Adam."""
     weight_decay: float = 0.0
-    """Decoupled from the gradient, as in AdamW; 0 is plain Adam."""
+    """Weight decay, decoupled from the gradient as in AdamW; 0 is plain Adam."""
     warmup_steps: int = 0
-    """Optimizer steps over which the learning rate rises to its value."""
+    """Optimizer steps in which the learning rate rises linearly to its full value."""
     group_size: int = 8
-    """Samples per initial state; advantages are relative to their group (the paper: 8)."""
+    """Sequences sampled per initial state; advantages are relative to this group (the paper: 8)."""
     microbatch_size: int = 8
     """Sequences per microbatch (the paper: 8)."""
     steps_per_batch: int = 2
     """Optimizer steps on each batch of samples (the paper: 2)."""
     shuffle: bool = True
-    """Mix the groups before cutting microbatches; otherwise neighbours stay together, one group after another."""
+    """Shuffle the sequences before they are split into microbatches; otherwise groups stay together, in order."""
     loss_aggregation: Literal["token-mean", "sequence-mean", "sum"] = "token-mean"
-    """What a row weighs: as all rows of the step (the paper), as all of its sequence, or one over the sequences."""
+    """How rows are weighted: all rows equally (as in the paper), all sequences equally, or summed per sequence."""
     clip: float = 0.2
-    """GRPO only: the likelihood ratio is clipped to 1 - clip .. 1 + clip."""
+    """GRPO only: the likelihood ratio is clipped to the range from 1 - clip to 1 + clip."""
     projection: str = setting("projection")
-    """PROMA only: how the running gradient is projected: iterative (the paper's choice), exact, ridge, or intra."""
+    """PROMA only: how the running gradient is projected: iterative (as in the paper), exact, ridge or intra."""
     sweeps: int = setting("sweeps")
-    """PROMA only: passes of the iterative projection."""
+    """PROMA only: number of passes of the iterative projection."""
     max_removed: float | None = setting("max_removed")
     """PROMA only: remove at most this multiple of the microbatch gradient's norm; None removes without limit."""
     shrinkage: float = setting("shrinkage")
-    """PROMA only: the share of the projected component that is removed, 0 to 1."""
+    """PROMA only: the share of the projected component that is removed, from 0 to 1."""
     projection_rank: int = setting("projection_rank")
-    """PROMA only: dominant directions on either side of a weight that the intra projection removes."""
+    """PROMA only: number of dominant directions on each side of a weight matrix that the intra projection removes."""
     projected: Literal["all", "linear"] = "all"
-    """PROMA only: tensors that are projected: all, or weights of linear layers alone, as in the author's code."""
+    """PROMA only: the projected tensors: all, or only the weights of linear layers, as in the author's code."""
     validate_every: int = 1
     """Optimizer steps between validations; the last step is always validated."""
     checkpoint_every: int = 10
-    """Optimizer steps between checkpoints (rounded up to whole batches)."""
+    """Optimizer steps between checkpoints, rounded up to whole batches."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -105,47 +108,54 @@ class RunConfig:
         """The settings of the ladder's runs.
 
         Args:
-            budget: one of BUDGETS.
-            model: what the ladder's option ``--model`` names, for tiers that take one.
+            budget: one of `BUDGETS`.
+            model: the value of the ladder's option ``--model``, for tiers with a choice of models.
             has_gpu: whether there is a GPU.
 
         Returns:
-            Settings by name, where they are not the default.
+            Settings by name, where they differ from the defaults.
         """
         return cls.budgets[budget]
 
     @property
     def task_name(self) -> str | None:
-        """The environment or task that is learned; None on a tier that has only one."""
+        """The environment or task; None for a tier that has only one."""
         return None
 
     @property
     def title(self) -> str:
-        """The tier's name, with the task where it has several."""
+        """The tier's name, followed by the task if the tier has several."""
         return self.tier if self.task_name is None else f"{self.tier}/{self.task_name}"
 
     @property
     def name(self) -> str:
-        """What progress bars and messages call the run."""
+        """The name of the run in progress bars and messages."""
         return f"{self.title} {self.method} lr {self.learning_rate:g} seed {self.seed}"
 
     @property
     def score_range(self) -> tuple[float, float] | None:
-        """The lowest and the highest score that is possible; None where that is not known."""
+        """The lowest and the highest possible score; None if they are not known."""
         return 0.0, 1.0
 
     @property
     def is_smoke_run(self) -> bool:
-        """Whether the run only shows that the code runs: no claim is judged on it."""
+        """Whether the run only shows that the code works. No claim is judged on such a run."""
         return False
 
     @property
     def has_test_set(self) -> bool:
-        """Whether there are test data that training and validation never see."""
+        """Whether there is a test set, which training and validation never use."""
         return False
 
     def remark(self, metrics: dict[str, Any]) -> str | None:
-        """What a user should be told of a step with these metrics; None for nothing."""
+        """A message to the user about an optimizer step.
+
+        Args:
+            metrics: the metrics of the step by name.
+
+        Returns:
+            The message; None if there is nothing to report.
+        """
         return None
 
     def _require_positive(self, *names: str) -> None:
@@ -153,7 +163,7 @@ class RunConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
 
     def _require_whole_steps(self, name: str) -> None:
-        """The optimizer steps on a batch share its initial states evenly."""
+        """Require that the initial states can be divided evenly among the optimizer steps of a batch."""
         whole = getattr(self, name) % self.steps_per_batch == 0
         self._require(name, whole, f"a multiple of steps_per_batch ({self.steps_per_batch})")
 
@@ -163,7 +173,7 @@ class RunConfig:
 
 
 TIERS: dict[str, type[RunConfig]] = {}
-"""The configuration of each tier by its name, small policies first. `proma_bench.tiers` fills it."""
+"""The config class of each tier by name, small policies first. Importing `proma_bench.tiers` fills it."""
 
 
 def _add_tier(config: type[RunConfig]) -> None:
@@ -177,5 +187,12 @@ def _add_tier(config: type[RunConfig]) -> None:
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """The settings as stored in ``config.json``."""
+    """The settings in the form of ``config.json``.
+
+    Args:
+        config: the settings of a run.
+
+    Returns:
+        The name of the tier and all settings.
+    """
     return {"tier": config.tier, **dataclasses.asdict(config)}

@@ -1,6 +1,6 @@
-"""How far a policy moved and how much it still explores, over its full action distribution.
+"""Entropy of a policy and KL divergence between policies, computed from their full action distributions.
 
-All are means over the rows of some experience, in nats. For distributions in closed form they are exact.
+All are means over the rows of an experience, in nats. They are exact for distributions with a closed form.
 """
 
 from __future__ import annotations
@@ -13,17 +13,38 @@ from proma_bench.learning.experience import Experience
 
 
 def entropy(policy: Distribution, experience: Experience) -> float:
-    """The mean entropy of the policy at the visited states."""
+    """The mean entropy of the policy in the visited states.
+
+    Args:
+        policy: its distributions in the rows of the experience.
+        experience: the sequences.
+
+    Returns:
+        The mean over the rows.
+    """
     return experience.mean(policy.entropy())
 
 
 def kl(first: Distribution, second: Distribution, experience: Experience) -> float:
-    """The mean ``KL(first || second)`` at the visited states; never negative (rounding aside)."""
+    """The mean ``KL(first || second)`` in the visited states; never negative, except for rounding errors.
+
+    Args:
+        first: the distributions of one policy in the rows of the experience.
+        second: those of the other policy.
+        experience: the sequences.
+
+    Returns:
+        The mean over the rows.
+    """
     return experience.mean(_divergence(first, second))
 
 
 def _divergence(first: Distribution, second: Distribution) -> Tensor:
-    """For categorical policies from the logits: torch's own is infinite where a probability of float32 rounds to 0."""
+    """The divergence per row.
+
+    Categorical distributions are compared by their logits: torch's function returns infinity if a float32 probability
+    rounds to 0.
+    """
     if isinstance(first, Categorical) and isinstance(second, Categorical):
         terms = first.probs * (first.logits - second.logits)
         return torch.where(first.probs > 0, terms, 0.0).sum(dim=-1)

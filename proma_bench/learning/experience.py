@@ -1,15 +1,15 @@
-"""Sampled sequences, in the one form that every tier uses.
+"""Sampled sequences, in the form that all tiers use.
 
-A *row* is one decision of the policy. A *sequence* gets one reward and one advantage. Three layouts cover the
-ladder; ``old_log_probs`` has the rows' shape in each:
+A *row* is one decision of the policy. A *sequence* gets one reward and one advantage. There are three layouts of the
+rows, and ``old_log_probs`` has this shape:
 
     [B]      a row is a sequence                              (bandit)
     [N]      flattened rows, ``sequence_ids`` [N] in 0..B-1   (environment steps of B episodes)
     [B, T]   padded rows, ``mask`` [B, T] true where real     (tokens of B answers)
 
-For text, ``observations`` [B, P + T] are the tokens of prompts and answers. The last T columns belong to the rows. -1
-is padding, on the left of a prompt and on the right of an answer. Selected sequences lose the columns that are padding
-in all of them.
+For text, ``observations`` [B, P + T] contain the tokens of prompts and answers; the last T columns belong to the rows.
+Padding is -1, on the left of prompts and on the right of answers. When sequences are selected, columns that are padding
+in all of them are dropped.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 PADDING = -1
-"""What stands for no token."""
+"""The value in positions without a token."""
 
 
 @dataclass(frozen=True)
 class Experience:
-    """What a policy saw, did and got.
+    """Sampled sequences: observations, actions and rewards.
 
     Attributes:
-        observations: what the policy's ``distribution`` takes; the first axis is the rows' first.
-        actions: what it chose, in the shape that the distribution's ``log_prob`` takes.
-        old_log_probs: their log-probabilities when they were sampled, [*rows].
+        observations: the inputs of the policy; their first axis is the first axis of the rows.
+        actions: the chosen actions, in the shape that the distribution's ``log_prob`` accepts.
+        old_log_probs: log-probabilities of the actions at the time of sampling, [*rows].
         rewards: one per sequence, [B].
-        advantages: likewise; NaN until a method has given them.
-        sequence_ids: the sequence of each row, see the module's layouts.
-        mask: which rows are real, see the module's layouts.
-        flags: named properties of sequences, [B] each; how many have one is recorded (``cut``: ended by the length
-            limit).
-        sampler_gaps: the sum over each sequence of how far the sampler's log-probs were from ``old_log_probs``, [B];
-            None if the policy itself sampled.
+        advantages: one per sequence, [B]. If they are omitted, they are NaN until they are computed from the rewards.
+        sequence_ids: the sequence of each row, in the flattened layout.
+        mask: whether a row is real, in the padded layout.
+        flags: properties of the sequences by name, [B] each, such as ``cut`` (ended by the length limit). A run records
+            the number of sequences with each property.
+        sampler_gaps: the absolute difference between the sampler's log-probabilities and ``old_log_probs``, summed
+            over each sequence, [B]; None if the policy itself sampled.
     """
 
     observations: Shaped[Tensor, "..."]
     actions: Shaped[Tensor, "..."]
     old_log_probs: Float[Tensor, "*rows"]
     rewards: Float[Tensor, " B"]
-    advantages: Float[Tensor, " B"] = None  # type: ignore[assignment]  # see __post_init__
+    advantages: Float[Tensor, " B"] = None  # type: ignore[assignment]  # None becomes NaN in __post_init__
     sequence_ids: Int[Tensor, " N"] | None = None
     mask: Bool[Tensor, "B T"] | None = None
     flags: Mapping[str, Bool[Tensor, " B"]] = field(default_factory=dict)
     sampler_gaps: Float[Tensor, " B"] | None = None
 
     def __post_init__(self) -> None:
+        """Fill omitted advantages with NaN, so that the attribute is always a tensor."""
         if self.advantages is None:
             object.__setattr__(self, "advantages", torch.full_like(self.rewards, torch.nan))
 
@@ -64,11 +65,18 @@ class Experience:
 
     @property
     def rows(self) -> int:
-        """The number of real rows: those that are not padding."""
+        """The number of real rows, without padding."""
         return self.old_log_probs.numel() if self.mask is None else int(self.mask.sum())
 
     def per_sequence(self, values: Float[Tensor, "*rows"]) -> Float[Tensor, " B"]:
-        """The sum of the rows' values over each sequence."""
+        """Sum values over the rows of each sequence.
+
+        Args:
+            values: one per row; values of padding are ignored.
+
+        Returns:
+            One sum per sequence.
+        """
         if self.sequence_ids is not None:
             return values.new_zeros(len(self)).index_add(0, self.sequence_ids, values)
         if self.mask is not None:
@@ -76,22 +84,50 @@ class Experience:
         return values
 
     def per_row(self, values: Float[Tensor, " B"]) -> Float[Tensor, "*rows"]:
-        """Every row's value is that of its sequence."""
+        """Repeat values for the rows of each sequence.
+
+        Args:
+            values: one per sequence.
+
+        Returns:
+            The value of its sequence for each row.
+        """
         if self.sequence_ids is not None:
             return values[self.sequence_ids]
         return values if self.mask is None else values.unsqueeze(1).expand_as(self.mask)
 
     def mean(self, values: Float[Tensor, "*rows"]) -> float:
-        """The mean over real rows; 0 where there are none."""
+        """Average values over the real rows.
+
+        Args:
+            values: one per row; values of padding are ignored.
+
+        Returns:
+            The mean; 0 if there are no real rows.
+        """
         return float(self.per_sequence(values).sum()) / max(1, self.rows)
 
     def to(self, device: torch.device) -> Experience:
-        """The same on another device."""
+        """Move all tensors to a device.
+
+        Args:
+            device: the device.
+
+        Returns:
+            The same sequences on that device.
+        """
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved, flags={name: flag.to(device) for name, flag in self.flags.items()})
 
     def select(self, sequences: Int[Tensor, " b"]) -> Experience:
-        """The given sequences, in the given order (flattened rows keep theirs)."""
+        """Select sequences. Columns that are padding in all of them are dropped.
+
+        Args:
+            sequences: indices of the sequences.
+
+        Returns:
+            These sequences in this order. In the flattened layout, the order of the rows does not change.
+        """
         rows, ids = sequences, None
         if self.sequence_ids is not None:
             position = sequences.new_full((len(self),), -1)
@@ -113,7 +149,7 @@ class Experience:
         return selected if self.mask is None else selected._trimmed()
 
     def _trimmed(self) -> Experience:
-        """Text without the columns that are padding in every sequence; one row always stays."""
+        """Text without the columns that are padding in all sequences; at least one column of rows remains."""
         assert self.mask is not None
         width = self.mask.shape[1]
         used = self.mask.any(dim=0).nonzero()
@@ -130,19 +166,41 @@ class Experience:
         )
 
     def split(self, parts: int) -> Iterator[Experience]:
-        """Neighbouring sequences in ``parts`` parts, one per optimizer step."""
+        """Split into parts of adjacent sequences, one per optimizer step.
+
+        Args:
+            parts: number of parts.
+
+        Yields:
+            The parts in order.
+        """
         for sequences in torch.arange(len(self)).tensor_split(parts):
             yield self.select(sequences)
 
     def microbatches(self, size: int, generator: torch.Generator | None) -> list[Experience]:
-        """Cut into microbatches of ``size`` sequences, shuffled by the generator unless it is None."""
+        """Split into microbatches.
+
+        Args:
+            size: sequences per microbatch; the last one may have fewer.
+            generator: shuffles the sequences before; None keeps their order.
+
+        Returns:
+            The microbatches.
+        """
         count = len(self)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         return [self.select(sequences) for sequences in order.split(size)]
 
     @staticmethod
     def join(parts: Sequence[Experience]) -> Experience:
-        """The sequences of all parts, in order."""
+        """Concatenate experience.
+
+        Args:
+            parts: all in the same layout.
+
+        Returns:
+            The sequences of all parts, in order.
+        """
         if len(parts) == 1:
             return parts[0]
         if parts[0].mask is not None:
@@ -171,7 +229,7 @@ class Experience:
 
 
 def _padded_alike(parts: Sequence[Experience]) -> list[Experience]:
-    """Texts with as many columns of prompt and of answer as the longest part has."""
+    """Pad text to the same number of columns: those of the longest prompt and of the longest answer."""
     answer = max(part.actions.shape[1] for part in parts)
     prompt = max(part.observations.shape[1] - part.actions.shape[1] for part in parts)
     padded = []
@@ -192,7 +250,7 @@ def _padded_alike(parts: Sequence[Experience]) -> list[Experience]:
 
 
 def _widened(values: Tensor, left: int, right: int, padding: float) -> Tensor:
-    """More columns [B, left + T + right, ...]."""
+    """Add columns of padding: [B, left + T + right, ...]."""
     shape = [len(values), left + values.shape[1] + right, *values.shape[2:]]
     widened = values.new_full(shape, padding)
     widened[:, left : left + values.shape[1]] = values

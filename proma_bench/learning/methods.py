@@ -1,4 +1,4 @@
-"""The methods that are compared: one entry each. It imports no torch: the command line and the report read it."""
+"""The table of the compared methods. It does not import torch, because the command line and the report read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 class Style(NamedTuple):
-    """How a method is drawn. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+    """How a method is drawn. The colours are those of Okabe and Ito, which colour-blind readers can distinguish.
+
+    Attributes:
+        title: the method's title in tables and legends.
+        colour: the colour of its lines, as a hexadecimal code.
+        dashes: the line style, as matplotlib takes it.
+        marker: the marker, as matplotlib takes it.
+    """
 
     title: str
     colour: str
@@ -29,15 +36,16 @@ class Method:
     """A method: its objective and its advantages.
 
     Attributes:
-        name: what the option ``--method`` and results call it.
+        name: its name in the option ``--method`` and in results.
         style: its title in tables, and how it is drawn.
-        objective: the function whose gradient it follows, see `proma_bench.learning.objectives`, or where to import
-            it from, as ``"package.module:function"``.
-        advantages: from rewards to advantages, see `proma_bench.learning.advantages`, likewise.
-        settings: names of the settings that no other method reads. Runs of different methods can be compared whatever
-            these are.
-        projects: whether the running gradient is projected. The objective is then the log-probabilities themselves:
-            the advantages come in during the backward pass.
+        objective: the function whose gradient the method follows (see `proma_bench.learning.objectives`), or the place
+            to import it from, as ``"package.module:function"``.
+        advantages: the function from rewards to advantages (see `proma_bench.learning.advantages`), or the place to
+            import it from, in the same form.
+        settings: names of the settings that no other method reads. Runs of different methods can be compared even if
+            these settings differ.
+        projects: whether the running gradient is projected. The objective is then the log-probabilities themselves;
+            the advantages enter in the backward pass.
     """
 
     name: str
@@ -49,13 +57,13 @@ class Method:
 
     @cached_property
     def objective_function(self) -> Objective:
-        """The objective itself, imported on first use."""
+        """The objective as a function; it is imported on first use."""
         found: Objective = pkgutil.resolve_name(self.objective) if isinstance(self.objective, str) else self.objective
         return found
 
     @cached_property
     def advantages_function(self) -> Advantages:
-        """The function for advantages itself, imported on first use."""
+        """The advantages as a function; it is imported on first use."""
         reference = self.advantages
         found: Advantages = pkgutil.resolve_name(reference) if isinstance(reference, str) else reference
         return found
@@ -65,7 +73,7 @@ METHODS: Table[Method] = Table("method")
 """All methods by name, in the order of tables and legends."""
 
 register_method = METHODS.register
-"""Add a method; the command line, the ladder, tables and figures know it from then on."""
+"""Add a method to the table. The command line, the ladder, tables and figures include it from then on."""
 
 
 register_method(

@@ -1,7 +1,7 @@
-"""What is recorded at each optimizer step: one entry per metric. This file imports no torch, as the report reads it.
+"""The table of metrics, which are recorded at each optimizer step. It imports no torch, because the report reads it.
 
-An entry says how the metric is measured, what a figure calls it and whether the closing table has a column for it.
-Metrics that a tier's validation or the update itself returns have no function here.
+An entry says how the metric is measured, its label in figures, and its column in the closing table, if it has one.
+Metrics that a tier's validation or the optimizer step returns have no function here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Step(NamedTuple):
     """One optimizer step, for measurement.
 
     Attributes:
-        experience: the sequences that the step was made with.
-        before: the policy's distributions in their rows before the step.
+        experience: the sequences of the step.
+        before: the policy's distributions in the rows of these sequences, before the step.
         after: the same after the step.
-        initial: those of the policy that the run began with.
+        initial: the same for the initial policy of the run.
     """
 
     experience: Experience
@@ -38,9 +38,9 @@ class Column(NamedTuple):
     """A column of the closing table.
 
     Attributes:
-        heading: what stands above it.
-        over_steps: the figure of a run: the metric at the last step, or its mean over the steps.
-        digits: after the point.
+        heading: the text above the column.
+        over_steps: how a run's value is computed: the metric at the last step, or its mean over the steps.
+        digits: digits after the decimal point.
     """
 
     heading: str
@@ -54,11 +54,12 @@ class Metric:
 
     Attributes:
         name: its key in ``metrics.jsonl``.
-        label: what the axis of a figure says.
-        measure: its value after a step; None for what validation and the update return themselves.
+        label: the label of its axis in figures.
+        measure: the function that computes it after a step; None for metrics that validation or the optimizer step
+            returns.
         column: its column in the closing table, if it has one.
-        higher_is_better: which of two values a frontier takes.
-        by_layer: whether it is an object with a number per parameter tensor instead.
+        higher_is_better: whether a frontier takes the higher of two values; otherwise it takes the lower one.
+        by_layer: whether it has one number per parameter tensor, by name, instead of a single number.
     """
 
     name: str
@@ -73,11 +74,18 @@ METRICS: Table[Metric] = Table("metric")
 """All metrics by name."""
 
 register_metric = METRICS.register
-"""Add a metric; runs record it, and reports know it, from then on."""
+"""Add a metric to the table. Runs record it, and reports show it, from then on."""
 
 
 def measured(step: Step) -> dict[str, float]:
-    """The metrics that are measured by comparing distributions, by name."""
+    """Measure all metrics that have a function.
+
+    Args:
+        step: the optimizer step.
+
+    Returns:
+        The values by name.
+    """
     return {name: metric.measure(step) for name, metric in METRICS.items() if metric.measure is not None}
 
 

@@ -10,7 +10,16 @@ from torch import nn
 
 
 def mlp(widths: Sequence[int], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers from ``widths[0]`` to ``widths[-1]`` features, with the activation between them."""
+    """Linear layers with an activation between them.
+
+    Args:
+        widths: number of features of the input, of each hidden layer, and of the output.
+        activation: the class of the activation.
+        generator: the generator that the initial weights are drawn from.
+
+    Returns:
+        The network.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [_linear(inputs, outputs, generator), activation()]
@@ -18,7 +27,7 @@ def mlp(widths: Sequence[int], activation: type[nn.Module], generator: torch.Gen
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A linear layer with torch's default initialisation, drawn from the generator instead of the global state."""
+    """A linear layer with torch's default initialisation, drawn from the generator, not the global one."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     bound = inputs**-0.5
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)

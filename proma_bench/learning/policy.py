@@ -1,4 +1,4 @@
-"""A policy, as everything else sees it."""
+"""The interface of policies."""
 
 from __future__ import annotations
 
@@ -12,25 +12,46 @@ from torch.distributions import Distribution
 from proma_bench.learning.experience import Experience
 
 Generators = Mapping[str, torch.Generator]
-"""A tier draws initial states (prompts, images, reset seeds) from ``initial_states``, so that methods with one seed see
-the same ones, and actions from ``actions``."""
+"""Random generators by purpose. A tier draws initial states (prompts, images, reset seeds) from ``initial_states`` and
+actions from ``actions``, so that different methods with the same seed get the same initial states."""
 
 
 class Policy(nn.Module):
-    """A module that gives the distribution of the next action in every row."""
+    """A module that returns the distribution of the action in every row. A subclass defines `distribution` or `on`."""
 
     def distribution(self, observations: Tensor) -> Distribution:
-        """The distributions for observations alone, where a row needs no more."""
+        """The distributions for given observations, for policies that need only the observation of a row.
+
+        Args:
+            observations: the first axis is the row.
+
+        Returns:
+            One distribution per row.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines neither distribution nor on")
 
     def on(self, experience: Experience) -> Distribution:
-        """The distributions in the rows of some experience; their ``log_prob`` takes its ``actions``."""
+        """The distributions in the rows of an experience.
+
+        Args:
+            experience: the sequences.
+
+        Returns:
+            Distributions whose ``log_prob`` accepts ``experience.actions``.
+        """
         return self.distribution(experience.observations)
 
     def sequence_ids(self, experience: Experience) -> Tensor | None:
-        """The sequence of every row of the activations; None where their first axis is the sequence."""
+        """The sequence that each row of the activations belongs to.
+
+        Args:
+            experience: the sequences.
+
+        Returns:
+            The index of the sequence per row; None if the first axis of the activations is the sequence.
+        """
         return experience.sequence_ids
 
     def frozen(self) -> Policy:
-        """A copy that stays as it is, for measurement."""
+        """A copy that is not trained, for measurements."""
         return copy.deepcopy(self).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""One optimizer step over microbatches: the same for every method and tier."""
+"""One optimizer step over microbatches; all methods and tiers share it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,29 @@ def optimizer_step(
     config: RunConfig,
     proma: Proma | None = None,
 ) -> dict[str, Any]:
-    """Accumulate the gradient of the step's objective, microbatch after microbatch, and apply it.
+    """Accumulate the gradient of the step's objective over the microbatches, and apply it.
 
-    What a row weighs (``config.loss_aggregation``) does not depend on the microbatch that it is in. With ``proma`` the
-    running gradient is projected before each microbatch is added; without, gradients add up plainly. Where that is
-    faster, PROMA takes several microbatches in one backward pass, with the same result.
+    The weight of a row (``config.loss_aggregation``) does not depend on its microbatch. If it is faster, PROMA
+    processes several microbatches in one backward pass, with the same result.
+
+    Args:
+        policy: the policy that is trained.
+        optimizer: the optimizer of its parameters.
+        microbatches: the sequences of the step, with advantages.
+        config: the settings of the run.
+        proma: projects the running gradient before each microbatch is added; None adds up the gradients.
 
     Returns:
-        ``grad_norm``, and what the projection did (None without one).
+        ``grad_norm`` and the statistics of the projection (None without one).
 
     Raises:
-        RunError: an objective is not finite, or the memory does not suffice. The weights have not changed then.
+        RunError: an objective is not finite, or there is not enough memory. The weights are unchanged then.
     """
     objective_function = METHODS[config.method].objective_function
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
     rows = sum(microbatch.rows for microbatch in microbatches)
     if rows == 0:
-        return {"grad_norm": 0.0, **_projection_stats(proma)}  # no token was answered: nothing to learn
+        return {"grad_norm": 0.0, **_projection_stats(proma)}  # no answer has a token, so there is nothing to learn
     for experience in _passes(microbatches, rows / sequences, proma):
         if _adds_nothing(experience, config, proma):
             continue
@@ -69,7 +75,10 @@ def optimizer_step(
 
 
 def _out_of_memory(sequences: int, config: RunConfig) -> str:
-    """What to change; a smaller microbatch, chosen in silence, would be another algorithm."""
+    """The message that says which settings to change.
+
+    The microbatch is not made smaller automatically: that would be a different algorithm.
+    """
     settings = ["turn on gradient_checkpointing"] if getattr(config, "gradient_checkpointing", True) is False else []
     settings += ["lower max_new_tokens"] if hasattr(config, "max_new_tokens") else []
     settings += ["lower microbatch_size (which changes what PROMA does)"]
@@ -77,10 +86,17 @@ def _out_of_memory(sequences: int, config: RunConfig) -> str:
 
 
 def _weights(experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor | float:
-    """What every row of a sequence weighs, for a step of so many rows and sequences.
+    """The weight of the rows of each sequence.
 
-    token-mean: all rows alike (the paper's run). sequence-mean: all sequences alike, whatever their length (GRPO as
-    published). sum: the log-prob of the sequence itself, the unbiased gradient of the mean reward.
+    token-mean: all rows have the same weight (the paper's run). sequence-mean: all sequences have the same weight,
+    regardless of their length (GRPO as published). sum: the rows of a sequence are summed, which gives the unbiased
+    gradient of the mean reward.
+
+    Args:
+        experience: the sequences.
+        config: the settings of the run.
+        rows: number of rows in the whole step.
+        sequences: number of sequences in the whole step.
     """
     if config.loss_aggregation == "token-mean":
         return 1 / rows
@@ -91,12 +107,12 @@ def _weights(experience: Experience, config: RunConfig, rows: int, sequences: in
 
 
 def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None) -> Iterator[Experience]:
-    """The parts that go through one backward pass each: single microbatches, or several for PROMA on a small policy.
+    """The experience of each backward pass: one microbatch, or several joined for PROMA on a small policy.
 
     Args:
-        microbatches: of one optimizer step.
-        rows: the mean number per sequence.
-        proma: what projects, if anything does.
+        microbatches: those of one optimizer step.
+        rows: mean number of rows per sequence.
+        proma: the projection, if there is one.
     """
     if proma is None:
         yield from microbatches
@@ -107,7 +123,10 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
 
 
 def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None) -> bool:
-    """Whether nothing changes: all advantages are zero, and nothing is projected, or the clamp allows no removal."""
+    """Whether the gradient stays the same: all advantages are zero, and no projection removes anything.
+
+    With advantages of zero, the clamp (``max_removed``) does not allow any removal.
+    """
     removes = (
         proma is not None and config.max_removed is None and PROJECTION_METHODS[config.projection].takes != "factors"
     )
@@ -115,7 +134,7 @@ def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None
 
 
 def _projection_stats(proma: Proma | None) -> dict[str, Any]:
-    """What the projection did since the last call; None without one."""
+    """The statistics of the projection since the last call; None without a projection."""
     if proma is None:
         return {"removed_ratio": None, "removed_by_layer": None, "clamped": None}
     records = proma.stats()
