@@ -7,15 +7,24 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """A mistake in what was asked for: an unknown name, a setting out of range, a directory that is taken."""
+    """A mistake of the user: an unknown name, a setting out of range, a directory that is already in use."""
 
 
 class RunError(Exception):
-    """A run that cannot go on: a full disk, a damaged directory, numbers that are no longer finite."""
+    """A run cannot continue: the disk is full, the directory is damaged, or numbers are no longer finite."""
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raise UsageError that names the nearest known name unless ``name`` is one of them."""
+    """Require that a name is known.
+
+    Args:
+        kind: the kind of thing that is named, for the message.
+        name: the name.
+        known: all known names.
+
+    Raises:
+        UsageError: the name is not known; the message contains the most similar known name.
+    """
     names = list(known)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]

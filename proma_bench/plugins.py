@@ -1,12 +1,12 @@
-"""Modules from outside of this package that add to it: methods, tiers, layer rules, projections, metrics, claims.
+"""Plug-ins: modules outside this package that add methods, tiers, layer rules, projections, metrics or claims to it.
 
-A plug-in is any module that calls `register_method`, `register_metric` and the like, or defines a tier, when it is
-imported. The command line and every worker of a ladder import
+A plug-in is a module that calls functions such as `register_method` or `register_metric`, or defines a tier, when it is
+imported. The command line and every worker of a ladder import two kinds of plug-ins:
 
-    the modules that installed packages name in the entry-point group ``proma_bench.plugins``, and
-    those in the environment variable PROMA_BENCH_PLUGINS: names of modules, or paths of .py files, separated by commas.
+    modules in the entry-point group ``proma_bench.plugins`` of installed packages
+    modules in the environment variable PROMA_BENCH_PLUGINS: names of modules or paths of .py files, separated by commas
 
-Only a user of this machine can name one: nothing in a run's directory, a data file or a model does.
+Plug-ins can only be chosen in these two ways: the directory of a run, a data file or a model cannot load one.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ def load_plugins() -> None:
     """Import all plug-ins, once per process.
 
     Raises:
-        UsageError: one cannot be imported.
+        UsageError: a plug-in cannot be imported.
     """
     names = {entry.value for entry in importlib.metadata.entry_points(group=GROUP)}
     named = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
     for name in [*sorted(names), *filter(None, named)]:
         try:
             _import(name)
-        except Exception as error:  # whatever somebody else's module does when it is imported
+        except Exception as error:  # the import of a plug-in can raise anything
             raise UsageError(f"cannot import the plug-in {name}: {type(error).__name__}: {error}") from error
 
 
 def _import(name: str) -> None:
-    """A module by its name, or a file, which is a module of the file's name from then on."""
+    """Import a module by its name, or a .py file as a module with the name of the file."""
     if not name.endswith(".py"):
         importlib.import_module(name)
         return

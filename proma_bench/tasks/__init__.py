@@ -1,1 +1,1 @@
-"""Questions with verifiable answers: those of reasoning-gym, GSM8K, and how answers are scored."""
+"""Questions with verifiable answers, from reasoning-gym and GSM8K, and the scoring of answers."""

@@ -1,12 +1,15 @@
 """GSM8K (Cobbe et al., arXiv 2110.14168): word problems with solutions that end in ``#### number``.
 
-There are three sources. A directory holds ``train.jsonl`` and, where the test is wanted, ``test.jsonl`` as OpenAI
-published them, one object with ``question`` and ``answer`` per line. If there is no source, it is ``openai/gsm8k`` on
-the hub. ``synthetic`` stands for the templates of reasoning-gym's gsm_symbolic, which need no download.
+There are three sources:
 
-What counts as GSM8K is decided by the SHA-256 of its rows in the published form, whatever form they come in. A file of
-another length is the user's own set and is taken with a note; one of the published length with other rows is probably
-damaged and is refused.
+    a directory     with ``train.jsonl`` and, for the test, ``test.jsonl`` in the form that OpenAI published: one object
+                    with ``question`` and ``answer`` per line
+    None            ``openai/gsm8k`` on the Hugging Face hub
+    ``synthetic``   the templates of reasoning-gym's gsm_symbolic, which need no download
+
+The SHA-256 of the rows, in the published form, tells whether they are those of GSM8K. A file with another number of
+rows is treated as the user's own data, and a note is printed. A file with the published number of rows but other
+content is probably damaged and is refused.
 """
 
 from __future__ import annotations
@@ -32,34 +35,42 @@ from proma_bench.tasks.scoring import lenient_number, strict_number
 
 Split = Literal["train", "test"]
 Row = dict[str, str]
-"""``question`` and ``answer``."""
+"""An object with ``question`` and ``answer``."""
 
 PUBLISHED: dict[Split, tuple[int, str]] = {
     "train": (7473, "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
     "test": (1319, "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"),
 }
-"""Rows of each file, and its SHA-256 (github.com/openai/grade-school-math, commit 3101c7d)."""
+"""The number of rows of each file, and its SHA-256 (github.com/openai/grade-school-math, commit 3101c7d)."""
 
 REPOSITORY, REVISION = "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866"
 
 LONGEST_LINE = 100_000
-"""Bytes; the longest published one has 1743."""
+"""Limit of a line in bytes; the longest published line has 1743."""
 
 SYNTHETIC_SEEDS: dict[Split, int] = {"train": 0, "test": 1}
 SYNTHETIC_ENDING = " Give the result as your final answer. Do not include units."
 
 
 class GSM8K:
-    """Training, validation and test questions, which have none in common.
+    """Training, validation and test questions, which are all different.
 
-    Validation is the first ``validation_questions`` of the training file. The test file is read when ``test`` is asked
-    for, and not before. A question's ``answer`` is its whole solution.
+    The validation questions are the first ones of the training file. The test file is only read when `test` is used.
+    The ``answer`` of a question is its whole solution.
+
+    Attributes:
+        training: questions for training.
+        validation: other questions, for validation.
     """
 
     name = "gsm8k"
 
     def __init__(self, source: str | Path | None, validation_questions: int) -> None:
         """Read the training file.
+
+        Args:
+            source: a directory, ``synthetic``, or None for the hub.
+            validation_questions: number of questions for validation; the others are for training.
 
         Raises:
             UsageError: the source is missing, damaged or too small.
@@ -75,7 +86,7 @@ class GSM8K:
 
     @cached_property
     def test(self) -> list[Question]:
-        """The test questions, without those that are in the training file, too.
+        """The test questions, without those that are also in the training file.
 
         Raises:
             UsageError: the test file is missing or damaged.
@@ -84,31 +95,51 @@ class GSM8K:
         return [question for question in _questions(_rows(self._source, "test")) if question.text not in seen]
 
     def score(self, question: Question, answer: str) -> float:
-        """1 for the right number in the strict form, else 0, whatever the answer holds."""
+        """Score an answer in the strict form. It never raises, whatever the answer contains.
+
+        Args:
+            question: the question.
+            answer: the answer of a model.
+
+        Returns:
+            1 for the right number in the strict form, otherwise 0.
+        """
         return float(strict_number(answer) == _solution(question))
 
     def score_lenient(self, question: Question, answer: str) -> float:
-        """1 for the right number in any form that is understood, else 0, whatever the answer holds."""
+        """Score an answer in any form. It never raises, whatever the answer contains.
+
+        Args:
+            question: the question.
+            answer: the answer of a model.
+
+        Returns:
+            1 for the right number in any supported form, otherwise 0.
+        """
         return float(lenient_number(answer) == _solution(question))
 
     def is_answerable(self, question: Question) -> bool:
-        """Always: solutions without a number are refused when they are read."""
+        """Always true, because solutions without a number are refused when the file is read.
+
+        Args:
+            question: the question.
+        """
         return True
 
     @cached_property
     def demonstrations(self) -> list[tuple[str, str]]:
-        """Training questions with their solutions, without the notes for a calculator: <<48/2=24>>."""
+        """Pairs of a training question and its solution, without calculator annotations such as <<48/2=24>>."""
         return [(question.text, re.sub("<<[^<>]*>>", "", question.entry["answer"])) for question in self.training]
 
 
 def _questions(rows: Iterable[Row]) -> list[Question]:
-    """Each once."""
+    """The questions without duplicates."""
     return [Question(text, row) for text, row in {row["question"]: row for row in rows}.items()]
 
 
 def _solution(question: Question) -> Fraction:
     number = strict_number(question.entry["answer"])
-    assert number is not None, "checked when it was read"
+    assert number is not None, "checked when the file was read"
     return number
 
 
@@ -116,13 +147,13 @@ def _rows(source: str | Path | None, split: Split) -> list[Row]:
     if source is None:
         return _from_hub(split)
     if str(source) == "synthetic":
-        return _made_up(split)
+        return _synthetic(split)
     return _from_directory(Path(source), split)
 
 
 def _from_hub(split: Split) -> list[Row]:
     name = f"main/{split}-00000-of-00001.parquet"
-    instead = "--data DIR takes a directory with train.jsonl and test.jsonl, --data synthetic made-up questions"
+    instead = "--data DIR takes a directory with train.jsonl and test.jsonl, --data synthetic generates questions"
     path = dataset_file(REPOSITORY, REVISION, name, instead)
     try:
         rows = pyarrow.parquet.read_table(path, columns=["question", "answer"]).to_pylist()
@@ -152,16 +183,16 @@ def _from_directory(directory: Path, split: Split) -> list[Row]:
 
 
 def _row(line: bytes, place: str) -> Row:
-    """A line's question and answer.
+    """The question and the answer of a line.
 
     Raises:
-        UsageError: the line has no question or no answer; the message names the place.
+        UsageError: the line has no question or no answer; the message contains ``place``.
     """
     if len(line) > LONGEST_LINE:
         raise UsageError(f"{place}: longer than {LONGEST_LINE:,} bytes")
     try:
         row: Any = json.loads(line.decode("utf-8-sig"))
-        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but not valid text
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place}: not JSON ({error})") from error
     if not isinstance(row, dict):
@@ -176,7 +207,14 @@ def _row(line: bytes, place: str) -> Row:
 
 
 def digest_of(rows: list[Row]) -> str:
-    """The SHA-256 of the file that OpenAI would publish them in."""
+    """The SHA-256 of rows in the form of OpenAI's files.
+
+    Args:
+        rows: the rows of a file.
+
+    Returns:
+        The hexadecimal digest.
+    """
     return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
 
 
@@ -186,11 +224,11 @@ def _require_published(rows: list[Row], split: Split, place: str) -> None:
     if (len(rows), digest) != (count, published):
         raise UsageError(
             f"{place} is not the published GSM8K: {len(rows):,} rows with SHA-256 {digest}, the published one has "
-            f"{count:,} with {published}; fetch it again (a set of your own must not have just as many rows)"
+            f"{count:,} with {published}; fetch it again (data of your own must have another number of rows)"
         )
 
 
-def _made_up(split: Split) -> list[Row]:
+def _synthetic(split: Split) -> list[Row]:
     dataset = reasoning_gym.create_dataset("gsm_symbolic", seed=SYNTHETIC_SEEDS[split], size=POOL)
     return [
         {

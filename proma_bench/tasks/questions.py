@@ -1,4 +1,4 @@
-"""Questions with verifiable answers, whatever they are about."""
+"""The interface of tasks: questions with verifiable answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Question:
     """A question.
 
     Attributes:
-        text: what is asked.
-        entry: the library's record of it.
+        text: the text of the question.
+        entry: its record in the data set.
     """
 
     text: str
@@ -20,27 +20,52 @@ class Question:
 
     @property
     def answer(self) -> str | None:
-        """An answer that the library gives; some questions have none."""
+        """The answer in the data set; None if it has none."""
         return self.entry["answer"]
 
 
 @runtime_checkable
 class Questions(Protocol):
-    """What is asked, and what an answer is worth. Training and validation have no question in common."""
+    """Questions for training and validation, and the scoring of answers.
+
+    Attributes:
+        training: questions for training.
+        validation: other questions, for validation.
+    """
 
     training: list[Question]
     validation: list[Question]
 
     def score(self, question: Question, answer: str) -> float:
-        """1 for a right answer, else 0, whatever the answer holds."""
+        """Score an answer. It never raises, whatever the answer contains.
+
+        Args:
+            question: the question.
+            answer: the answer of a model.
+
+        Returns:
+            1 for a right answer, otherwise 0.
+        """
 
     def is_answerable(self, question: Question) -> bool:
-        """Whether any answer would be right."""
+        """Whether a right answer to the question exists.
+
+        Args:
+            question: the question.
+        """
 
 
 @runtime_checkable
 class Lenient(Protocol):
-    """Questions whose answers are scored in a second way, which does not insist on the form."""
+    """Questions with a second score, which does not depend on the form of the answer."""
 
     def score_lenient(self, question: Question, answer: str) -> float:
-        """1 for an answer that says the right thing in any form, else 0."""
+        """Score an answer in any form.
+
+        Args:
+            question: the question.
+            answer: the answer of a model.
+
+        Returns:
+            1 for an answer that is right in any form, otherwise 0.
+        """

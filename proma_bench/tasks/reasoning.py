@@ -16,7 +16,7 @@ from proma_bench.errors import UsageError, require_known
 from proma_bench.tasks.questions import Question
 
 POOL = 6000
-"""Questions that are drawn, once, before duplicates go."""
+"""Number of questions that are generated per task, before duplicates are removed."""
 
 EASY: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
@@ -24,11 +24,17 @@ EASY: dict[str, dict[str, Any]] = {
     "basic_arithmetic": {"max_terms": 3, "max_digits": 1, "allow_parentheses": False},
     "spell_backward": {"max_word_len": 5},
 }
-"""Difficulties for a very small model; other tasks are as the library has them."""
+"""Task settings for a very small model. Tasks that are not listed have the library's defaults."""
 
 
 class Task:
-    """The distinct questions of one task; validation and training have none in common."""
+    """The distinct questions of one task of reasoning-gym.
+
+    Attributes:
+        name: the name of the task.
+        training: questions for training.
+        validation: other questions, for validation.
+    """
 
     def __init__(
         self,
@@ -39,15 +45,17 @@ class Task:
         shortened: bool = True,
         numbers_apart: bool = False,
     ) -> None:
-        """Draw the questions.
+        """Generate the questions.
 
         Args:
-            options: the library's settings of the task; None is a difficulty for a very small model.
-            shortened: leave out the words that all questions begin and end with.
-            numbers_apart: no training question has the same numbers as a validation question, in whatever order.
+            name: the name of the task in reasoning-gym.
+            validation_questions: number of questions for validation; the others are for training.
+            options: the library's settings of the task; None takes those of `EASY`.
+            shortened: remove the words with which all questions begin or end.
+            numbers_apart: no training question contains the same numbers as a validation question, in any order.
 
         Raises:
-            UsageError: the task is unknown, or has too few distinct questions.
+            UsageError: the task is unknown, cannot be generated, or has too few distinct questions.
         """
         require_known("task", name, DATASETS)
         self.name = name
@@ -55,7 +63,7 @@ class Task:
         try:
             self._dataset = reasoning_gym.create_dataset(name, seed=0, size=POOL, **options)
             entries = {entry["question"]: entry for entry in self._dataset}
-        except Exception as error:  # some tasks need files or packages of their own
+        except Exception as error:  # some tasks need files or further packages
             raise UsageError(f"reasoning-gym cannot make the task {name}: {error}") from error
         texts = _shortened(list(entries)) if shortened else list(entries)
         questions = [Question(text, entry) for text, entry in zip(texts, entries.values(), strict=True)]
@@ -67,19 +75,31 @@ class Task:
             )
 
     def score(self, question: Question, answer: str) -> float:
-        """1 for an answer to which the library gives its full score, else 0, whatever the answer holds."""
+        """Score an answer. It never raises, whatever the answer contains.
+
+        Args:
+            question: the question.
+            answer: the answer of a model.
+
+        Returns:
+            1 for an answer with the library's full score, otherwise 0.
+        """
         try:
             return float(self._dataset.score_answer(answer.strip(), question.entry) >= 1)
-        except Exception:  # the library's scorers parse what a model wrote
+        except Exception:  # the library's scorers can fail on the text of a model
             return 0.0
 
     def is_answerable(self, question: Question) -> bool:
-        """Whether the library's own answer is right by its own scorer."""
+        """Whether the library's scorer accepts the library's own answer.
+
+        Args:
+            question: the question.
+        """
         return question.answer is not None and self.score(question, question.answer) == 1
 
     @cached_property
     def demonstrations(self) -> list[tuple[str, str]]:
-        """Training questions that have an answer, with it."""
+        """Pairs of a training question and its answer, for all that have one."""
         return [
             (question.text, question.answer)
             for question in self.training
@@ -88,9 +108,10 @@ class Task:
 
 
 def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[list[Question], list[Question]]:
-    """``count`` questions and the rest; questions with the same numbers stay together if these must be apart.
+    """Split into ``count`` questions for validation and the others for training.
 
-    In that case they are shuffled first: the first to be drawn are the easy ones, of which there are few.
+    With ``numbers_apart``, questions with the same numbers are either all used for training or not at all. They are
+    shuffled before, because easy questions, of which there are few, come first.
     """
     if not numbers_apart:
         return questions[:count], questions[count:]
@@ -106,12 +127,12 @@ def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[
 
 
 def _numbers(question: Question) -> tuple[str, ...]:
-    """Sorted; where there are none, the question itself."""
+    """The numbers in a question, sorted; the text of the question if it has none."""
     return tuple(sorted(re.findall(r"[0-9]+", question.text))) or (question.text,)
 
 
 def _shortened(texts: list[str]) -> list[str]:
-    """The questions without the words, and the signs at the end, that all of them begin and end with."""
+    """The questions without the words with which all of them begin or end, and without their common punctuation."""
     words = [text.split(" ") for text in texts]
     start = _in_common(words)
     end = _in_common([line[:start:-1] for line in words])
@@ -122,6 +143,6 @@ def _shortened(texts: list[str]) -> list[str]:
 
 
 def _in_common(lines: Iterable[Sequence[str]]) -> int:
-    """How many words, or signs, all lines begin with."""
+    """The number of words, or characters, that all lines have in common at the beginning."""
     same = (len(set(column)) == 1 for column in zip(*lines, strict=False))
     return sum(itertools.takewhile(bool, same))

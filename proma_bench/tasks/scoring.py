@@ -1,14 +1,15 @@
-r"""The number at the end of a solution of a word problem, read in two ways that are reported side by side.
+r"""The number at the end of the solution of a word problem, read in two ways; both scores are reported.
 
-*strict*: ``#### number``, as VeRL reads it, the framework of the paper's run (``verl/utils/reward_score/gsm8k.py``):
-the last such number within the last 300 characters, without its thousands separators. One thing differs: VeRL compares
-strings, so that ``18.`` and ``18.00`` are not 18 to it; here numbers are compared.
+*strict*: ``#### number``, as in VeRL, the framework of the paper's run (``verl/utils/reward_score/gsm8k.py``): the last
+such number within the last 300 characters, without thousands separators. There is one difference: VeRL compares
+strings, so ``18.`` and ``18.00`` do not equal ``18``; here numbers are compared.
 
-*lenient*: where there is no such line, what math-verify takes for the answer: ``\boxed{18}``, ``The answer is $18.``
+*lenient*: if there is no such number, the answer that math-verify finds: ``\boxed{18}``, ``The answer is $18.``
 
-Both give exact fractions. A completion is hostile input, and math-verify hands what it finds to a parser of LaTeX and
-to sympy, where a short text can take hours (``9^{9^{9}}``, ``|1||1||1|...``). Its time limits are signals, which fail
-outside the main thread, so the time is bounded by what it gets to read (`readable`).
+Both give exact fractions. A completion is untrusted input. math-verify passes its findings to a LaTeX parser and to
+sympy, which can take hours for a short text (``9^{9^{9}}``, ``|1||1||1|...``). The time limits of math-verify use
+signals, which fail outside the main thread. Therefore `readable` limits the time: it removes everything that can take
+long from the text.
 """
 
 from __future__ import annotations
@@ -22,29 +23,44 @@ from math_verify.grader import is_equation, take_last_relation
 from sympy import Basic, Float, Rational
 
 TAIL = 300
-"""Characters at the end of a completion that are read at all (VeRL's number)."""
+"""Number of characters at the end of a completion that are read (the same as in VeRL)."""
 
 DEEPEST = 3
-"""Brackets within brackets; the parser's time grows exponentially with them."""
+"""Largest depth of nested brackets. The parser's time grows exponentially with the depth."""
 
 WORDS = "final answer is".split()
-"""What math-verify looks for before an answer."""
+"""The words that math-verify looks for before an answer."""
 
 COMMANDS = "boxed frac dfrac tfrac times cdot div left right".split()
-"""LaTeX that is read; all of it is arithmetic."""
+"""The LaTeX commands that are read. All of them are arithmetic."""
 
-# It warns that its time limit is off.
+# Without a time limit, math-verify prints a warning.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def strict_number(completion: str) -> Fraction | None:
-    """The number of the last ``#### number``; None where there is none."""
+    """Read the number in the strict form.
+
+    Args:
+        completion: the text of a model.
+
+    Returns:
+        The number of the last ``#### number``; None if there is none.
+    """
     found = re.findall(r"#### (-?[0-9.,]+)", completion[-TAIL:])
     return _decimal(found[-1]) if found else None
 
 
 def lenient_number(completion: str) -> Fraction | None:
-    """`strict_number`, or else what math-verify finds; None where that is no number."""
+    """Read the number in any form.
+
+    Args:
+        completion: the text of a model.
+
+    Returns:
+        The number in the strict form if there is one, otherwise the number that math-verify finds; None if it finds
+        none.
+    """
     strict = strict_number(completion)
     if strict is not None:
         return strict
@@ -53,10 +69,16 @@ def lenient_number(completion: str) -> Fraction | None:
 
 
 def readable(completion: str) -> str:
-    """What math-verify gets to read: the tail, with nothing left in it that is not simple arithmetic.
+    """The part of a completion that math-verify reads: simple arithmetic in its last characters.
 
-    ASCII digits, signs, brackets at most DEEPEST deep, and the WORDS and COMMANDS. Powers, factorials, symbols and
-    units, including percent, are removed.
+    This is ASCII digits, signs, brackets up to the depth `DEEPEST`, `WORDS` and `COMMANDS`. Powers, factorials, symbols
+    and units, including percent, are removed.
+
+    Args:
+        completion: the text of a model.
+
+    Returns:
+        The text for math-verify; empty if brackets are nested too deeply.
     """
     text = completion[-TAIL:].translate(_PLAIN)
     for pattern, replacement in _REPLACEMENTS:
@@ -71,9 +93,9 @@ _REPLACEMENTS = [
     for pattern, replacement in [
         (r"[^\S\n]", " "),
         (r"[^\x20-\x7e\n]", "?"),
-        (r"#{4,}", " answer: "),  # the strict form, not quite kept
+        (r"#{4,}", " answer: "),  # almost the strict form
         (r"\\text\{[^{}]*\}", " "),
-        (r"\\[,;:! ]", ""),  # small spaces, also within numbers
+        (r"\\[,;:! ]", ""),  # thin spaces, also within numbers
         (r"\\?%", " "),
         (r"[\w.()]*(?:\^|(?<=[\d)])\*\*(?=[\d(-]))(?:\{[^{}]*\}|[\w.+-]*)", " "),  # powers
         (r"\*\*|_", " "),  # bold
@@ -87,7 +109,7 @@ _REPLACEMENTS = [
 
 
 def _depth(text: str) -> int:
-    """The depth of brackets of all kinds. A closing one without an opening one does not count."""
+    """The largest depth of nested brackets of all kinds. A closing bracket without an opening one is ignored."""
     depth = deepest = 0
     for sign in text:
         depth = max(0, depth + (sign in "([{") - (sign in ")]}"))
@@ -101,11 +123,11 @@ def _decimal(text: str) -> Fraction | None:
 
 
 def _value(found: object) -> Fraction | None:
-    """Of an expression, or of the last part of 6*3 = 18."""
+    """The value of an expression, or of the right-hand side of an equation (6*3 = 18)."""
     try:
         if isinstance(found, Basic) and is_equation(found):
             found = take_last_relation(found).rhs
         number = found.doit() if isinstance(found, Basic) else None
         return Fraction(str(number)) if isinstance(number, Rational | Float) else None
-    except Exception:  # sympy's, on what a model wrote
+    except Exception:  # sympy can raise anything for the text of a model
         return None
