@@ -1,1 +1,1 @@
-"""A causal language model as a policy: models, prompts, tokens, precision and samplers."""
+"""Causal language models as policies: models, prompts, token distributions, precision and samplers."""

@@ -1,4 +1,4 @@
-"""What tiers with a language model as policy have in common: questions in, scored answers out."""
+"""Batches and scores for tiers whose policy is a language model: it answers questions, and the answers are scored."""
 
 from __future__ import annotations
 
@@ -18,21 +18,32 @@ from proma_bench.tasks.questions import Lenient, Question, Questions
 
 
 class Answers:
-    """Asks, and scores what comes back.
-
-    Args:
-        max_prompt_tokens: a longer prompt, with all that it begins with, gets no answer and no reward.
-    """
+    """Samples answers to the questions of a task and scores them."""
 
     def __init__(self, task: Questions, prompting: Prompting, max_prompt_tokens: int) -> None:
+        """Store the task and the form of the prompts.
+
+        Args:
+            task: the questions and their scoring.
+            prompting: turns questions into prompts.
+            max_prompt_tokens: longer prompts, including the prefix, get no answer and no reward.
+        """
         self.task, self.prompting, self._longest_prompt = task, prompting, max_prompt_tokens
 
     def experience(
         self, policy: LanguagePolicy, sampler: Sampler, group_size: int, prompts: int, generators: Generators
     ) -> Experience:
-        """One batch: ``group_size`` answers to each of ``prompts`` training questions, drawn with replacement.
+        """Sample one batch for training.
 
-        ``old_log_probs`` are the policy's own. How far the sampler's are from them is noted for each sequence.
+        Args:
+            policy: computes ``old_log_probs``; ``sampler_gaps`` compare the sampler's log-probabilities with them.
+            sampler: samples the answers with the policy's weights.
+            group_size: answers per question.
+            prompts: number of training questions, drawn with replacement.
+            generators: one for initial states (questions) and one for actions (tokens).
+
+        Returns:
+            The answers with their rewards.
         """
         drawn = torch.randint(len(self.task.training), (prompts,), generator=generators["initial_states"])
         questions = [self.task.training[index] for index in drawn.tolist()]
@@ -60,9 +71,16 @@ class Answers:
     def scores(
         self, sampler: Sampler, samples: int, questions: Sequence[Question] | None = None
     ) -> dict[str, float | None]:
-        """The share of right answers to the validation questions, or others: greedy ones, and ``samples`` to each.
+        """Measure the share of right answers. The random numbers are the same in every call.
 
-        If the task has a lenient score, it scores the greedy answers, too. The random numbers are always the same.
+        Args:
+            sampler: samples the answers.
+            samples: number of sampled answers per question.
+            questions: None takes the validation questions.
+
+        Returns:
+            ``score`` of greedy answers, ``score_sampled`` of sampled answers, and, if the task has a lenient score,
+            ``score_lenient`` of greedy answers.
         """
         questions = self.task.validation if questions is None else questions
         greedy, _ = self._ask(questions, sampler, 1, None)
@@ -76,9 +94,11 @@ class Answers:
     def _ask(
         self, questions: Sequence[Question], sampler: Sampler, samples: int, generator: torch.Generator | None
     ) -> tuple[Rollout, Bool[Tensor, " R"]]:
-        """Answers, and which prompts are too long; these have nothing but padding for an answer.
+        """Sample answers to questions.
 
-        The returned prompts do not contain the prefix.
+        Returns:
+            The answers, with prompts that do not contain the prefix; and whether each prompt is too long. The answer to
+            such a prompt consists of padding.
         """
         prefix = self.prompting.prefix
         prompts = self.prompting.tokens(questions)
@@ -99,7 +119,7 @@ class Answers:
     def _score(
         self, questions: Sequence[Question], rollout: Rollout, samples: int
     ) -> tuple[Tensor, Bool[Tensor, " R"]]:
-        """Rewards [R], and which answers are empty."""
+        """The reward of each answer, and whether it is empty."""
         texts = self._texts(rollout)
         rewards = [
             self.task.score(questions[row // samples], text) if text.strip() else 0.0 for row, text in enumerate(texts)

@@ -1,4 +1,4 @@
-"""Key-value caches of a beginning that many texts share."""
+"""Key-value caches of a common prefix of many texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from transformers import DynamicCache, PreTrainedModel
 
 @torch.no_grad()
 def cached(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
-    """The key-value cache of one text, which may be empty."""
+    """Compute the key-value cache of one text.
+
+    Args:
+        model: the language model.
+        tokens: the tokens of the text, which may be empty.
+
+    Returns:
+        The cache.
+    """
     cache = DynamicCache(config=model.config)
     if len(tokens):
         ids = torch.tensor([list(tokens)], device=model.device)
@@ -20,7 +28,15 @@ def cached(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
 
 
 def repeated(cache: DynamicCache, count: int) -> DynamicCache:
-    """A copy for ``count`` sequences; the original can be used again."""
+    """Copy a cache for a batch of texts. The original does not change.
+
+    Args:
+        cache: the cache of one text, or of a batch.
+        count: number of copies of each text.
+
+    Returns:
+        The cache of the batch.
+    """
     several = copy.deepcopy(cache)
     several.batch_repeat_interleave(count)
     return several

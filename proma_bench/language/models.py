@@ -1,6 +1,6 @@
-"""Language models and their tokenizers: tiny ones made here, pretrained ones from the hub or a directory.
+"""Language models and their tokenizers: a tiny untrained one, and pretrained ones from the hub or a directory.
 
-Weights are read from safetensors, and code that comes with a model is never run.
+Weights are only read from safetensors, and code in the repository of a model is never executed.
 """
 
 from __future__ import annotations
@@ -30,23 +30,37 @@ from proma_bench.errors import UsageError
 
 
 class Pretrained:
-    """A model and its tokenizer: a directory, or a name on the hub, with a revision, that is fetched if need be.
-
-    Raises:
-        UsageError: something cannot be found or read; one line says what.
-    """
+    """A pretrained model and its tokenizer."""
 
     def __init__(self, name: str, revision: str | None) -> None:
+        """Find the model, or download it.
+
+        Args:
+            name: a directory, or the name of a model on the hub.
+            revision: commit, tag or branch on the hub; None is the main branch.
+
+        Raises:
+            UsageError: the model cannot be downloaded.
+        """
         folder = Path(name)
         self._folder = folder if folder.is_dir() else model_folder(name, revision, "--model takes a directory")
         logging.disable_progress_bar()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
         tokenizer: PreTrainedTokenizerBase = self._load("the tokenizer", AutoTokenizer)
         return tokenizer
 
     def model(self) -> PreTrainedModel:
-        """The model in float32, without dropout: the policy that is trained must be the policy that has sampled."""
+        """Load the model in float32, without dropout, because the trained policy must be the policy that sampled.
+
+        Raises:
+            UsageError: it cannot be loaded, for example because there are no weights in safetensors.
+        """
         config: PreTrainedConfig = self._load("the config", AutoConfig)
         for setting in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
             setattr(config, setting, 0.0)
@@ -56,7 +70,11 @@ class Pretrained:
         return model
 
     def stop_token_ids(self) -> set[int]:
-        """The tokens that end a generation according to the model's own configuration, if it has one."""
+        """The tokens that end an answer according to the generation config of the model, if it has one.
+
+        Raises:
+            UsageError: the generation config cannot be loaded.
+        """
         if not (self._folder / "generation_config.json").exists():
             return set()
         end = self._load("the generation config", GenerationConfig).eos_token_id
@@ -71,13 +89,17 @@ class Pretrained:
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Gradient checkpointing layer by layer, in training mode."""
-    enable = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5 on
+    """Turn on gradient checkpointing for each layer. It is active in training mode only.
+
+    Args:
+        model: the language model.
+    """
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the new name of the method in transformers 5
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, so that no text of any task is unknown, and one that ends an answer."""
+    """A tokenizer with one token per byte, so that it can represent any text, and one token that ends an answer."""
     end, alphabet = "<end>", sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([end, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -86,8 +108,18 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
 
 
-def tiny_qwen3(vocabulary: int, context: int) -> Qwen3ForCausalLM:
-    """0.8 million parameters, with everything that the big one has: grouped queries, RoPE, RMSNorm, a tied head."""
+def tiny_qwen3(vocabulary: int, context_length: int) -> Qwen3ForCausalLM:
+    """A Qwen3 with 0.8 million parameters and random weights, which are the same in every call.
+
+    It has all features of the large model: grouped queries, RoPE, RMSNorm and a tied head.
+
+    Args:
+        vocabulary: number of tokens.
+        context_length: number of positions.
+
+    Returns:
+        The model.
+    """
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -96,7 +128,7 @@ def tiny_qwen3(vocabulary: int, context: int) -> Qwen3ForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=context,
+        max_position_embeddings=context_length,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):

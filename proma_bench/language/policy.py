@@ -1,4 +1,4 @@
-"""A causal language model of transformers as a policy: an action is a token of an answer."""
+"""A causal language model from transformers as a policy: an action is a token of an answer."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ from proma_bench.learning.policy import Policy
 
 
 class LanguagePolicy(Policy):
-    """The distributions of the answers' tokens, given the prompt and the answer so far.
-
-    Args:
-        packed: train on all sequences one after another, [1, total], instead of padded to one length.
-        prefix: tokens that stand before every prompt and are no part of the experience.
-        constant_prefix: an approximation in training. The keys and values of the prefix, which depend on the weights,
-            are treated as constants, so that the prefix need not go through the model once per sequence.
-        dtype: type of the computation, see `precision`; None is the type of the weights.
-    """
+    """The distributions of the tokens of answers, given the prompt and the previous tokens of the answer."""
 
     def __init__(
         self,
@@ -40,14 +32,24 @@ class LanguagePolicy(Policy):
         constant_prefix: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: the language model.
+            packed: train on sequences that are concatenated, [1, total], instead of padded to the same length.
+            prefix: tokens before every prompt; they are not part of the experience.
+            constant_prefix: treat the keys and values of the prefix as constants in training. This is an approximation,
+                because they depend on the weights, but the model need not process the prefix once per sequence.
+            dtype: type of the computation, see `proma_bench.language.precision`; None is the type of the weights.
+        """
         super().__init__()
         assert not (packed and prefix), "packed sequences have no common prefix"
         self.model, self.packed, self.dtype = model, packed, dtype
         self._prefix, self._constant_prefix = list(prefix), constant_prefix
-        self._tokens_at_once = 2**15  # where no gradient is wanted
+        self._tokens_at_once = 2**15  # in passes without gradient
 
     def frozen(self) -> Policy:
-        """A frozen copy; for computations in bfloat16 its weights are rounded once, which halves the memory."""
+        """A copy that is not trained. Its weights are converted to ``dtype``; bfloat16 needs half the memory."""
         copied = super().frozen()
         assert isinstance(copied, LanguagePolicy)
         if self.dtype is not None:
@@ -55,31 +57,42 @@ class LanguagePolicy(Policy):
                 if isinstance(module, nn.Linear | nn.Embedding):
                     module.to(self.dtype)
             embedding = copied.model.get_input_embeddings()
-            embedding.register_forward_hook(_as_float32)  # between the layers, autocast leaves float32 as it is
+            embedding.register_forward_hook(_as_float32)  # as in the policy: autocast keeps hidden states in float32
         return copied
 
     def on(self, experience: Experience) -> Distribution:
-        """Distributions [B, T] over the vocabulary; their values where an answer is padded have no meaning.
+        """The distributions over the vocabulary in the rows of the answers, [B, T].
 
-        Without gradients they are a snapshot, good for measurements after the weights have changed.
+        Without gradients they are a snapshot, which remains valid when the weights change.
+
+        Args:
+            experience: prompts and answers.
+
+        Returns:
+            The distributions; their values have no meaning where an answer is padded.
         """
         if not torch.is_grad_enabled():
             assert experience.mask is not None
             weight = self._head.weight
-            if weight.requires_grad:  # it is going to change
+            if weight.requires_grad:  # the optimizer will change it
                 weight = weight.clone() if self.dtype is None else weight.to(self.dtype)
             head = functools.partial(F.linear, weight=weight, bias=self._head.bias)
             return TokenDistribution(self._hidden_rows(experience).to(weight.dtype), experience.mask, head)
         width = experience.actions.shape[1]
         if self.packed:
-            return Categorical(logits=self._packed_logits(_context(experience))[:, -width:], validate_args=False)
+            return Categorical(logits=self._packed_logits(_input_tokens(experience))[:, -width:], validate_args=False)
         start = self._cached_prefix() if self._constant_prefix else None
         return TrainedTokens(self._hidden(experience, start), self._head, self.dtype)
 
     def sequence_ids(self, experience: Experience) -> Int[Tensor, "1 total"] | None:
+        """The sequence of each packed token; None if sequences are padded.
+
+        Args:
+            experience: prompts and answers.
+        """
         if not self.packed:
             return None
-        real = _context(experience) != PADDING
+        real = _input_tokens(experience) != PADDING
         rows = torch.arange(len(real), device=real.device).unsqueeze(1)
         return rows.expand_as(real)[real].unsqueeze(0)
 
@@ -90,7 +103,7 @@ class LanguagePolicy(Policy):
         return head
 
     def _hidden_rows(self, experience: Experience) -> Float[Tensor, "rows hidden"]:
-        """The hidden states of all real rows, a few sequences at a time; fewer where the memory does not suffice."""
+        """The hidden states of all real rows, for a few sequences at a time; fewer if there is not enough memory."""
         parts, start = [], 0
         prefix = self._cached_prefix() if self._prefix else None
         while start < len(experience):
@@ -110,16 +123,17 @@ class LanguagePolicy(Policy):
         """The hidden states in the rows of the answers.
 
         Args:
-            start: the cache of the prefix; None sends it through the model with every sequence, which is exact.
+            experience: prompts and answers.
+            start: the key-value cache of the prefix; None processes the prefix with every sequence, which is exact.
         """
-        tokens = _context(experience)
+        tokens = _input_tokens(experience)
         prefix = torch.tensor(self._prefix, dtype=tokens.dtype, device=tokens.device).expand(len(tokens), -1)
         real = torch.cat([prefix, tokens], dim=1) != PADDING
         if start is None:
             tokens, cache = torch.cat([prefix, tokens], dim=1), None
         else:
             cache = repeated(start, len(tokens))
-        self.model.train(torch.is_grad_enabled())  # transformers checkpoints only in training mode
+        self.model.train(torch.is_grad_enabled())  # transformers uses gradient checkpointing only in training mode
         with computing_in(self.dtype, tokens.device):
             states = self.model.base_model(
                 input_ids=tokens.clamp_min(0),
@@ -136,7 +150,10 @@ class LanguagePolicy(Policy):
             return cached(self.model, self._prefix)
 
     def _packed_logits(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L vocabulary"]:
-        """Positions that begin again tell transformers where one sequence ends and the next begins."""
+        """Logits of all positions, computed from packed sequences.
+
+        transformers recognises the beginning of a sequence by its position, which is 0 again.
+        """
         real = tokens != PADDING
         packed = self.model(
             input_ids=tokens[real].unsqueeze(0), position_ids=_positions(real)[real].unsqueeze(0), use_cache=False
@@ -146,8 +163,8 @@ class LanguagePolicy(Policy):
         return logits
 
 
-def _context(experience: Experience) -> Int[Tensor, "B L"]:
-    """The tokens that some action follows: all but the last column."""
+def _input_tokens(experience: Experience) -> Int[Tensor, "B L"]:
+    """The tokens that the model processes: all except the last column, because no action follows it."""
     return experience.observations[:, :-1]
 
 

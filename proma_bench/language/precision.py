@@ -1,10 +1,11 @@
-"""The type in which a language model computes, which need not be the type that it stores.
+"""The type in which a language model computes, which can differ from the type of its weights.
 
-Weights, gradients and the optimizer's moments are always float32. Matrix products are bfloat16 if that is asked for, as
-under autocast, and as in VeRL (the framework of the paper's run) through FSDP's mixed precision.
-With weights *stored* in bfloat16 nothing would be trained: the next number after 0.02 is 1e-4 away, and a step of
-AdamW at 2e-6 rounds to zero. The running gradient is a sum over many microbatches from which a projection is removed;
-eight bits are not enough for that, either.
+Weights, gradients and the optimizer's moments are always float32. Matrix products can be computed in bfloat16, with
+torch's autocast; VeRL (the framework of the paper's run) does the same by FSDP's mixed precision.
+
+If the weights were *stored* in bfloat16, they would not change: the next number after 0.02 is 1e-4 away, so a step of
+AdamW at 2e-6 rounds to zero. Eight bits are also not enough for the running gradient, which is a sum over many
+microbatches from which a projection is removed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import torch
 def computing_in(
     dtype: torch.dtype | None, device: torch.device, *, keep: bool = False
 ) -> AbstractContextManager[object]:
-    """Matrix products of ``dtype`` in this context; None changes nothing.
+    """Compute matrix products in a type.
 
     Args:
-        dtype: of matrix products.
-        device: where they are computed.
-        keep: weights once converted stay until the end, half as much memory again: for generation, which uses each of
-            them token after token. In training a weight is used once or twice, and converted each time.
+        dtype: the type; None changes nothing.
+        device: the device of the computation.
+        keep: keep converted weights until the end. It takes half as much memory again, and is for generation, which
+            uses each weight for every token. In training, weights are converted at each of their few uses.
+
+    Returns:
+        A context manager.
     """
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=keep)

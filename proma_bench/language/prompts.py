@@ -1,4 +1,4 @@
-"""How a question is presented to a language model: in a line, in a chat, or after solved examples."""
+"""Prompts for a language model: a question alone, as a chat message, or after solved examples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proma_bench.tasks.questions import Question
 
 @runtime_checkable
 class Prompting(Protocol):
-    """How questions become prompts.
+    """Turns questions into prompts.
 
     Attributes:
-        tokenizer: from text to tokens and back.
-        prefix: tokens that every prompt begins with.
+        tokenizer: the tokenizer of the model.
+        prefix: tokens at the beginning of every prompt.
         stop_token_ids: tokens that end an answer.
     """
 
@@ -26,11 +26,18 @@ class Prompting(Protocol):
     stop_token_ids: frozenset[int]
 
     def tokens(self, questions: Sequence[Question]) -> list[list[int]]:
-        """The prompts without the prefix."""
+        """Make prompts.
+
+        Args:
+            questions: the questions.
+
+        Returns:
+            The tokens of each prompt, without the prefix.
+        """
 
 
 class Line:
-    """The question in a line, for a model that has been trained on nothing else."""
+    """The question alone and a line break, for a model that was only trained on such prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer, self.prefix = tokenizer, list[int]()
@@ -41,23 +48,21 @@ class Line:
 
 
 class Chat:
-    """The question as a user's message, by the tokenizer's own template.
-
-    Args:
-        instruction: what the message ends with.
-        thinking: handed to the template, which may know of it or not.
-    """
+    """The question as a user's message in the tokenizer's chat template."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, instruction: str, thinking: bool, stop_token_ids: Collection[int] = ()
     ) -> None:
-        """Look for the template and for the tokens that end an answer.
+        """Check the template and collect the tokens that end an answer.
 
         Args:
-            stop_token_ids: besides the tokenizer's own.
+            tokenizer: the tokenizer of the model.
+            instruction: text at the end of the message.
+            thinking: the template's option ``enable_thinking``; templates without this option ignore it.
+            stop_token_ids: further tokens that end an answer, in addition to the tokenizer's own.
 
         Raises:
-            UsageError: the tokenizer has no template.
+            UsageError: the tokenizer has no chat template.
         """
         if tokenizer.chat_template is None:
             raise UsageError("the model's tokenizer has no chat template; --few-shot 4 asks in plain text")
@@ -79,9 +84,9 @@ class Chat:
 
 
 class FewShot:
-    """Plain text that begins with solved examples, each by a template that ends in ``{answer}`` and a new line.
+    """Plain text that begins with solved examples. An answer is one line.
 
-    Examples with answers of several lines have them joined, so that every answer is a line and ends with it.
+    Line breaks within an example are replaced by spaces.
     """
 
     def __init__(
@@ -91,11 +96,14 @@ class FewShot:
         template: str,
         stop_token_ids: Collection[int] = (),
     ) -> None:
-        """Write the solved examples out, once.
+        """Make the prefix from the solved examples.
 
         Args:
-            examples: questions with their answers.
-            stop_token_ids: besides the tokenizer's own and new lines.
+            tokenizer: the tokenizer of the model.
+            examples: pairs of a question and its answer.
+            template: the form of an example; it contains ``{question}`` and ends with ``{answer}`` and a line break.
+            stop_token_ids: further tokens that end an answer, in addition to the tokenizer's own and to those that
+                contain a line break.
         """
         shown = [
             _filled(template, question=" ".join(question.split()), answer=" ".join(answer.split()))
@@ -115,12 +123,19 @@ class FewShot:
 
 
 def prompt_of(question: str) -> str:
-    """The prompt for a model that knows only lines; the answer begins after it."""
+    """The prompt for a model that is trained on questions alone (see `Line`).
+
+    Args:
+        question: the text of the question.
+
+    Returns:
+        The text before the answer.
+    """
     return f"{question}\n"
 
 
 def _filled(template: str, question: str, answer: str) -> str:
-    """Not by `str.format`, because templates and questions may contain braces."""
+    """The template with its values, without `str.format`, because templates and questions may contain braces."""
     before, after = template.split("{question}")
     return before + question + after.replace("{answer}", answer)
 
@@ -135,7 +150,7 @@ def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer itself puts a token before every text (Llama's does, Qwen3's and SmolLM2's do not)."""
+    """Whether the tokenizer adds a token before every text (that of Llama does, those of Qwen3 and SmolLM2 do not)."""
     return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 

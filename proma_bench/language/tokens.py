@@ -1,7 +1,7 @@
-"""Distributions over a large vocabulary that never exist as a whole.
+"""Distributions over a large vocabulary that are never stored completely.
 
-A distribution over 151,936 tokens in float32 takes 600 kB per row; for the rows of a batch this would be hundreds of
-gigabytes. Therefore only the hidden states are kept, and logits are computed for a few rows at a time.
+A distribution over 151,936 tokens in float32 takes 600 kB per row, which is hundreds of gigabytes per batch. Therefore
+only the hidden states are stored, and logits are computed for a few rows at a time.
 """
 
 from __future__ import annotations
@@ -18,32 +18,41 @@ from torch.utils.checkpoint import checkpoint
 from proma_bench.language.precision import computing_in
 
 CHUNK = 2**24
-"""Logits at a time: 64 MiB in float32, of which a few copies exist at once."""
+"""Number of logits that are computed at a time: 64 MiB in float32. A few copies exist at the same time."""
 
 Head = Callable[[Tensor], Tensor]
 
 
 class TrainedTokens(Distribution):
-    """The next token in every row of some answers, as far as training needs it: log-probs with their gradient.
+    """The distribution of the token in every row of some answers, for training: log-probs with their gradient.
 
-    Logits that do not fit into one chunk are made once more in the backward pass.
+    If the logits do not fit into one chunk, they are computed again in the backward pass.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, hidden: Float[Tensor, "B T hidden"], head: nn.Linear, dtype: torch.dtype | None = None) -> None:
-        """Distributions of the tokens that follow these states.
+        """Store the hidden states and the head.
 
         Args:
-            hidden: the states that the head turns into logits.
-            head: the language model's head.
-            dtype: see `precision`.
+            hidden: the hidden states before each token.
+            head: the head of the language model, which computes logits from hidden states.
+            dtype: type of the computation, see `proma_bench.language.precision`.
         """
         super().__init__(batch_shape=hidden.shape[:2], validate_args=False)
         self.hidden, self.head, self._dtype = hidden, head, dtype
 
     def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Sequences stay the first axis, so that PROMA can tell their gradients apart in every chunk."""
+        """The log-probabilities of tokens.
+
+        In every chunk the first axis is the sequence, so that PROMA can separate the gradients of sequences.
+
+        Args:
+            value: the tokens.
+
+        Returns:
+            Their log-probabilities.
+        """
         length = max(1, CHUNK // (len(self.hidden) * self.head.out_features))
         pieces = list(zip(self.hidden.split(length, dim=1), value.split(length, dim=1), strict=True))
         if len(pieces) == 1:
@@ -58,31 +67,49 @@ class TrainedTokens(Distribution):
 
 
 class TokenDistribution(Distribution):
-    """The next token in every row of some answers, for measurement: nothing of it is differentiable.
+    """The distribution of the token in every row of some answers, for measurements, without gradients.
 
-    Values [B, T] are 0 where a row is padding.
-
-    Args:
-        hidden: the states of the real rows, one after another.
-        mask: true where a row is real.
-        head: from hidden states to logits; it must not change while the distribution is used.
+    All results [B, T] are 0 where a row is padding.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, hidden: Float[Tensor, "rows hidden"], mask: Bool[Tensor, "B T"], head: Head) -> None:
+        """Store the hidden states and the head.
+
+        Args:
+            hidden: the hidden states before the tokens of the real rows.
+            mask: whether a row is real.
+            head: computes logits from hidden states; it must not change while the distribution is used.
+        """
         super().__init__(batch_shape=mask.shape, validate_args=False)
         self.hidden, self.mask, self.head = hidden, mask, head
 
     def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """The log-probabilities of tokens.
+
+        Args:
+            value: the tokens.
+
+        Returns:
+            Their log-probabilities.
+        """
         actions = value[self.mask]
         return self._per_row(lambda log_probs, rows: log_probs.gather(1, actions[rows].unsqueeze(1)).squeeze(1))
 
     def entropy(self) -> Float[Tensor, "B T"]:
+        """The entropy per row."""
         return self._per_row(lambda log_probs, _: -(log_probs.exp() * log_probs).sum(dim=1))
 
     def divergence(self, other: TokenDistribution) -> Float[Tensor, "B T"]:
-        """``KL(self || other)`` row by row; both are of the same answers."""
+        """The KL divergence ``KL(self || other)``.
+
+        Args:
+            other: distributions in the rows of the same answers.
+
+        Returns:
+            The divergence per row.
+        """
 
         def divergence(log_probs: Tensor, rows: slice) -> Tensor:
             others = other._log_probs(rows)

@@ -1,9 +1,9 @@
-"""A supervised start for an untrained model, from a teacher who is often wrong.
+"""A supervised warm start for an untrained model, from demonstrations that are often wrong.
 
-Half of the demonstrations are wrong, drawn again every time. The model learns what its teacher knows, and to doubt it:
-its most likely answer is better than the answers that it samples. Reinforcement learning can then teach what imitation
-of a flawed teacher cannot. The learning rate falls to zero; otherwise the first gain of reinforcement learning would be
-no more than the recovery from a noisy last step.
+A part of the demonstrations (half of them by default) is wrong, and the mistakes are different each time. Therefore the
+model learns to answer, but with uncertainty: its most likely answer is better than its sampled answers. Reinforcement
+learning can then improve on that, which imitation of wrong demonstrations cannot. The learning rate falls to zero;
+otherwise the first progress of reinforcement learning would only be the recovery from a noisy last step.
 """
 
 from __future__ import annotations
@@ -38,12 +38,19 @@ WARMUP_STEPS = 50
 def warm_start(
     model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, steps: int, flawed: float
 ) -> None:
-    """Give the model the weights of the warm start, which is trained only where the cache lacks it.
+    """Load the weights of the warm start from the cache; if they are not there, train the model and store them.
 
-    Processes that want the same one wait for the first of them.
+    If several processes need the same warm start, one of them trains it and the others wait.
+
+    Args:
+        model: an untrained model, which is changed.
+        task: the questions.
+        tokenizer: the tokenizer of the model.
+        steps: number of optimizer steps.
+        flawed: share of the demonstrations that are wrong.
 
     Raises:
-        UsageError: the task's questions have no answers to imitate.
+        UsageError: no training question has an answer that can be imitated.
     """
     settings = {
         "task": [task.name, POOL, len(task.validation)],
@@ -58,7 +65,7 @@ def warm_start(
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             load_model(model, str(path))
-        except (OSError, SafetensorError):  # not there, or damaged
+        except (OSError, SafetensorError):  # missing or damaged
             print(f"training the warm start for {task.name}, once, a minute or two: {path}", file=sys.stderr)
             imitate(model, task, tokenizer, steps, flawed)
             unfinished = path.with_suffix(".unfinished")
@@ -67,12 +74,23 @@ def warm_start(
 
 
 def cache_folder() -> Path:
-    """Where warm starts are kept."""
+    """The folder where warm starts are stored: PROMA_BENCH_CACHE, or ``~/.cache/proma_bench`` if that is not set."""
     return Path(os.environ.get("PROMA_BENCH_CACHE") or Path.home() / ".cache" / "proma_bench")
 
 
 def imitate(model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, steps: int, flawed: float) -> None:
-    """Maximise the likelihood of demonstrations, ``flawed`` of them wrong."""
+    """Train a model to maximise the likelihood of demonstrations.
+
+    Args:
+        model: the model, which is changed.
+        task: the questions.
+        tokenizer: the tokenizer of the model.
+        steps: number of optimizer steps.
+        flawed: share of the demonstrations that are wrong.
+
+    Raises:
+        UsageError: no training question has an answer that can be imitated.
+    """
     if not task.demonstrations:
         raise UsageError(f"no question of {task.name} has an answer to imitate; set warm_start_steps to 0")
     policy, chance = LanguagePolicy(model), random.Random(0)
@@ -94,7 +112,15 @@ def imitate(model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBa
 
 
 def demonstrations(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> Experience:
-    """Questions with their answers in the form that policies take; nothing was sampled and nothing is rewarded."""
+    """Convert demonstrations to the form that policies take.
+
+    Args:
+        pairs: pairs of a question and an answer.
+        tokenizer: the tokenizer of the model.
+
+    Returns:
+        The demonstrations as sequences. Log-probabilities, rewards and advantages are 0.
+    """
     prompts = tokenizer([prompt_of(text) for text, _ in pairs], add_special_tokens=False)["input_ids"]
     answers = tokenizer([answer + tokenizer.eos_token for _, answer in pairs], add_special_tokens=False)["input_ids"]
     actions = padded_left([answer[::-1] for answer in answers]).flip(1)  # padded on the right
@@ -110,7 +136,15 @@ def demonstrations(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerB
 
 
 def flaw(answer: str, chance: random.Random) -> str:
-    """A plausible mistake: a whole number is off by 1 or 10, in other text one letter is another of its letters."""
+    """Make a plausible mistake.
+
+    Args:
+        answer: a right answer.
+        chance: the random generator.
+
+    Returns:
+        A whole number that differs by 1 or 10; in other text, one letter is replaced by a random letter of the text.
+    """
     if re.fullmatch(r"[+-]?[0-9]{1,18}", answer):
         return str(int(answer) + chance.choice((-10, -1, 1, 10)))
     if not answer:

@@ -1,4 +1,4 @@
-"""Samplers: prompts in; answers, and the sampler's own log-probs of them, out."""
+"""The interface of samplers, which generate answers to prompts, with the log-probs of their tokens."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from proma_bench.learning.experience import PADDING
 
 Prompts = Sequence[Sequence[int]]
-"""Token ids, one list a prompt; none is empty."""
+"""Token ids, one list per prompt; no list is empty."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Answers to Q prompts, R = Q x samples of them, those of one prompt side by side.
+    """R = Q x samples answers to Q prompts. The answers to one prompt are adjacent.
 
     Attributes:
-        prompts: [R, P], padded on the left.
-        answers: [R, T], padded on the right, the token that ended an answer included.
-        log_probs: of the answers' tokens when they were drawn, 0 where padded.
-        finished: whether the answer ended by itself; the others were cut off.
+        prompts: the prompt of each answer, [R, P], padded on the left.
+        answers: [R, T], including the token that ends an answer, padded on the right.
+        log_probs: log-probabilities of the tokens of answers in the sampler, 0 where padded.
+        finished: whether an answer ended by itself; otherwise it was cut off.
     """
 
     prompts: Int[Tensor, "R P"]
@@ -34,20 +34,36 @@ class Rollout:
 
     @property
     def mask(self) -> Bool[Tensor, "R T"]:
-        """True where an answer has a token."""
+        """Whether an answer has a token in a position."""
         return self.answers != PADDING
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """What answers prompts, with the weights that the policy has at that moment."""
+    """Generates answers with the current weights of the policy."""
 
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
-        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones."""
+        """Generate answers.
+
+        Args:
+            prompts: the prompts.
+            samples: number of answers per prompt.
+            generator: for sampling at temperature 1; None gives greedy answers.
+
+        Returns:
+            The answers.
+        """
 
 
 def padded_left(prompts: Prompts) -> Int[Tensor, "Q P"]:
-    """The prompts in one tensor."""
+    """Pad prompts on the left.
+
+    Args:
+        prompts: the prompts.
+
+    Returns:
+        All prompts in one tensor.
+    """
     padded = torch.full((len(prompts), max(map(len, prompts))), PADDING)
     for row, prompt in zip(padded, prompts, strict=True):
         row[len(row) - len(prompt) :] = torch.tensor(prompt)

@@ -1,8 +1,8 @@
-"""Answers from a model of transformers, in the trainer's own process.
+"""A sampler with transformers, in the process of the trainer.
 
-A beginning that all prompts share (a system prompt, solved examples) goes through the model once, the rest of each
-prompt once, and the key-value cache is repeated for the samples of its group. Finished answers leave the batch as soon
-as they are half of it.
+The model processes the common beginning of all prompts (a system prompt, solved examples) once and the rest of each
+prompt once; the key-value cache is then copied for the samples of a prompt. Finished answers are removed from the batch
+when they are at least half of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from proma_bench.learning.experience import PADDING
 
 
 class HuggingFaceSampler:
-    """Samples from the weights that the model has at that moment."""
+    """Generates answers with the current weights of the model."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class HuggingFaceSampler:
         sequences_at_once: int = 512,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """A sampler for a model.
+        """Store the model and the limits.
 
         Args:
-            model: what samples.
+            model: the language model.
             stop_token_ids: tokens that end an answer.
-            max_new_tokens: where answers are cut off.
-            sequences_at_once: in one batch, as far as the memory allows.
-            dtype: see `precision`.
+            max_new_tokens: length in tokens at which answers are cut off.
+            sequences_at_once: largest number of answers in a batch; it is reduced if there is not enough memory.
+            dtype: type of the computation, see `proma_bench.language.precision`.
         """
         self.model, self.max_new_tokens = model, max_new_tokens
         self._stop_token_ids = torch.tensor(sorted(stop_token_ids))
@@ -48,12 +48,20 @@ class HuggingFaceSampler:
 
     @torch.no_grad()
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
-        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
+        """Generate answers.
+
+        Args:
+            prompts: the prompts.
+            samples: number of answers per prompt.
+            generator: for sampling at temperature 1; None gives greedy answers.
+
+        Returns:
+            The answers.
 
         Raises:
-            RunError: the memory does not suffice for the answers to a single prompt.
+            RunError: there is not enough memory for the answers to a single prompt.
         """
-        self.model.eval()  # in training mode, one that checkpoints would not use its cache
+        self.model.eval()  # in training mode, gradient checkpointing would turn the cache off
         device, shared = self.model.device, _shared_tokens(prompts)
         tokens = padded_left([prompt[shared:] for prompt in prompts]).to(device)
         with computing_in(self._dtype, device, keep=True):
@@ -69,7 +77,7 @@ class HuggingFaceSampler:
     def _in_parts(
         self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """As many prompts at once as the memory allows: after a failure, the same again with half as many."""
+        """Generate in parts of as many prompts as fit into the memory: after a failure, parts are half as large."""
         parts: list[tuple[Tensor, Tensor]] = []
         done = 0
         while done < len(prompts):
@@ -92,21 +100,27 @@ class HuggingFaceSampler:
     def _answers(
         self, prompts: Int[Tensor, "Q P"], start: DynamicCache, samples: int, generator: torch.Generator | None
     ) -> tuple[Int[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """Answers to the prompts of one batch, with the log-probs of their tokens.
+        """Generate the answers to the prompts of one batch.
 
         Args:
-            start: the cache of what comes before the prompts.
+            prompts: the prompts without their common beginning, padded on the left.
+            start: the key-value cache of the common beginning.
+            samples: number of answers per prompt.
+            generator: for sampling at temperature 1; None gives greedy answers.
+
+        Returns:
+            The answers and the log-probabilities of their tokens.
         """
         rows, stops = len(prompts) * samples, self._stop_token_ids.to(prompts.device)
         answers = prompts.new_full((rows, self.max_new_tokens), PADDING)
         log_probs = torch.zeros(answers.shape, device=prompts.device)
         cache = repeated(start, len(prompts))
-        seen = prompts != PADDING  # [Q, P], the attention mask; grows with every token
+        seen = prompts != PADDING  # [Q, P], the attention mask; it grows with every token
         seen = torch.cat([seen.new_ones(len(prompts), cache.get_seq_length()), seen], dim=1)
         logits = self._next(prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
         cache.batch_repeat_interleave(samples)
         seen = seen.repeat_interleave(samples, 0)
-        present = torch.arange(rows, device=prompts.device)  # which answers the batch still holds
+        present = torch.arange(rows, device=prompts.device)  # the answers that are still in the batch
         ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
         for column in range(self.max_new_tokens):
             token, log_prob = _draw(logits, generator)
@@ -127,7 +141,7 @@ class HuggingFaceSampler:
     def _next(
         self, tokens: Int[Tensor, "R n"], seen: Bool[Tensor, "R m"], cache: DynamicCache
     ) -> Float[Tensor, "R vocabulary"]:
-        """The logits after the last of the tokens, which follow what the cache holds; m counts both."""
+        """The logits after the last of n tokens, which follow those in the cache; m is the number of both together."""
         positions = (seen.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
         output = self.model(
             input_ids=tokens,
@@ -141,7 +155,7 @@ class HuggingFaceSampler:
 
 
 def _shared_tokens(prompts: Prompts) -> int:
-    """How many tokens all prompts begin with; each keeps one of its own."""
+    """The length of the common beginning of all prompts, such that at least one token of each prompt remains."""
     same = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
     return min(sum(itertools.takewhile(bool, same)), *(len(prompt) - 1 for prompt in prompts))
 
@@ -158,7 +172,7 @@ def _draw(
 
 
 def _on_device(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
-    """A generator on the device; for another device, one there that this one seeds."""
+    """The generator itself if it is on the device, otherwise a generator on the device with a seed drawn from it."""
     if generator is None or generator.device == device:
         return generator
     seed = int(torch.randint(2**62, (), generator=generator))

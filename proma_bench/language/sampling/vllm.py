@@ -1,8 +1,9 @@
-"""Answers from vLLM, in the trainer's own process, with the trainer's own weights.
+"""A sampler with vLLM, in the process of the trainer, with the weights of the trainer.
 
-An engine starts from the model's config alone. Its weights are copied from the model, in place, before anything is
-sampled: no checkpoint is read or written, and the copy cannot be forgotten. On a GPU an engine holds memory only while
-it samples. vLLM does not release everything that an engine allocates, so a process keeps one engine of each kind.
+An engine starts with the config of the model alone. The weights are copied from the model, in place, at the beginning
+of every call: no checkpoint is read or written, and the weights are always up to date. On a GPU an engine uses memory
+only while it samples. vLLM does not release all the memory of an engine, so a process keeps one engine per set of
+options and uses it again.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from proma_bench.language.sampling import Prompts, Rollout, padded_left
 from proma_bench.learning.experience import PADDING
 
 CPU_CACHE = 2**30
-"""Bytes of keys and values where there is no GPU; vLLM's own VLLM_CPU_KVCACHE_SPACE, in GiB, goes before it."""
+"""Size of the key-value cache in bytes without a GPU. vLLM's variable VLLM_CPU_KVCACHE_SPACE, in GiB, has priority."""
 
 
 class VLLMSampler:
-    """Samples from the weights that the model has at that moment."""
+    """Generates answers with the current weights of the model."""
 
     def __init__(
         self,
@@ -40,18 +41,19 @@ class VLLMSampler:
         gpu_memory_utilization: float = 0.8,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Start the engine, unless the process has one already; this takes seconds on a CPU and longer on a GPU.
+        """Start the engine, unless the process already has it. This takes seconds on a CPU and longer on a GPU.
 
         Args:
+            model: the language model.
             stop_token_ids: tokens that end an answer.
-            max_new_tokens: where answers are cut off.
-            context_length: of a prompt and the longest answer together.
-            gpu_memory_utilization: the share of a GPU's memory that the engine takes to sample.
-            dtype: of the engine, see `precision`; None is the model's.
+            max_new_tokens: length in tokens at which answers are cut off.
+            context_length: largest number of tokens in a prompt and its answer together.
+            gpu_memory_utilization: share of the GPU's memory that the engine uses while it samples.
+            dtype: type of the engine, see `proma_bench.language.precision`; None is the type of the model.
 
         Raises:
             UsageError: vLLM is not installed.
-            RunError: the engine does not start.
+            RunError: the engine cannot start.
         """
         self.model, self.max_new_tokens = model, max_new_tokens
         self._stop_token_ids, self._longest_prompt = sorted(stop_token_ids), context_length - max_new_tokens
@@ -60,12 +62,21 @@ class VLLMSampler:
         self._engine = _engine(config.to_json_string(), dtype or model.dtype, context_length, gpu_memory_utilization)
 
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
-        """``samples`` answers to each prompt at temperature 1, or for no generator the greedy ones.
+        """Generate answers.
 
-        Every prompt has its own seed, so that apart from rounding its answers do not depend on the other prompts.
+        Every prompt has its own seed, so its answers do not depend on the other prompts, except for rounding errors.
+
+        Args:
+            prompts: the prompts.
+            samples: number of answers per prompt.
+            generator: for sampling at temperature 1; None gives greedy answers.
+
+        Returns:
+            The answers.
 
         Raises:
-            UsageError: a prompt leaves no room for the longest answer.
+            UsageError: a prompt is too long for ``context_length`` together with the longest answer.
+            RunError: vLLM still processes answers of a call that was interrupted.
         """
         longest = max(map(len, prompts))
         if longest > self._longest_prompt:
@@ -78,7 +89,7 @@ class VLLMSampler:
         completions = [
             completion
             for request in requests
-            for completion in request.outputs * (samples // len(request.outputs))  # there is one greedy answer
+            for completion in request.outputs * (samples // len(request.outputs))  # one greedy answer stands for all
         ]
         answers = [torch.tensor(completion.token_ids) for completion in completions]
         log_probs = [torch.tensor(completion.logprobs.logprobs) for completion in completions]
@@ -90,7 +101,7 @@ class VLLMSampler:
         )
 
     def _settings(self, prompts: int, samples: int, generator: torch.Generator | None) -> list[Any]:
-        """One for each prompt. The log-probs are of the token drawn and of no other."""
+        """The settings for each prompt. Only the log-probs of the drawn tokens are returned."""
         from vllm import SamplingParams
 
         common = {"max_tokens": self.max_new_tokens, "stop_token_ids": self._stop_token_ids, "ignore_eos": True}
@@ -109,9 +120,9 @@ class VLLMSampler:
 
 @contextlib.contextmanager
 def _awake(engine: Any) -> Iterator[None]:
-    """On a GPU the engine has memory only in here. It keeps nothing, and the trainer's unused memory is freed."""
+    """On a GPU, give memory to the engine and free it afterwards. The trainer's unused memory is released before."""
     if not _on_gpu():
-        with torch.compiler.set_stance("force_eager"):  # vLLM compiles a comparison, which takes 20 s
+        with torch.compiler.set_stance("force_eager"):  # otherwise vLLM compiles a comparison for 20 s
             yield
         return
     torch.cuda.empty_cache()
@@ -124,8 +135,8 @@ def _awake(engine: Any) -> Iterator[None]:
 
 @functools.cache
 def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_utilization: float) -> Any:
-    """vLLM's ``LLM`` for an architecture, with meaningless weights; asleep on a GPU."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights do not travel between processes
+    """vLLM's ``LLM`` for an architecture, with meaningless weights; in sleep mode on a GPU."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine runs in this process, so weights need no transfer
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
@@ -135,8 +146,8 @@ def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_uti
     settings: dict[str, Any] = {
         "load_format": "dummy",
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",  # of answers, nothing but what the sampler sets
-        "logprobs_mode": "raw_logprobs",  # at temperature 1, of greedy answers, too
+        "generation_config": "vllm",  # no settings except those of the sampler
+        "logprobs_mode": "raw_logprobs",  # log-probs at temperature 1, also for greedy answers
         "enable_prefix_caching": True,
         "dtype": dtype,
         "max_model_len": context_length,
@@ -145,8 +156,8 @@ def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_uti
         settings |= {"enable_sleep_mode": True, "gpu_memory_utilization": gpu_memory_utilization}
     else:
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE}
-        settings["block_size"] = 32  # the least there is; by default the first 128 tokens of prompts are not shared
-        settings["enable_chunked_prefill"] = False  # rewinds seeded generators, which those of a CPU cannot
+        settings["block_size"] = 32  # the minimum; the default does not share prefixes below 128 tokens
+        settings["enable_chunked_prefill"] = False  # it rewinds seeded generators, which CPU generators cannot
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "config.json").write_text(config)
         try:
