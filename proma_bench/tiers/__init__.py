@@ -1,8 +1,8 @@
-"""The tiers of the ladder, one folder each, which are found automatically: a policy, a sampler and a score.
+"""The tiers of the ladder. Each has its own folder, which is found automatically, and no tier imports another.
 
-A folder has ``config.py``, with a subclass of `RunConfig` that names the tier and imports no torch, and ``tier.py``,
-with the class that the config's ``implementation`` names. Everything else is shared. No tier imports another. A tier
-from outside of this package has the same two parts; see `proma_bench.plugins`.
+A folder contains two modules: ``config.py``, with a subclass of `RunConfig`, which must not import torch, and
+``tier.py``, with the class that ``implementation`` of this config names. Everything else is shared. A tier outside this
+package has the same two parts, see `proma_bench.plugins`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,48 @@ for _found in pkgutil.iter_modules(__path__):
 
 @runtime_checkable
 class Tier(Protocol):
-    """What a tier provides. It is constructed from its config alone."""
+    """The interface of tiers. The constructor takes only the config."""
 
     def policy(self, generator: torch.Generator) -> Policy:
-        """A fresh policy; the same generator state gives the same weights."""
+        """Make an initial policy.
+
+        Args:
+            generator: the generator that the weights are drawn from. The same state gives the same weights.
+
+        Returns:
+            The policy.
+        """
 
     def sample(self, policy: Policy, generators: Generators) -> Experience:
-        """One batch: groups of ``config.group_size`` neighbouring sequences with their rewards."""
+        """Sample one batch.
+
+        Args:
+            policy: the policy that acts.
+            generators: the random generators by purpose.
+
+        Returns:
+            Sequences with their rewards; those of a group of ``config.group_size`` are adjacent.
+        """
 
     def evaluate(self, policy: Policy) -> dict[str, float | None]:
-        """``score`` (greedy) and ``score_sampled`` on validation data that training never sees."""
+        """Score a policy on validation data, which training never uses.
+
+        Args:
+            policy: the policy.
+
+        Returns:
+            ``score`` (greedy), ``score_sampled``, and further metrics of the tier by name.
+        """
 
 
 def make_tier(config: RunConfig) -> Tier:
-    """The tier that the config belongs to. Imports that tier and no other."""
+    """Make the tier of a config. No other tier is imported.
+
+    Args:
+        config: the settings of a run.
+
+    Returns:
+        The tier.
+    """
     tier: Tier = pkgutil.resolve_name(config.implementation)(config)
     return tier

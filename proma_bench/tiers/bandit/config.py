@@ -10,7 +10,7 @@ from proma_bench.learning.config import RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BanditConfig(RunConfig):
-    """A small MLP names scikit-learn's digits: an initial state is an image, an action a label, reward 1 when right."""
+    """A small MLP classifies scikit-learn's digits: a state is an image, an action a label, reward 1 if it is right."""
 
     tier: ClassVar[str] = "bandit"
     implementation: ClassVar[str] = "proma_bench.tiers.bandit.tier:Bandit"
@@ -20,14 +20,14 @@ class BanditConfig(RunConfig):
     }  # fmt: skip
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
-        "quick": (0.0025, 0.005, 0.01),  # three of four, to stay within minutes
+        "quick": (0.0025, 0.005, 0.01),  # without 0.02, to finish within minutes
         "full": (0.0025, 0.005, 0.01, 0.02),
     }
 
     initial_states: int = 64
-    """Images per batch, each sampled group_size times."""
+    """Images per batch; group_size labels are sampled for each."""
     hidden: int = 64
-    """Width of the two hidden layers; wider than the microbatch, or an exact projection removes everything."""
+    """Width of the two hidden layers; unless it is above microbatch_size, an exact projection removes everything."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

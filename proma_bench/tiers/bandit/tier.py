@@ -1,7 +1,7 @@
 """The first tier: scikit-learn's digits as a contextual bandit.
 
-An initial state is one of 1,797 scanned 8x8 digits, an action one of ten labels, the reward 1 for the right one and
-else 0. A sequence is a single action. Entropy and KL are exact: there are only ten actions.
+An initial state is one of 1,797 scanned digits with 8x8 pixels, and an action is one of ten labels. The reward is 1 for
+the right label, otherwise 0. A sequence is a single action. With only ten actions, entropy and KL are exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PIXELS, LABELS = 64, 10
 
 
 class BanditPolicy(Policy):
-    """An MLP with two hidden layers, from pixels to the logits of the labels."""
+    """An MLP with two hidden layers, which maps pixels to the logits of the labels."""
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BanditPolicy(Policy):
 
 
 class Bandit:
-    """Images, labels and rewards. The split into 1,437 training and 360 validation images never changes."""
+    """Images, labels and rewards. The split into 1,437 training and 360 validation images is always the same."""
 
     def __init__(self, config: BanditConfig) -> None:
         self.config = config
@@ -66,7 +66,15 @@ class Bandit:
 
     @torch.no_grad()
     def evaluate(self, policy: BanditPolicy) -> dict[str, float | None]:
-        """The sampled score is its expectation: the mean probability of the right label."""
+        """Score a policy on the validation images.
+
+        Args:
+            policy: the policy.
+
+        Returns:
+            ``score``, the accuracy of the most likely label, and ``score_sampled``, the mean probability of the right
+            label, which is the expected accuracy of sampled labels.
+        """
         probs = policy.distribution(self.held_out_images).probs
         right = probs.gather(1, self.held_out_labels.unsqueeze(1))
         greedy = probs.argmax(dim=1) == self.held_out_labels

@@ -16,15 +16,16 @@ SCORE_RANGES: dict[str, tuple[float, float]] = {
     "MountainCarContinuous-v0": (-100.0, 100.0),
     "Pendulum-v1": (-3255.0, 0.0),
 }
-"""The lowest and the highest return that an episode of the environment's own length can have."""
+"""The lowest and the highest possible return of an episode with the environment's own time limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GymConfig(RunConfig):
-    """An MLP acts in a Gymnasium environment: a sequence is an episode, its reward the return.
+    """An MLP acts in a Gymnasium environment: a sequence is an episode, and its reward is the return.
 
-    A group is several episodes from one reset seed. Any registered environment whose observations and actions are Box
-    or Discrete will do: CartPole-v1, Acrobot-v1, FrozenLake8x8-v1, Pendulum-v1, MountainCarContinuous-v0, ...
+    A group consists of several episodes with the same reset seed. All registered environments with Box or Discrete
+    observations and actions are supported: CartPole-v1, Acrobot-v1, FrozenLake8x8-v1, Pendulum-v1,
+    MountainCarContinuous-v0, ...
     """
 
     tier: ClassVar[str] = "gym"
@@ -40,21 +41,21 @@ class GymConfig(RunConfig):
     }
 
     env: str = "CartPole-v1"
-    """Name under which Gymnasium knows the environment, or MODULE:NAME for one that a module registers."""
+    """Name of the environment in Gymnasium, or MODULE:NAME if a module has to be imported to register it."""
     learning_rate: float = 0.01
     """Learning rate of Adam."""
     microbatch_size: int = 4
-    """Sequences per microbatch; an optimizer step has four then."""
+    """Sequences per microbatch. With the other defaults, an optimizer step has four microbatches."""
     initial_states: int = 4
-    """Reset seeds per batch, each played group_size times."""
+    """Reset seeds per batch; group_size episodes are played from each."""
     hidden: int = 64
-    """Width of the two hidden layers; wider than the microbatch, or an exact projection removes everything."""
+    """Width of the two hidden layers; unless it is above microbatch_size, an exact projection removes everything."""
     validation_episodes: int = 8
-    """Greedy episodes after each optimizer step, always from the same reset seeds."""
+    """Greedy episodes per validation, always with the same reset seeds."""
     max_episode_steps: int | None = None
-    """Time limit of an episode; None is the environment's own, or 1000 where it has none."""
+    """Time limit of an episode in steps; None is the environment's own limit, or 1000 if it has none."""
     slippery: bool = True
-    """FrozenLake only: off, every step goes where it should."""
+    """FrozenLake only: whether the ice is slippery; without, every move goes in the chosen direction."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,17 +1,17 @@
-"""Gymnasium environments as batches of whole episodes, and their spaces as inputs and outputs of a network.
+"""Batches of whole episodes in Gymnasium environments, and the conversion of spaces to inputs and outputs of a network.
 
-An episode ends in one of two ways, and both are kept apart from each other:
+An episode ends in one of two ways, which are recorded separately:
 
     terminated   the task is over: the return is complete
-    truncated    the time limit was reached: the return is what was collected until then
+    truncated    the time limit is reached: the return contains the rewards until then
 
-There is no critic that could estimate what would have come after a time limit. So the limit is part of the task, as it
-is in the scores that are published for these environments.
+There is no critic that could estimate the rewards after the time limit. Therefore the limit is part of the task, as in
+the published scores of these environments.
 
-A reset seed fixes the start and, where an environment draws random numbers on its way, those as well. Episodes from
-one seed that act alike therefore go alike: they differ by what the policy did and by nothing else ("common random
-numbers"). This leaves the policy gradient unbiased, as the policy does not see the seed, and takes the noise of the
-environment out of comparisons within a group.
+A reset seed determines the initial state and all random numbers of the environment during the episode. Episodes with
+the same seed and the same actions are therefore identical: differences between episodes are caused only by the actions
+("common random numbers"). The policy gradient remains unbiased, because the policy does not see the seed, and the noise
+of the environment does not affect comparisons within a group.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from proma_bench.errors import UsageError
 from proma_bench.tiers.gym.config import GymConfig
 
 LONGEST = 1000
-"""Steps after which an episode is cut where neither the environment nor the config has a limit."""
+"""Time limit in steps if neither the environment nor the config has one."""
 
 Array = np.ndarray
 Act = Callable[[Tensor], Tensor]
@@ -41,13 +41,13 @@ Act = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Episodes:
-    """B whole episodes of N steps in all, one after another, each in order of time.
+    """B whole episodes with N steps in total. Steps are sorted by episode and by time.
 
     Attributes:
-        observations: encoded.
-        actions: as the policy chose them.
-        sequence_ids: the episode of every step.
-        returns: the sum of an episode's rewards, undiscounted.
+        observations: encoded observations.
+        actions: the actions of the policy, not decoded.
+        sequence_ids: the episode of each step.
+        returns: the undiscounted sum of rewards per episode.
         terminated: whether the task was over.
         truncated: whether the time limit was reached (an environment may report both at once).
     """
@@ -61,13 +61,17 @@ class Episodes:
 
 
 class Environments(gymnasium.vector.SyncVectorEnv):
-    """Copies of one environment that are played to the end of their episodes; the finished ones drop out."""
+    """Copies of one environment, each of which plays one episode to its end. Finished copies are not stepped."""
 
     def __init__(self, config: GymConfig, count: int) -> None:
         """Make the copies.
 
+        Args:
+            config: the settings of the run.
+            count: number of copies.
+
         Raises:
-            UsageError: the environment cannot be made (see `make`), or has spaces other than Box and Discrete.
+            UsageError: the environment cannot be made (see `make`), or a space is neither Box nor Discrete.
         """
         probe = make(config)
         self.encoder, self.decoder = Encoder(probe, config.env), Decoder(probe, config.env)
@@ -75,7 +79,15 @@ class Environments(gymnasium.vector.SyncVectorEnv):
         super().__init__([lambda: make(config)] * count)
 
     def play(self, seeds: Sequence[int], act: Act) -> Episodes:
-        """One episode in each copy, from its reset seed."""
+        """Play one episode in each copy.
+
+        Args:
+            seeds: one reset seed per copy.
+            act: chooses actions for encoded observations.
+
+        Returns:
+            The episodes.
+        """
         observations, _ = self.reset(seed=list(seeds))
         returns = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
@@ -101,7 +113,7 @@ class Environments(gymnasium.vector.SyncVectorEnv):
         )
 
     def _step(self, live: Array, actions: Sequence[Any]) -> tuple[Array, Array, Array, Array]:
-        """Step the live environments only: Gymnasium's own ``step`` would step the finished ones as well."""
+        """Step the environments that are not finished; Gymnasium's own ``step`` steps all of them."""
         results = [self.envs[index].step(action) for index, action in zip(live, actions, strict=True)]
         observations, rewards, terminated, truncated, _ = zip(*results, strict=True)
         return np.stack(observations), np.array(rewards, dtype=float), np.array(terminated), np.array(truncated)
@@ -111,7 +123,10 @@ class Environments(gymnasium.vector.SyncVectorEnv):
 
 
 class Encoder:
-    """Observations as a network's input: Box flattened, with bounded entries mapped to [-1, 1]; Discrete one-hot."""
+    """Converts observations to inputs of a network.
+
+    Box is flattened, and bounded entries are mapped to [-1, 1]. Discrete is encoded as one-hot vectors.
+    """
 
     def __init__(self, environment: gymnasium.Env, name: str) -> None:
         space = environment.observation_space
@@ -130,10 +145,10 @@ class Encoder:
 
 
 class Decoder:
-    """A policy's choices as an environment's actions.
+    """Converts outputs of a policy to actions of an environment.
 
-    Of a Discrete space it is the number of the choice. Of a Box, 0 is the middle and -1 and 1 are the bounds, where
-    there are bounds; the environment gets what lies beyond them clipped, the policy's distribution does not know.
+    In a Discrete space, an output is the index of the action. In a bounded Box, 0 is the middle, and -1 and 1 are the
+    bounds; actions are clipped to the bounds, which the policy's distribution does not take into account.
     """
 
     def __init__(self, environment: gymnasium.Env, name: str) -> None:
@@ -145,7 +160,7 @@ class Decoder:
         self.outputs = int(self.space.n) if isinstance(self.space, Discrete) else len(self.centre)
 
     def __call__(self, actions: Shaped[Tensor, "rows ..."]) -> Sequence[Any]:
-        if isinstance(self.space, Discrete):  # Python's own integers: environments check those fastest
+        if isinstance(self.space, Discrete):  # Python integers: environments check them fastest
             return (actions + int(self.space.start)).tolist()
         assert isinstance(self.space, Box)
         unscaled = (self.centre + self.half * actions.numpy()).reshape(-1, *self.space.shape)
@@ -153,7 +168,7 @@ class Decoder:
 
 
 def _bounds(space: Box) -> tuple[Array, Array]:
-    """The centre and half the width of each entry, flattened; 0 and 1 where it is unbounded, or as good as that."""
+    """The centre and half the width of each entry, flattened; 0 and 1 if it is unbounded or has very large bounds."""
     low, high = (bound.flatten().astype(float) for bound in (space.low, space.high))
     bounded = (np.maximum(np.abs(low), np.abs(high)) < 1e6) & (low < high)
     low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
@@ -171,10 +186,16 @@ def _require_supported(name: str, role: str, space: Space) -> None:
 
 
 def make(config: GymConfig) -> gymnasium.Env:
-    """The environment that the config names.
+    """Make the environment of a config.
+
+    Args:
+        config: the settings of the run.
+
+    Returns:
+        The environment, with a time limit.
 
     Raises:
-        UsageError: the name is not registered, a package is not installed, or the environment does not have an option.
+        UsageError: the name is not registered, a package is not installed, or the environment lacks an option.
     """
     options = {} if config.slippery else {"is_slippery": False}
     limit = config.max_episode_steps
@@ -185,10 +206,11 @@ def make(config: GymConfig) -> gymnasium.Env:
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise UsageError(f"{config.env}: {_reason(error)}") from None
     except gymnasium.error.Error as error:
-        if config.env in gymnasium.registry:  # known, and broken
+        if config.env in gymnasium.registry:  # the name is known, but the environment cannot be made
             raise UsageError(f"{config.env}: {_reason(error)}") from None
         near = difflib.get_close_matches(config.env, gymnasium.registry, n=1, cutoff=0.0)[0]
-        raise UsageError(f"unknown environment {config.env!r}; did you mean {near!r}?{_home(config.env)}") from None
+        hint = _registration_hint(config.env)
+        raise UsageError(f"unknown environment {config.env!r}; did you mean {near!r}?{hint}") from None
     except TypeError as error:
         if "is_slippery" not in str(error):
             raise
@@ -197,13 +219,13 @@ def make(config: GymConfig) -> gymnasium.Env:
 
 
 def _reason(error: Exception) -> str:
-    """Gymnasium's own line, which names the package; Python's with the package added where that is known."""
+    """The first line of an error. If an extra of Gymnasium is missing, the command that installs it is added."""
     line = str(error).strip().partition("\n")[0].rstrip(".")
     module = (getattr(error, "name", None) or "").partition(".")[0]
     return f'{line}, run `pip install "gymnasium[{module}]"`' if module in ("jax", "mujoco") else line
 
 
-def _home(name: str) -> str:
+def _registration_hint(name: str) -> str:
     if name.startswith("ALE/"):
-        return f' Atari games need `pip install "gymnasium[atari]"` and go by `ale_py:{name}`.'
-    return "" if ":" in name else " One that a package of yours registers goes by `PACKAGE:NAME`."
+        return f' Atari games need `pip install "gymnasium[atari]"` and have the name `ale_py:{name}`.'
+    return "" if ":" in name else " If your own package registers it, use the name `PACKAGE:NAME`."

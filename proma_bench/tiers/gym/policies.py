@@ -12,19 +12,34 @@ from proma_bench.learning.policy import Policy
 
 
 class ActorPolicy(Policy):
-    """A policy that acts: ``draw`` with a generator of its own, which the distributions of torch do not take."""
+    """A policy that chooses actions. Sampling takes a generator, which torch's distributions do not support."""
 
     def draw(self, observations: Float[Tensor, "rows features"], generator: torch.Generator) -> Tensor:
-        """A sampled action for every row, in the shape that the distribution's ``log_prob`` takes."""
+        """Sample actions.
+
+        Args:
+            observations: encoded observations.
+            generator: the random generator.
+
+        Returns:
+            One action per row, in the shape that the distribution's ``log_prob`` accepts.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no draw")
 
     def greedy(self, observations: Float[Tensor, "rows features"]) -> Tensor:
-        """The most likely action for every row."""
+        """Choose the most likely actions.
+
+        Args:
+            observations: encoded observations.
+
+        Returns:
+            One action per row.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no greedy")
 
 
 class CategoricalPolicy(ActorPolicy):
-    """An MLP with two hidden layers, from observations to the logits of a Discrete action space."""
+    """An MLP with two hidden layers, which maps observations to the logits of a Discrete action space."""
 
     def __init__(self, features: int, actions: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -42,9 +57,9 @@ class CategoricalPolicy(ActorPolicy):
 
 
 class GaussianPolicy(ActorPolicy):
-    """The same MLP gives the mean of independent Gaussians; their standard deviations do not depend on its input.
+    """Independent Gaussians: the same MLP computes their means; the standard deviations do not depend on observations.
 
-    Entropy, KL and log-probabilities are those of the Gaussian, before the environment's bounds clip what was drawn.
+    Entropy, KL and log-probabilities are those of the Gaussians, before the environment's bounds clip the actions.
     """
 
     def __init__(self, features: int, actions: int, hidden: int, generator: torch.Generator) -> None:
@@ -72,7 +87,7 @@ class LogStd(nn.Module):
 
     def __init__(self, actions: int) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.full((actions,), -0.5))  # 0.6 of the way from the middle to the bounds
+        self.value = nn.Parameter(torch.full((actions,), -0.5))  # std 0.6, where the bounds are at -1 and 1
 
     def forward(self, mean: Float[Tensor, "rows actions"]) -> Float[Tensor, "rows actions"]:
         return self.value.expand_as(mean)

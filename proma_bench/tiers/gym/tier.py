@@ -1,15 +1,14 @@
 """The second tier: an MLP acts in a Gymnasium environment.
 
-An initial state is a reset seed, a sequence an episode, its reward the undiscounted return; a row is one step. The
-episodes of a group begin from the same reset seed, so that the group's mean is a baseline for just this start. What the
-seed fixes besides, and how episodes end, is told in `proma_bench.tiers.gym.environments`.
+An initial state is a reset seed, a sequence is an episode, its reward the undiscounted return, and a row one step.
+All episodes of a group have the same reset seed, so the mean of the group is a baseline for this start. See
+`proma_bench.tiers.gym.environments` for the other effects of the seed and for the end of episodes.
 
-The *score* of this tier is a return. In the terms that all tiers share, ``reward`` is the mean return of the sampled
-batch, and ``score`` the mean return of the greedy policy (most likely action, mean of the Gaussian) on validation
-seeds that training never draws. The two need not go together: in a grid without chance, a policy that reaches its goal
-whenever it is sampled may run into a wall for ever when it is greedy. ``score_sampled`` is not measured: that would
-be another batch of episodes.
-``truncated`` is the share of the validation episodes that the time limit ended.
+The metric ``reward`` is the mean return of the sampled batch. ``score`` is the mean return of the greedy policy (most
+likely action, or mean of the Gaussian) with validation seeds, which training never draws. The two can differ: in a
+deterministic grid, a policy that always reaches the goal when it samples may run into a wall forever when it is greedy.
+``score_sampled`` is not measured, because it would need further episodes. ``truncated`` is the share of the validation
+episodes that ended at the time limit.
 """
 
 from __future__ import annotations
@@ -23,14 +22,17 @@ from proma_bench.tiers.gym.environments import Environments
 from proma_bench.tiers.gym.policies import ActorPolicy, CategoricalPolicy, GaussianPolicy
 
 TRAINING_SEEDS = 2**31
-"""Training draws reset seeds below this number; validation counts from it."""
+"""Training draws reset seeds below this number; validation uses seeds from this number on."""
 
 
 class Gym:
-    """Two sets of environments: one that a batch is played in, one for validation."""
+    """Two sets of environments: one for training batches and one for validation."""
 
     def __init__(self, config: GymConfig) -> None:
         """Make the environments.
+
+        Args:
+            config: the settings of the run.
 
         Raises:
             UsageError: the environment does not exist, cannot be made, or has unsupported spaces.
@@ -61,7 +63,15 @@ class Gym:
 
     @torch.no_grad()
     def evaluate(self, policy: ActorPolicy) -> dict[str, float | None]:
-        """Mean greedy return, and how many of the episodes ran into the time limit."""
+        """Score a policy in greedy episodes.
+
+        Args:
+            policy: the policy.
+
+        Returns:
+            ``score``, the mean return, and ``truncated``, the share of episodes that ended at the time limit;
+            ``score_sampled`` is None.
+        """
         seeds = range(TRAINING_SEEDS, TRAINING_SEEDS + self.config.validation_episodes)
         episodes = self.validation.play(seeds, policy.greedy)
         return {

@@ -1,1 +1,1 @@
-"""The fourth tier: a pretrained language model solves problems, those of GSM8K or others."""
+"""The fourth tier: a pretrained language model solves the problems of GSM8K or of another task."""

@@ -9,21 +9,21 @@ from proma_bench.errors import require_known
 from proma_bench.learning.config import RunConfig
 
 PINNED = {"Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca"}
-"""The commits of models on the hub that are taken unless another is asked for."""
+"""The default commits of models on the hub."""
 LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.05}
-"""Nats a token between the sampler's log-probs and the trainer's, in the mean, that rounding explains."""
+"""Largest mean difference between the sampler's log-probs and the trainer's, in nats per token, due to rounding."""
 SMOKE_RUN = "smoke-run"
-"""What stands for the task in the name of a tier on which the model knows nothing."""
+"""The task in the title of a run with the model `TINY`."""
 TINY = "tiny-random"
-"""The name of a model that need not be had from anywhere: it knows nothing, and shows that the tier runs."""
+"""The name of an untrained model that needs no download. It only shows that the code works."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LLMConfig(RunConfig):
-    """A pretrained language model solves problems: a sequence is a generated solution, reward 1 when it is right.
+    """A pretrained language model solves problems: a sequence is a generated solution, with reward 1 if it is right.
 
-    The defaults are the paper's run, Qwen3-0.6B on GSM8K, for one GPU. On a CPU a smaller model (--model DIRECTORY) can
-    learn an easier task (--task chain_sum, or any other of reasoning-gym).
+    The defaults are those of the paper's run, Qwen3-0.6B on GSM8K, and need one GPU. On a CPU, a smaller model (--model
+    DIRECTORY) can learn an easier task (--task chain_sum, or another task of reasoning-gym).
     """
 
     tier: ClassVar[str] = "llm"
@@ -39,7 +39,7 @@ class LLMConfig(RunConfig):
         "model": TINY, "task": "chain_sum", "steps": 2, "prompts": 4, "group_size": 2, "max_prompt_tokens": 200,
         "max_new_tokens": 4, "validation_questions": 4,
     }  # fmt: skip
-    """The settings where there is neither a GPU nor a model: the code runs, and nothing can be learned from it."""
+    """The settings of the ladder without a GPU and without a model. They only show that the code works."""
     on_cpu: ClassVar[dict[str, Any]] = {
         "task": "basic_arithmetic", "few_shot": 4, "few_shot_template": "Sum: {question} = {answer}\n", "steps": 40,
         "task_options": {
@@ -49,51 +49,51 @@ class LLMConfig(RunConfig):
         "prompts": 16, "warmup_steps": 4, "validate_every": 20, "max_new_tokens": 6, "dtype": "float32",
         "gradient_checkpointing": False, "constant_few_shot": True,
     }  # fmt: skip
-    """The settings of the ladder for a small model on a CPU: sums of two numbers after four solved ones."""
+    """The settings of the ladder for a small model on a CPU: sums of two numbers, after four solved examples."""
     threads: ClassVar[int | None] = None
 
     model: str = "Qwen/Qwen3-0.6B"
-    """Name on the Hugging Face hub, or a local directory; weights in safetensors. tiny-random: a smoke run."""
+    """Name on the Hugging Face hub, or a directory, with weights in safetensors; tiny-random is for a smoke run."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; None is a pinned commit of Qwen/Qwen3-0.6B, and main of other models."""
+    """Commit, tag or branch on the hub; None is a fixed commit for Qwen/Qwen3-0.6B, and main for other models."""
     task: str = "gsm8k"
     """gsm8k, or the name of a reasoning-gym task: chain_sum, gcd, basic_arithmetic, ..."""
     task_options: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Settings of a reasoning-gym task, as in: min_terms 2 max_terms 2 min_digits 1 max_digits 2."""
+    """Settings of a reasoning-gym task, for example: min_terms 2 max_terms 2 min_digits 1 max_digits 2."""
     data: str | None = None
-    """GSM8K: a directory with train.jsonl and test.jsonl, or `synthetic`; None is openai/gsm8k on the hub."""
+    """GSM8K only: a directory with train.jsonl and test.jsonl, or `synthetic`; None is openai/gsm8k on the hub."""
     steps: int = 300
     """Optimizer steps."""
     learning_rate: float = 2e-6
     """Learning rate of AdamW (the paper: 2e-6)."""
     weight_decay: float = 0.01
-    """Decoupled from the gradient, as in AdamW; 0 is plain Adam."""
+    """Weight decay, decoupled from the gradient as in AdamW; 0 is plain Adam."""
     prompts: int = 128
-    """Problems per batch, each solved group_size times (the paper: 128)."""
+    """Problems per batch; group_size solutions are sampled to each (the paper: 128)."""
     max_prompt_tokens: int = 512
-    """A longer prompt is not answered, and counted as overlong (the paper: 512)."""
+    """Largest length of prompts, in tokens. Longer ones get no answer and count as overlong (the paper: 512)."""
     max_new_tokens: int = 2048
-    """Answers are cut off after so many tokens (the paper: 2048)."""
+    """Number of tokens after which answers are cut off (the paper: 2048)."""
     validation_questions: int = 256
-    """Problems that training never draws; of reasoning-gym tasks, none with the same numbers as a training problem."""
+    """Number of validation problems. In reasoning-gym tasks, none has the same numbers as a training problem."""
     validation_samples: int = 1
-    """Answers sampled to each of them, besides the greedy one."""
+    """Answers sampled to each validation problem, in addition to the greedy one."""
     validate_every: int = 5
     """Optimizer steps between validations; the last step is always validated."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """What matrices are multiplied in. Weights, gradients and the optimizer's moments are float32 in any case."""
+    """Type of matrix products. Weights, gradients and the optimizer's moments are always float32."""
     gradient_checkpointing: bool = True
-    """Compute the activations of a layer once more in the backward pass, instead of keeping them."""
+    """Compute the activations of each layer again in the backward pass, instead of storing them."""
     thinking: bool = False
-    """Let a model whose chat template knows of it think before it answers."""
+    """Let the model think before it answers, if its chat template has this option."""
     few_shot: int = 0
-    """Instead of the chat template, plain text that begins with so many solved problems: for base models."""
+    """For base models: number of solved problems at the beginning of plain text prompts; 0 uses the chat template."""
     few_shot_template: str = "Question: {question}\nAnswer: {answer}\n"
-    """How a problem is put in plain text. Answers end with the line."""
+    """The form of a problem in plain text. Answers end at the end of the line."""
     constant_few_shot: bool = False
-    """Take the keys and values of the solved problems for constants in training: faster, no longer exact."""
+    """Treat the keys and values of the solved problems as constants in training: faster, but not exact."""
     sampler: Literal["auto", "huggingface", "vllm"] = "auto"
-    """What generates: transformers in this process, or vLLM; auto is vLLM where it is installed with a GPU to use."""
+    """Library that generates answers: transformers or vLLM; auto is vLLM if it is installed and there is a GPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,13 +116,22 @@ class LLMConfig(RunConfig):
         if gap <= largest:
             return None
         return (
-            f"step {metrics['step']}: the sampler's log-probs are {gap:.2g} from the trainer's in the mean, where "
-            f"rounding explains {largest:g} (sampler_gap): the answers are not quite the trained policy's own"
+            f"step {metrics['step']}: the sampler's log-probs are {gap:.2g} from the trainer's on average, but "
+            f"rounding explains only {largest:g} (sampler_gap): the answers are not exactly those of the trained policy"
         )
 
     @classmethod
     def ladder_settings(cls, budget: str, model: str | None, has_gpu: bool) -> dict[str, Any]:
-        """With a GPU the paper's run; on a CPU sums for the model that is named, or else a smoke run."""
+        """The settings of the ladder's runs: with a GPU the paper's run, on a CPU sums, or without a model a smoke run.
+
+        Args:
+            budget: one of `BUDGETS`.
+            model: the value of the ladder's option ``--model``.
+            has_gpu: whether there is a GPU.
+
+        Returns:
+            Settings by name, where they differ from the defaults.
+        """
         if has_gpu:
             return cls.budgets[budget] if model is None else {**cls.budgets[budget], "model": model}
         return cls.smoke_run if model is None else {**cls.on_cpu, "model": model}

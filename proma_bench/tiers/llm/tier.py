@@ -1,8 +1,8 @@
-"""The fourth tier: a pretrained language model, Qwen3-0.6B unless told otherwise, solves problems, GSM8K's or others.
+"""The fourth tier: a pretrained language model solves problems, by default Qwen3-0.6B those of GSM8K.
 
-An initial state is a problem, a sequence a generated solution with the token that ends it. Its reward is the task's
-strict score. The settings are those of the paper's run (arXiv 2601.10498), and the prompt ends with VeRL's words, which
-that run used.
+An initial state is a problem, and a sequence is a generated solution with the token that ends it. The reward is the
+strict score of the task. The default settings are those of the paper's run (arXiv 2601.10498), and the prompt ends with
+VeRL's instruction, as in that run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class LLM:
     """A model, a task, and the prompts that connect them."""
 
     def __init__(self, config: LLMConfig) -> None:
-        """Read the task and the tokenizer.
+        """Load the task and the tokenizer.
+
+        Args:
+            config: the settings of the run.
 
         Raises:
             UsageError: the task, the data or the tokenizer cannot be loaded.
@@ -51,7 +54,17 @@ class LLM:
         self._sampler: HuggingFaceSampler | VLLMSampler | None = None
 
     def policy(self, generator: torch.Generator) -> Policy:
-        """The pretrained model, the same for every generator."""
+        """Load the pretrained model as the initial policy.
+
+        Args:
+            generator: not used.
+
+        Returns:
+            The policy, on the GPU if there is one.
+
+        Raises:
+            UsageError: the model cannot be loaded.
+        """
         if self._pretrained is None:
             model: PreTrainedModel = tiny_qwen3(len(self._prompting.tokenizer), 1024)
         else:
@@ -75,10 +88,16 @@ class LLM:
         return self.answers.scores(self._sampler_of(policy), self.config.validation_samples)
 
     def test(self, policy: LanguagePolicy) -> dict[str, float | None]:
-        """The scores on the test set.
+        """Score a policy on the test set.
+
+        Args:
+            policy: the policy.
+
+        Returns:
+            The scores by name.
 
         Raises:
-            UsageError: the task has none.
+            UsageError: the task has no test set.
         """
         if not isinstance(self.task, GSM8K):
             raise UsageError(f"the task {self.task.name} has no test set; its validation problems are never trained on")
@@ -98,7 +117,7 @@ class LLM:
         return Chat(tokenizer, instruction, config.thinking, stop_token_ids)
 
     def _examples(self) -> list[tuple[str, str]]:
-        """Solved training problems, which training never draws from then on."""
+        """Solved training problems. They are removed from the problems for training."""
         wanted = self.config.few_shot
         examples = self.task.demonstrations[:wanted]
         shown = {text for text, _ in examples}
@@ -108,14 +127,14 @@ class LLM:
         return examples
 
     def _sampler_of(self, policy: LanguagePolicy) -> Sampler:
-        """Made once for a policy: it has learned how much fits into the memory."""
+        """The sampler, made once per policy, because it adapts the size of batches to the memory."""
         if self._sampler is None or self._sampler.model is not policy.model:
             stops, limit = self._prompting.stop_token_ids, self.config.max_new_tokens
             if _uses_vllm(self.config.sampler):
                 from proma_bench.language.sampling.vllm import VLLMSampler
 
-                context, share = self.config.max_prompt_tokens + limit, _share_of_gpu(policy)
-                self._sampler = VLLMSampler(policy.model, stops, limit, context, share, policy.dtype)
+                context_length, share = self.config.max_prompt_tokens + limit, _share_of_gpu(policy)
+                self._sampler = VLLMSampler(policy.model, stops, limit, context_length, share, policy.dtype)
             else:
                 self._sampler = HuggingFaceSampler(policy.model, stops, limit, dtype=policy.dtype)
         return self._sampler
@@ -126,7 +145,7 @@ def _uses_vllm(sampler: str) -> bool:
 
 
 def _share_of_gpu(policy: LanguagePolicy) -> float:
-    """The share of the GPU that training leaves, with weights, gradient, two moments in float32 and the frozen copy."""
+    """The share of GPU memory that is free besides weights, gradient, two moments (float32) and the frozen copy."""
     if not torch.cuda.is_available():
         return 1.0
     training = 18 * sum(parameter.numel() for parameter in policy.parameters())
@@ -134,7 +153,13 @@ def _share_of_gpu(policy: LanguagePolicy) -> float:
 
 
 def questions(config: LLMConfig) -> Task | GSM8K:
-    """The task's problems.
+    """Load the problems of the task.
+
+    Args:
+        config: the settings of the run.
+
+    Returns:
+        The problems and their scoring.
 
     Raises:
         UsageError: they cannot be loaded.

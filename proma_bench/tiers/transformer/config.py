@@ -10,10 +10,10 @@ from proma_bench.learning.config import RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(RunConfig):
-    """A tiny Qwen3 answers questions: a sequence is a generated answer, reward 1 when it is right.
+    """A tiny Qwen3 answers questions: a sequence is a generated answer, with reward 1 if it is right.
 
-    It begins from a supervised warm start on answers half of which are wrong, which is made once and then kept in
-    PROMA_BENCH_CACHE (~/.cache/proma_bench unless set). Questions and scores are reasoning-gym's.
+    Training begins with a supervised warm start, half of whose answers are wrong. It is computed once and stored in
+    PROMA_BENCH_CACHE (by default ~/.cache/proma_bench). Questions and scores are those of reasoning-gym.
     """
 
     tier: ClassVar[str] = "transformer"
@@ -32,33 +32,33 @@ class TransformerConfig(RunConfig):
     score_metric: ClassVar[str] = "score_sampled"  # the greedy answers are good from the start
 
     task: str = "chain_sum"
-    """Name of a reasoning-gym task: chain_sum (here of two or three one-digit terms), gcd, spell_backward, ..."""
+    """Name of a reasoning-gym task: chain_sum (here with two or three one-digit terms), gcd, spell_backward, ..."""
     steps: int = 160
     """Optimizer steps."""
     learning_rate: float = 5e-5
-    """Learning rate of Adam; with 1e-4 all methods lose greedy accuracy on the way."""
+    """Learning rate of Adam. With 1e-4, all methods lose greedy accuracy during training."""
     warmup_steps: int = 10
-    """Optimizer steps over which the learning rate rises to its value."""
+    """Optimizer steps in which the learning rate rises linearly to its full value."""
     prompts: int = 64
-    """Questions per batch, each answered group_size times."""
+    """Questions per batch; group_size answers are sampled to each."""
     steps_per_batch: int = 4
-    """Optimizer steps on each batch of samples; the later ones give GRPO something to clip."""
+    """Optimizer steps on each batch of samples. GRPO clips only after the first of them."""
     max_new_tokens: int = 12
-    """Answers are cut off after so many tokens."""
+    """Number of tokens after which answers are cut off."""
     context_length: int = 256
-    """The longest prompt and answer together; a longer prompt is not answered, and counted as overlong."""
+    """Largest length of prompt and answer together, in tokens. Longer prompts get no answer and count as overlong."""
     validation_questions: int = 256
-    """Questions that training never draws."""
+    """Number of validation questions, which training never draws."""
     validation_samples: int = 8
-    """Answers sampled to each of them, besides the greedy one."""
+    """Answers sampled to each validation question, in addition to the greedy one."""
     validate_every: int = 5
     """Optimizer steps between validations; the last step is always validated."""
     packed: bool = False
-    """Train on sequences packed one after another, without padding; the gradients are the same."""
+    """Train on concatenated sequences without padding; the gradients are the same."""
     warm_start_steps: int = 600
     """Optimizer steps of the warm start; 0 starts from random weights."""
     flawed: float = 0.5
-    """The share of the warm start's answers that are wrong."""
+    """The share of wrong answers in the warm start."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

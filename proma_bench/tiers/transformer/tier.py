@@ -1,8 +1,9 @@
-"""The third tier: a tiny Qwen3, the class of the big one, answers questions of reasoning-gym.
+"""The third tier: a tiny Qwen3 answers the questions of a reasoning-gym task. Its class is that of the large model.
 
-An initial state is a question, a sequence a generated answer with the token that ends it, its reward 1 if the library
-gives it the full score. All runs begin from one warm start, see `proma_bench.language.warm_start`. What questions of a
-task have in common (``State the final answer to ...``) is left out: reading it would be most of the work.
+An initial state is a question, and a sequence is a generated answer with the token that ends it. The reward is 1 if the
+library gives the full score, otherwise 0. All runs begin with the same warm start, see
+`proma_bench.language.warm_start`. The common words of all questions of a task (``State the final answer to ...``) are
+removed, because most of the computation would be spent on them.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from proma_bench.tiers.transformer.config import TransformerConfig
 
 
 class Transformer:
-    """A task, a tokenizer, and the model that all runs begin with."""
+    """A task, a tokenizer, and the initial model of all runs."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        """Draw the questions; make the warm start where the cache lacks it.
+        """Generate the questions and load the warm start, or train it if it is not in the cache.
+
+        Args:
+            config: the settings of the run.
 
         Raises:
-            UsageError: the task is unknown or cannot be made.
+            UsageError: the task is unknown, cannot be generated, or has no answers for the warm start.
         """
         self.config = config
         tokenizer = byte_tokenizer()
@@ -42,7 +46,14 @@ class Transformer:
             warm_start(self._model, self.task, tokenizer, config.warm_start_steps, config.flawed)
 
     def policy(self, generator: torch.Generator) -> Policy:
-        """The warm start, the same for every generator."""
+        """Make the initial policy, which is the warm start.
+
+        Args:
+            generator: not used.
+
+        Returns:
+            The policy.
+        """
         return LanguagePolicy(copy.deepcopy(self._model), self.config.packed)
 
     def sample(self, policy: LanguagePolicy, generators: Generators) -> Experience:
