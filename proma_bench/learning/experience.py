@@ -204,7 +204,7 @@ class Experience:
         if len(parts) == 1:
             return parts[0]
         if parts[0].mask is not None:
-            parts = _padded_alike(parts)
+            parts = _padded_to_same_width(parts)
 
         def cat(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in parts])
@@ -228,7 +228,7 @@ class Experience:
         )
 
 
-def _padded_alike(parts: Sequence[Experience]) -> list[Experience]:
+def _padded_to_same_width(parts: Sequence[Experience]) -> list[Experience]:
     """Pad text to the same number of columns: those of the longest prompt and of the longest answer."""
     answer = max(part.actions.shape[1] for part in parts)
     prompt = max(part.observations.shape[1] - part.actions.shape[1] for part in parts)

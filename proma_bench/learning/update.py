@@ -46,7 +46,6 @@ def optimizer_step(
     Raises:
         RunError: an objective is not finite, or there is not enough memory. The weights are unchanged then.
     """
-    objective_function = METHODS[config.method].objective_function
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
     rows = sum(microbatch.rows for microbatch in microbatches)
     if rows == 0:
@@ -55,11 +54,7 @@ def optimizer_step(
         if _adds_nothing(experience, config, proma):
             continue
         try:
-            log_probs = policy.on(experience).log_prob(experience.actions)
-            objective = experience.per_sequence(objective_function(log_probs, experience, config))
-            objective = objective * _weights(experience, config, rows, sequences)
-            if not objective.isfinite().all():
-                raise RunError("log-probabilities are no longer finite; a lower learning rate may help")
+            objective = _objective(policy, experience, config, rows, sequences)
             if proma is None:
                 (-objective.sum()).backward()
             else:
@@ -72,6 +67,16 @@ def optimizer_step(
     optimizer.step()
     optimizer.zero_grad()
     return result
+
+
+def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor:
+    """The weighted objective of each sequence, for a step with this number of rows and sequences."""
+    log_probs = policy.on(experience).log_prob(experience.actions)
+    objective = METHODS[config.method].objective_function(log_probs, experience, config)
+    objective = experience.per_sequence(objective) * _weights(experience, config, rows, sequences)
+    if not objective.isfinite().all():
+        raise RunError("log-probabilities are no longer finite; a lower learning rate may help")
+    return objective
 
 
 def _out_of_memory(sequences: int, config: RunConfig) -> str:

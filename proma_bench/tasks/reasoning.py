@@ -111,7 +111,7 @@ def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[
     """Split into ``count`` questions for validation and the others for training.
 
     With ``numbers_apart``, questions with the same numbers are either all used for training or not at all. They are
-    shuffled before, because easy questions, of which there are few, come first.
+    shuffled before, because the first questions are mostly easy, and there are only a few easy ones.
     """
     if not numbers_apart:
         return questions[:count], questions[count:]
@@ -123,7 +123,7 @@ def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[
     validation = list[Question]()
     while groups and len(validation) < count:
         validation += groups.pop()
-    return validation[:count], [question for alike in groups for question in alike]
+    return validation[:count], [question for group in groups for question in group]
 
 
 def _numbers(question: Question) -> tuple[str, ...]:
