@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from trust import ADVANTAGES, WAYS, X2, Batch, Case, X, assert_outcome, double, outcome, score
+from trust import WAYS, X2, Batch, Case, X, assert_outcome, double, outcome, score
 
 from proma_bench import Proma
 
@@ -285,4 +285,4 @@ def test_lora_adapters_may_be_off_when_attached(way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_reference_pass_without_adapters_may_be_part_of_the_loss(way: str) -> None:
     use = lambda model: score(model(X)) - without_adapters(model)  # noqa: E731
-    assert outcome(Case(lora(), [Batch(use, ADVANTAGES)]), way) == "right"
+    assert outcome(Case(lora(), use), way) == "right"

@@ -1,4 +1,4 @@
-"""A use of Proma ends in one of two ways: with the gradients of the definition, or with an exception before any changed.
+"""A use of Proma ends in one of two ways: the gradients of the definition, or an exception before any has changed.
 
 The definition needs no Proma: the gradient of a sequence's log-prob is what `torch.autograd.grad` says of it, from the
 graph of the whole batch, so it holds for networks that mix sequences, too. From one microbatch to the next it is the
@@ -128,25 +128,26 @@ def outcome(case: Case, way: str, **options: Any) -> Outcome:
     """How the case ends; fails if gradients are wrong, or have changed although it raised."""
     batches = [Batch(case.use)] if callable(case.use) else list(case.use)
     wanted = wanted_gradients(case, batches)
+    leaves = leaves_of(case, case.model)
+    before = snapshot(leaves)
     with ExitStack() as promas:
-        before = snapshot(case)
         try:
             found = (case.attach or _attach)(case.model, case.config, **options)
         except REFUSALS as error:
-            assert_unchanged(before, case, error)
+            assert_unchanged(before, leaves, error)
             return "raised"
         for proma in found:
             promas.enter_context(proma)
         for number, (batch, want) in enumerate(zip(batches, wanted, strict=True)):
+            batch.before(case.model)
+            leaves = leaves_of(case, case.model)  # those of the forward pass, whatever happens to the model after it
+            before = snapshot(leaves)
             try:
-                # What is done to the model may be refused, too; gradients are those of before the forward pass.
-                batch.before(case.model)
-                before = snapshot(case)
                 run_batch(case.model, found[0], batch, way, number, want.log_probs)
             except REFUSALS as error:
-                assert_unchanged(before, case, error)
+                assert_unchanged(before, leaves, error)
                 return "raised"
-            assert_right(snapshot(case), want)
+            assert_right(snapshot(leaves), want)
     return "right"
 
 
@@ -189,19 +190,17 @@ def wanted_gradients(case: Case, batches: Sequence[Batch]) -> list[Wanted]:
     model = copy.deepcopy(case.model)
     case.plainly(model)
     shared = [leaf for leaf in case.leaves(model) if any(leaf is other for other in case.leaves(case.model))]
-    wanted = []
-    undetermined: set[str] = set()
+    wanted, undetermined = [], set[str]()
     for number, batch in enumerate(batches):
         batch.before(model)
         torch.manual_seed(number)
         log_probs = batch.log_probs(model)
-        rows = sequence_gradients(log_probs, _leaves(case, model))
+        leaves = leaves_of(case, model)
+        rows = sequence_gradients(log_probs, leaves)
         batch.between(model)
         scale = max((float(row.flatten(1).norm(dim=1).max()) for row in rows.values()), default=0.0)
-        for name, leaf in _leaves(case, model).items():
-            if name in rows and _step(leaf, rows[name], batch, case.config, scale):
-                undetermined.add(name)
-        gradients = {name: leaf.grad.clone() for name, leaf in _leaves(case, model).items() if leaf.grad is not None}
+        undetermined |= {name for name in rows if _step(leaves[name], rows[name], batch, case.config, scale)}
+        gradients = {name: leaf.grad.clone() for name, leaf in leaves.items() if leaf.grad is not None}
         scale = max([scale, *(float(gradient.norm()) for gradient in gradients.values())])
         wanted.append(Wanted(gradients, set(undetermined), scale, log_probs.detach()))
     for leaf in shared:
@@ -241,7 +240,8 @@ def _step(leaf: Tensor, rows: Tensor, batch: Batch, config: ProjectionConfig, sc
     return float((leaf.grad - perturbed).norm()) > 1e-8 * max(scale, float(leaf.grad.norm()))
 
 
-def _leaves(case: Case, model: nn.Module) -> dict[str, Tensor]:
+def leaves_of(case: Case, model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and what else the case says must be right, by name."""
     others = {f"leaf {number}": leaf for number, leaf in enumerate(case.leaves(model))}
     return dict(model.named_parameters()) | others
 
@@ -249,9 +249,8 @@ def _leaves(case: Case, model: nn.Module) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------ what is asserted
 
 
-def snapshot(case: Case) -> dict[str, Tensor | None]:
+def snapshot(leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
     """The gradients as they are now."""
-    leaves = _leaves(case, case.model)
     return {name: None if leaf.grad is None else leaf.grad.clone() for name, leaf in leaves.items()}
 
 
@@ -268,13 +267,13 @@ def assert_right(found: dict[str, Tensor | None], wanted: Wanted) -> None:
             raise AssertionError(f"silently wrong: {name} has a relative error of {error / (size or 1.0):.1e}")
 
 
-def assert_unchanged(before: dict[str, Tensor | None], case: Case, error: Exception) -> None:
+def assert_unchanged(before: dict[str, Tensor | None], leaves: dict[str, Tensor], error: Exception) -> None:
     """No gradient has changed, and the exception is one that helps: it is in words, and says what it is about."""
     message = str(error)
     assert "unexpected keyword argument" not in message, message  # of this version, not a refusal
     assert not isinstance(error, KeyError) and len(message.split()) > 3, f"not readable: {error!r}"
-    after = snapshot(case)
+    after = snapshot(leaves)
     for name, old in before.items():
-        new = after.get(name)
+        new = after[name]
         same = new is None if old is None else new is not None and torch.equal(new, old)
         assert same, f"raised after the gradient of {name} had changed: {message}"
