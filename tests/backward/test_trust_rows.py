@@ -1,4 +1,4 @@
-"""A row belongs to the sequence that it is said to belong to, and sequences do not mix, or the use is refused."""
+"""A row belongs to the sequence that it is said to belong to, or the use is refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from between import Between, on
 from torch import Tensor, nn
 from trust import ADVANTAGES, WAYS, X2, Batch, Case, X, assert_outcome, double, score
 
@@ -16,76 +17,6 @@ IN_ORDER = X[X[:, 0].argsort()]
 def tokens(batch: int, time: int, seed: int = 0, width: int = 6) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, time, width, generator=generator, dtype=torch.float64)
-
-
-def advantages(batch: int) -> Tensor:
-    return torch.linspace(-1, 1.5, batch, dtype=torch.float64)
-
-
-class Between(nn.Module):
-    """Two layers, and a function of the hidden rows in between."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.below, self.function, self.above = nn.Linear(6, 5), function, nn.Linear(5, 3)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.above(torch.tanh(self.function(self.below(rows))))
-
-
-def mixed(function: Callable[[Tensor], Tensor]) -> Case:
-    return Case(double(Between(function)), on(X, X2), "raised")
-
-
-def on(*inputs: Tensor) -> list[Batch]:
-    """A microbatch for each input, whose first axis is the sequence."""
-    return [Batch(lambda model, x=x: score(model(x)), advantages(len(x))) for x in inputs]
-
-
-def batch_norm(training: bool) -> Case:
-    model = double(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)))
-    model[1](torch.randn(20, 5, dtype=torch.float64))  # running statistics to speak of
-    return Case(model.train(training), on(X, X2), "raised" if training else "right")
-
-
-def batch_norm_in_training() -> Case:
-    return batch_norm(True)
-
-
-def batch_norm_in_eval() -> Case:
-    return batch_norm(False)
-
-
-def frozen_batch_norm(training: bool) -> Case:
-    model = double(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
-    model[1].requires_grad_(False)
-    return Case(model.train(training), on(X, X2), "raised" if training else "right")
-
-
-def frozen_batch_norm_in_training() -> Case:
-    return frozen_batch_norm(True)
-
-
-def frozen_batch_norm_in_eval() -> Case:
-    return frozen_batch_norm(False)
-
-
-def batch_norm_that_trains_later() -> Case:
-    """The first pass is sound, so a check of the first pass alone would trust it."""
-    case = batch_norm(False)
-    first, second = on(X, X2)
-    return case._replace(use=[first, second._replace(before=nn.Module.train)], expected="raised")
-
-
-def mixing_that_begins_later() -> Case:
-    """No layer that anyone has heard of: what the model itself does between layers."""
-    first, second = on(X, X2)
-    model = double(Between(torch.clone))
-
-    def train(found: Any) -> None:
-        found.function = lambda rows: rows - rows.mean(0)
-
-    return Case(model.eval(), [first, second._replace(before=train)], "raised")
 
 
 class Sorting(Between):
@@ -176,61 +107,6 @@ def time_first_until_square() -> Case:
     return Case(double(TimeFirst()), on(tokens(1, 3), tokens(3, 3, 1)))
 
 
-def rolled() -> Case:
-    return mixed(lambda rows: rows.roll(1, 0))
-
-
-def rolled_over_two() -> Case:
-    return mixed(lambda rows: rows + rows.roll(1, 0))
-
-
-def reversed_rows() -> Case:
-    return mixed(lambda rows: rows.flip(0))
-
-
-def centred() -> Case:
-    return mixed(lambda rows: rows - rows.mean(0))
-
-
-def scaled_by_the_batch() -> Case:
-    return mixed(lambda rows: rows / rows.norm())
-
-
-def cumulated() -> Case:
-    return mixed(lambda rows: rows.cumsum(0))
-
-
-def attention_over_the_batch() -> Case:
-    return mixed(lambda rows: torch.softmax(rows @ rows.T, dim=1) @ rows)
-
-
-def pairs() -> Case:
-    return mixed(lambda rows: rows.view(2, 2, 5).mean(1, keepdim=True).expand(2, 2, 5).reshape(4, 5) + rows)
-
-
-def in_pairs_that_exchange() -> Case:
-    return mixed(lambda rows: torch.cat([rows[2:], rows[:2]]))
-
-
-def first_row_in_all() -> Case:
-    return mixed(lambda rows: rows + rows[:1])
-
-
-def largest_of_the_batch() -> Case:
-    return mixed(lambda rows: torch.maximum(rows, rows.amax(0)))
-
-
-def statistics_without_gradient() -> Case:
-    """Nothing mixes that a gradient can tell: statistics of the batch are constants."""
-    return mixed(lambda rows: (rows - rows.detach().mean(0)) / (rows.detach().std() + 1))._replace(expected="right")
-
-
-def log_probs_that_mix() -> Case:
-    """Layers are sound; what the user makes of their output is not."""
-    use = lambda model: score(model(X)) - score(model(X)).mean()  # noqa: E731
-    return Case(double(Between(torch.clone)), use, "raised")
-
-
 def log_probs_in_another_order() -> Case:
     return Case(double(Between(torch.clone)), lambda model: score(model(X)).flip(0), "raised")
 
@@ -291,15 +167,11 @@ def packed_with_attention_across_sequences() -> Case:
 
 
 CASES = [
-    batch_norm_in_training, batch_norm_in_eval, frozen_batch_norm_in_training, frozen_batch_norm_in_eval,
-    batch_norm_that_trains_later, mixing_that_begins_later, sorted_rows, sorted_rows_after_a_batch_in_order,
-    positions_as_many_as_sequences, positions, positions_in_a_last_short_microbatch, expanded_positions,
-    chunks_as_long_as_the_batch, chunks, time_first_and_square, time_first, time_first_until_square,
-    rolled, rolled_over_two, reversed_rows, centred, scaled_by_the_batch, cumulated, attention_over_the_batch, pairs,
-    in_pairs_that_exchange, first_row_in_all, largest_of_the_batch, statistics_without_gradient, log_probs_that_mix,
-    log_probs_in_another_order, last_short_microbatch, one_sequence, virtual_microbatches,
-    virtual_microbatches_that_mix, packed, flattened, packed_with_the_ids_of_other_rows, packed_with_one_wrong_id,
-    packed_with_attention_across_sequences,
+    sorted_rows, sorted_rows_after_a_batch_in_order, positions_as_many_as_sequences, positions,
+    positions_in_a_last_short_microbatch, expanded_positions, chunks_as_long_as_the_batch, chunks,
+    time_first_and_square, time_first, time_first_until_square, log_probs_in_another_order, last_short_microbatch,
+    one_sequence, virtual_microbatches, virtual_microbatches_that_mix, packed, flattened,
+    packed_with_the_ids_of_other_rows, packed_with_one_wrong_id, packed_with_attention_across_sequences,
 ]  # fmt: skip
 
 

@@ -198,7 +198,7 @@ def wanted_gradients(case: Case, batches: Sequence[Batch]) -> list[Wanted]:
         leaves = leaves_of(case, model)
         rows = sequence_gradients(log_probs, leaves)
         batch.between(model)
-        scale = max((float(row.flatten(1).norm(dim=1).max()) for row in rows.values()), default=0.0)
+        scale = max((float(row.reshape(len(row), -1).norm(dim=1).max()) for row in rows.values()), default=0.0)
         undetermined |= {name for name in rows if _step(leaves[name], rows[name], batch, case.config, scale)}
         gradients = {name: leaf.grad.clone() for name, leaf in leaves.items() if leaf.grad is not None}
         scale = max([scale, *(float(gradient.norm()) for gradient in gradients.values())])
