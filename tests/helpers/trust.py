@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ class Batch(NamedTuple):
         log_probs: of the sequences, from a model.
         size: of virtual microbatches.
         before, between: what is done to the model before the forward pass, and between forward and backward.
+        failing: a context in which a backward pass fails with an error of the user's; it is tried there first.
     """
 
     log_probs: Callable[[Any], Tensor]
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
     size: int | None = None
     before: Callable[[Any], object] = nothing
     between: Callable[[Any], object] = nothing
+    failing: Callable[[Any], AbstractContextManager[object]] | None = None
 
 
 class Case(NamedTuple):
@@ -142,6 +144,10 @@ def outcome(case: Case, way: str, **options: Any) -> Outcome:
             batch.before(case.model)
             leaves = leaves_of(case, case.model)  # those of the forward pass, whatever happens to the model after it
             before = snapshot(leaves)
+            if batch.failing is not None:
+                with batch.failing(case.model), suppress(ArithmeticError, *REFUSALS):
+                    run_batch(case.model, found[0], batch, way, number)
+                restore(before, leaves)  # what an error of the user's leaves is the user's
             try:
                 run_batch(case.model, found[0], batch, way, number, want.log_probs)
             except REFUSALS as error:
@@ -193,6 +199,10 @@ def wanted_gradients(case: Case, batches: Sequence[Batch]) -> list[Wanted]:
     wanted, undetermined = [], set[str]()
     for number, batch in enumerate(batches):
         batch.before(model)
+        if batch.failing is not None:  # the pass that fails leaves its traces in the model, too
+            torch.manual_seed(number)
+            batch.log_probs(model)
+            batch.between(model)
         torch.manual_seed(number)
         log_probs = batch.log_probs(model)
         leaves = leaves_of(case, model)
@@ -252,6 +262,12 @@ def leaves_of(case: Case, model: nn.Module) -> dict[str, Tensor]:
 def snapshot(leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
     """The gradients as they are now."""
     return {name: None if leaf.grad is None else leaf.grad.clone() for name, leaf in leaves.items()}
+
+
+def restore(before: dict[str, Tensor | None], leaves: dict[str, Tensor]) -> None:
+    """Put these gradients back."""
+    for name, gradient in before.items():
+        leaves[name].grad = None if gradient is None else gradient.clone()
 
 
 def assert_right(found: dict[str, Tensor | None], wanted: Wanted) -> None:
