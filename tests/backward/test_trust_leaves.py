@@ -240,6 +240,12 @@ def test_of_two_promas_one_is_asked(asked: int, way: str) -> None:
     assert_outcome(two_promas(asked), way)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", [foreign_parameter, foreign_tensor, foreign_head], ids=lambda case: case.__name__)
+def test_without_a_check_of_rows_leaves_of_others_are_refused_all_the_same(case: Callable[[], Case], way: str) -> None:
+    assert outcome(case(), way, check=False) == "raised"
+
+
 def lora(**options: Any) -> Any:
     """Two LoRA adapters, the second of which is off and frozen, on a small network."""
     peft = pytest.importorskip("peft")

@@ -167,6 +167,37 @@ class Pairs(nn.Module):
         return self.out(self.pair(rows, rows.flip(1)).tanh())
 
 
+class SeveralInputs(nn.Module):
+    """A layer of its own kind that takes tensors by position, by keyword, in a list and in a dictionary."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.inner = nn.Parameter(torch.ones(6)), nn.Linear(6, 6)
+
+        def forward(self, rows: Tensor, mask: Tensor, others: list[Tensor], *, options: dict[str, Tensor]) -> Tensor:
+            return self.inner(rows * self.weight + others[0]) * mask + options["shift"] * self.weight
+
+    class Gate(nn.Module):
+        """Two inputs, and no module inside."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6))
+
+        def forward(self, rows: Tensor, *, gate: Tensor, power: int = 1) -> Tensor:
+            return rows * torch.sigmoid(gate * self.weight) ** power
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gate, self.out = self.Layer(), self.Gate(), nn.Linear(6, 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        mask = (rows[..., :1] > 0).to(rows.dtype)
+        hidden = self.layer(rows, mask=mask, others=[rows.cos()], options={"shift": rows.sin()})
+        return self.out(self.gate(hidden, gate=rows, power=2))
+
+
 class Translated(nn.Module):
     """Encoder and decoder of torch, the decoder with a mask."""
 
@@ -227,4 +258,5 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "conv transposed": lambda: Images(nn.ConvTranspose2d(1, 3, 2), nn.Tanh(), nn.Conv2d(3, 1, 3)),
     "conv by groups": lambda: Images(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 2, groups=4, bias=False), nn.Flatten()),
     "bilinear": Pairs,
+    "several inputs": SeveralInputs,
 }
