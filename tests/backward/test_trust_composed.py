@@ -133,7 +133,7 @@ def _case(recipe: Recipe) -> Case:
     return Case(model, batches, leaves=lambda model: model.others, plainly=plainly, config=recipe.config)
 
 
-@settings(max_examples=20 * settings.default.max_examples)
+@settings(max_examples=15 * settings.default.max_examples)
 @given(recipes())
 def test_composed_networks_are_right_or_refused(recipe: Recipe) -> None:
     options = {"uncovered": "autograd"} if recipe.uncovered else {}
