@@ -1,7 +1,9 @@
-"""From the captured uses of a parameter to its gradient, while a backward pass is under way."""
+"""The engine behind `Proma`: the taps of one module report to it while a backward pass is under way."""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,38 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from proma_bench.backward.checks import check_rule
+from proma_bench.backward.checks import check_recomputed, check_rule, recomputed_gradients, structure
 from proma_bench.backward.cost import GramMethod
-from proma_bench.backward.factored import intra_gradient
-from proma_bench.backward.factors import SequenceGrads, compute_dtype
+from proma_bench.backward.direct import DirectPass
+from proma_bench.backward.factors import Dense, SequenceGrads, compute_dtype
+from proma_bench.backward.graph import Node, survey
+from proma_bench.backward.interception import intercepted
 from proma_bench.backward.layout import Layout
-from proma_bench.backward.measure import Measured, Workspace, add_weighted, measure, plain_gradient
-from proma_bench.backward.parameters import Parameters, is_watched
-from proma_bench.backward.records import Records
+from proma_bench.backward.measure import plain_gradient
+from proma_bench.backward.parameters import Parameters
+from proma_bench.backward.plan import Plan, Planner
+from proma_bench.backward.solving import Microbatch, Solver
 from proma_bench.backward.taps import Call, new_gate
+from proma_bench.backward.verification import Verification
 from proma_bench.projection.config import ProjectionConfig
-from proma_bench.projection.methods import PROJECTION_METHODS
-from proma_bench.projection.successive import Removals, square_growth, successive_removals
-
-
-class _Microbatch:
-    """The microbatch whose backward pass is under way.
-
-    Args:
-        advantages: one per sequence.
-        layout: which row belongs to which sequence.
-        size: sequences in each of the virtual microbatches that it consists of; None is one microbatch.
-
-    Attributes:
-        finished: parameters that have received their gradient.
-        pending: parameters whose running gradient still waits for it.
-    """
-
-    def __init__(self, advantages: Tensor, layout: Layout, size: int | None) -> None:
-        self.advantages, self.layout = advantages, layout
-        self.size = min(size or advantages.shape[0], advantages.shape[0])
-        self.finished: set[Tensor] = set()
-        self.pending: list[tuple[Tensor, Measured]] = []
 
 
 class BackwardEngine:
@@ -54,25 +38,29 @@ class BackwardEngine:
         self,
         module: nn.Module,
         config: ProjectionConfig,
+        *,
         unprojected: Collection[str],
         workspace_bytes: int,
         gram_method: GramMethod,
         record: bool,
+        uncovered: str,
+        check: bool,
     ) -> None:
-        self.config = config
-        self._unprojected = unprojected
-        self.records: list[Records] = []
-        self._gram_method = gram_method
-        self.record = record
+        self.modules = list(module.modules())
+        self.uncovered, self.check = uncovered, check
         self._parameters = Parameters(module)
+        self.solver = Solver(self._parameters, config, unprojected, workspace_bytes, gram_method, record)
+        self._planner = Planner(self, self._parameters)
         self._guards: list[RemovableHandle] = []
-        self._workspace = Workspace(workspace_bytes)
-        self._microbatch: _Microbatch | None = None
-        self._microbatches = 0
         self._gates: dict[Tensor, Tensor] = {}
-        self._uses: dict[Tensor, list[SequenceGrads]] = {}
-        self._will_end_pass = False
+        self._lock = threading.Lock()
+        self._microbatch: Microbatch | None = None
+        self._plan: Plan | None = None
+        self._verification: Verification | None = None
+        self._uses: dict[int, dict[Tensor, list[SequenceGrads]]] = {}  # by the number of autograd's graph task
         self._returned: dict[Tensor, Tensor] = {}
+
+    # ------------------------------------------------------------------------------------------- a microbatch
 
     @contextmanager
     def microbatch(self, advantages: Tensor, layout: Layout, size: int | None) -> Iterator[None]:
@@ -81,186 +69,231 @@ class BackwardEngine:
             raise ValueError(f"microbatch_size must be at least 1, got {size}")
         if self._microbatch is not None:
             raise RuntimeError("microbatches cannot be nested: one backward pass, one set of advantages")
-        self._forget()
-        microbatch = self._microbatch = _Microbatch(advantages, layout, size)
+        microbatch = self._microbatch = Microbatch(advantages, layout, size)
+        thread = threading.get_ident()
+        try:
+            with intercepted(lambda backward, roots, options: self._differentiate(thread, backward, roots, options)):
+                yield
+        finally:
+            self._microbatch = None
+            self._returned.clear()
+            self.solver.forget()
+        if not microbatch.finished:
+            raise RuntimeError("no gradient of this microbatch came through a trainable layer of the module")
+        self.solver.microbatches += -(-advantages.shape[0] // microbatch.size)
+
+    def _differentiate(
+        self, thread: int, backward: Callable[..., None], roots: list[Any], options: dict[str, Any]
+    ) -> None:
+        """What happens in place of ``torch.autograd.backward`` in a microbatch."""
+        microbatch = self._microbatch
+        if microbatch is None or not all(isinstance(root, Tensor) for root in roots):
+            return backward(roots, **options)
+        found = survey(roots)
+        if self._plan is not None or self._verification is not None:  # inside of a reentrant checkpoint
+            self._planner.sort_leaves(found, nested=True)
+            return backward(roots, **options)
+        is_ours = found.is_opaque or any(call.layer.engine is self for call in found.calls)
+        is_ours = is_ours or any(self._parameters.find(leaf.variable) for leaf in found.leaves)
+        if thread != threading.get_ident():
+            if not is_ours:
+                return backward(roots, **options)
+            raise RuntimeError("another thread differentiates this module while a microbatch of it is under way")
+        if not is_ours:
+            raise ValueError(
+                "log_probs does not depend on the module that this Proma is attached to; differentiate other losses "
+                "outside of the microbatch"
+            )
+        if options["inputs"] is not None or options["create_graph"]:
+            raise ValueError("in a microbatch, call backward() without inputs= and create_graph=")
+        seeds = options["grad_tensors"]
+        plan = self._planner.plan(backward, roots, seeds, found, microbatch.layout)
+        already = microbatch.finished & {p for call in found.calls for p in call.parameters.values()}
+        if already:
+            names = ", ".join(repr(self._parameters.name(parameter)) for parameter in already)
+            raise RuntimeError(f"{names} received a gradient in two parts: use one backward pass in a microbatch")
+        with self._following(plan, microbatch):
+            backward(roots, **options)
+
+    @contextmanager
+    def _following(self, plan: Plan, microbatch: Microbatch) -> Iterator[None]:
+        handles = [leaf.variable.register_hook(self._weighting(leaf, plan, microbatch)) for leaf in plan.leaves]
+        direct: AbstractContextManager[None] = nullcontext()
+        if plan.direct is not None:
+
+            def layout_of(node: Node, number: int, shape: torch.Size) -> Layout:
+                found = plan.layout_at((node, number), type(node).__name__, shape)
+                assert found is not None, f"rows of {node} were not verified"
+                return found
+
+            direct = DirectPass(plan.direct, plan.layout.sequences, layout_of, self._complete).installed()
+        self._plan = plan
+        try:
+            with direct:
+                yield
+        finally:
+            self._plan = None
+            for handle in handles:
+                handle.remove()
+
+    def _weighting(self, leaf: Node, plan: Plan, microbatch: Microbatch) -> Callable[[Tensor], Tensor]:
+        """An input that requires a gradient gets that of the loss with advantages."""
+
+        def weight(gradient: Tensor) -> Tensor:
+            layout = plan.layout_at((leaf, 0), "leaf", gradient.shape)
+            assert layout is not None, "the rows of an input were not verified"
+            return gradient * layout.weights(microbatch.advantages, gradient)
+
+        return weight
+
+    @contextmanager
+    def verifying(self, verification: Verification) -> Iterator[None]:
+        """Backward passes in this context change nothing and report to the verification."""
+        self._verification = verification
         try:
             yield
         finally:
-            self._microbatch = None
-            self._forget()
-        if not microbatch.finished:
-            raise RuntimeError("no gradient of this microbatch came through a trainable layer of the module")
-        self._microbatches += -(-advantages.shape[0] // microbatch.size)
+            self._verification = None
 
-    def _forget(self) -> None:
-        """Forget what a backward pass has left behind that raised an error half-way."""
-        self._will_end_pass = False
-        self._workspace.used = 0
-        self._uses.clear()
-        self._returned.clear()
-
-    def clear_records(self) -> None:
-        """Forget the records, and count microbatches from 0 again."""
-        self.records.clear()
-        self._microbatches = 0
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Backward passes in this context give the plain gradient."""
+        microbatch, self._microbatch = self._microbatch, None
+        try:
+            yield
+        finally:
+            self._microbatch = microbatch
 
     # ------------------------------------------------------------------------------------- called by the taps
 
     def gate(self, parameter: Tensor) -> Tensor:
         """The parameter's gate, made again when the parameter has moved to another device or type."""
-        self._guard(self._parameters.meet(parameter))
-        parameter = self._parameters.canonical(parameter)
-        gate = self._gates.get(parameter)
-        if gate is None or gate.device != parameter.device or gate.dtype != parameter.dtype:
-            gate = self._gates[parameter] = new_gate(parameter, self)
-        return gate
+        with self._lock:  # all uses of a parameter must have one gate, in whatever threads they are
+            self._guard(self._parameters.meet(parameter))
+            parameter = self._parameters.canonical(parameter)
+            gate = self._gates.get(parameter)
+            if gate is None or gate.device != parameter.device or gate.dtype != parameter.dtype:
+                gate = self._gates[parameter] = new_gate(parameter, self)
+            return gate
 
-    def capture(self, call: Call, inputs: tuple[Any, ...], grad_output: Tensor) -> None:
+    def capture(self, call: Call, inputs: tuple[Any, ...], output: Tensor | None, grad_output: Tensor) -> None:
         """Note what one call of a layer contributes to the sequence gradients of its parameters."""
-        if not self._will_end_pass:
-            self._will_end_pass = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._end_pass)
-        layer = call.layer
-        if self._microbatch is None:
-            layout = Layout(1)
-        else:
-            layout = self._microbatch.layout
-            layer.check_shape(grad_output.shape, layout)
-        with _without_autocast(grad_output):
-            seq_grads = layer.rule.function(layer.module, inputs, grad_output, layout)
-            # gradients that are zero, or sums over a single sequence, would prove nothing
-            if not layer.checked and layout.sequences > 1 and bool(grad_output.any()):
-                if problem := check_rule(layer.module, inputs, grad_output, seq_grads, layout.sequences):
-                    raise ValueError(f"{layer.title}: {problem}")
-                layer.checked = True
+        task = torch._C._current_graph_task_id()
+        if task not in self._uses:
+            self._uses[task] = {}
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_pass(task))
+        layout = self._layout(call, grad_output)
+        if layout is None:
+            return
+        with call.layer.lock, _without_autocast(grad_output):
+            seq_grads = self._sequence_gradients(call, inputs, output, grad_output, layout)
+        if self._verification is not None:
+            return
         for name, parameter in call.parameters.items():
             if name not in seq_grads:
-                raise ValueError(f"{layer.title}: its rule gives no gradient for its parameter {name!r}")
-            self._uses.setdefault(self._parameters.canonical(parameter), []).append(seq_grads[name])
+                raise ValueError(f"{call.layer.title}: its rule gives no gradient for its parameter {name!r}")
+            self._uses[task].setdefault(self._parameters.canonical(parameter), []).append(seq_grads[name])
+
+    def _layout(self, call: Call, grad_output: Tensor) -> Layout | None:
+        """Which rows of this gradient belong to which sequence; None where that does not matter."""
+        if self._verification is not None:
+            return self._verification.call(call, grad_output)
+        if self._microbatch is None:
+            return Layout(1)
+        plan = self._plan
+        if plan is None or not (id(call) in plan.calls or plan.is_opaque):
+            raise RuntimeError(
+                f"{call.layer.title} received a gradient in a microbatch by other means than loss.backward() of its "
+                "own thread (torch.autograd.grad, for one); compute such gradients outside of it"
+            )
+        if all(parameter in plan.by_autograd for parameter in call.parameters.values()):
+            plan.uses[call.layer] += 1
+            return None
+        return plan.layout_of_call(call.layer, grad_output.shape)
+
+    def _sequence_gradients(
+        self, call: Call, inputs: tuple[Any, ...], output: Tensor | None, grad_output: Tensor, layout: Layout
+    ) -> dict[str, SequenceGrads]:
+        layer, module, problem = call.layer, call.layer.module, None
+        if layer in self._planner.distrusted and layout.sequences == 1:
+            gradients = recomputed_gradients(module, inputs, grad_output)
+            return {name: Dense(gradient.unsqueeze(0)) for name, gradient in gradients.items()}
+        seq_grads: dict[str, SequenceGrads] = {}
+        try:
+            if output is not None:
+                problem = check_recomputed(module, inputs, output)
+            if problem is None:
+                seq_grads = layer.rule.function(module, inputs, grad_output, layout)
+            # gradients that are zero, or sums over a single sequence, would prove nothing
+            if problem is None and not layer.rule.trusted and layout.sequences > 1 and bool(grad_output.any()):
+                key = structure(module, inputs)
+                if key not in layer.checked:
+                    problem = check_rule(module, inputs, grad_output, seq_grads, layout.sequences)
+                    if problem is None:
+                        layer.checked.add(key)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            problem = f"its rule {getattr(layer.rule.function, '__name__', '')!r} failed: {_first_line(error)}"
+            if self._verification is None:
+                raise ValueError(f"{layer.title}: {problem}") from error
+        if problem is not None:
+            if self._verification is None:
+                raise ValueError(f"{layer.title}: {problem}")
+            self._verification.problems[layer] = problem
+        return seq_grads
 
     def finish(self, parameter: Tensor) -> Tensor | None:
         """The gradient of a parameter all of whose uses have been captured.
 
         None where there is none, and where the engine changes the running gradient itself before the microbatch ends.
         """
-        uses = self._uses.pop(parameter, None)
-        if uses is None:
+        if self._verification is not None:
             return None
-        with _without_autocast(parameter):
-            gradient = self._gradient(parameter, uses)
+        plan, task = self._plan, torch._C._current_graph_task_id()
+        if plan is not None and self._microbatch is not None:
+            if parameter in plan.arriving():
+                return None  # `_complete` knows of the other uses as well
+            if parameter in plan.by_autograd:
+                self._uses.get(task, {}).pop(parameter, None)
+                return self._gradient(parameter, [Dense(plan.by_autograd[parameter])], in_place=False)
+        uses = self._uses.get(task, {}).pop(parameter, None)
+        return None if uses is None else self._gradient(parameter, uses, in_place=True)
+
+    def _complete(self, parameter: Tensor, seq_grads: Tensor) -> Tensor:
+        """The gradient of a parameter that is used directly, and perhaps by layers as well."""
+        uses = self._uses.get(torch._C._current_graph_task_id(), {}).pop(parameter, [])
+        plan = self._plan
+        if plan is not None and parameter in plan.by_autograd:
+            uses, seq_grads = [], plan.by_autograd[parameter]
+        gradient = self._gradient(parameter, [*uses, Dense(seq_grads)], in_place=False)
+        assert gradient is not None, "a gradient that is not added in place is returned"
+        return gradient
+
+    def _gradient(self, parameter: Tensor, uses: list[SequenceGrads], *, in_place: bool) -> Tensor | None:
+        microbatch, dtype = self._microbatch, compute_dtype(parameter)
+        with torch.no_grad(), _without_autocast(parameter):
+            if microbatch is None:
+                weights = torch.ones(1, dtype=dtype, device=parameter.device)
+                gradient: Tensor | None = plain_gradient(uses, weights, parameter.shape or torch.Size([1]))
+            else:
+                gradient = self.solver.gradient(parameter, uses, microbatch, in_place=in_place)
         if gradient is None:
             return None
         gradient = gradient.reshape(parameter.shape).to(parameter.dtype)
-        if self._microbatch is not None:
+        if microbatch is not None:
             self._returned[parameter] = gradient
         return gradient
 
-    def knows(self, parameter: Tensor) -> bool:
-        """Whether the parameter is one of the module's."""
-        return parameter in self._parameters
-
-    def _end_pass(self) -> None:
+    def _end_pass(self, task: int) -> None:
         """At the end of a backward pass: finish what is pending, and release what no gate has asked for.
 
         The latter happens when only the gradient of an input was wanted, as by `torch.autograd.grad`.
         """
-        self._will_end_pass = False
-        if self._microbatch is not None:
+        self._uses.pop(task, None)
+        if self._microbatch is not None and self._verification is None:
             with torch.no_grad():
-                self._update_pending(self._microbatch)
-        self._uses.clear()
-
-    # ---------------------------------------------------------------------------------------- the gradient
-
-    def _gradient(self, parameter: Tensor, uses: list[SequenceGrads]) -> Tensor | None:
-        microbatch, dtype, shape = self._microbatch, compute_dtype(parameter), parameter.shape or torch.Size([1])
-        if microbatch is None:
-            return plain_gradient(uses, torch.ones(1, dtype=dtype, device=parameter.device), shape)
-        if parameter in microbatch.finished:
-            raise RuntimeError(
-                f"parameter {self._parameters.name(parameter)!r} received its gradient in two parts, which happens "
-                "when a module is shared between reentrant checkpoints; use torch.utils.checkpoint with "
-                "use_reentrant=False"
-            )
-        microbatch.finished.add(parameter)
-        advantages = microbatch.advantages.to(parameter.device, dtype)
-        if self._parameters.name(parameter) in self._unprojected:
-            return plain_gradient(uses, advantages, shape)
-        if PROJECTION_METHODS[self.config.method].takes == "factors":
-            return self._intra(parameter, uses, advantages, shape, microbatch.size)
-        running = self._parameters.running(parameter)
-        if running is None and microbatch.size == advantages.shape[0]:
-            return plain_gradient(uses, advantages, shape)
-        if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), dtype):
-            self._update_pending(microbatch)
-        start = self._workspace.used
-        running = None if running is None else running.reshape(shape)
-        measured = measure(uses, running, shape, advantages, self._workspace, self._gram_method)
-        if is_watched(parameter):
-            (corrected,) = self._corrected([(parameter, measured)], advantages, microbatch.size)
-            gradient = torch.zeros(shape, dtype=dtype, device=parameter.device)
-            add_weighted(measured, corrected, gradient)
-            self._workspace.used = start
-            return gradient
-        microbatch.pending.append((parameter, measured))
-        if measured.is_partly_kept:
-            self._update_pending(microbatch)  # a large tensor: release its factors
-        return None
-
-    def _intra(
-        self, parameter: Tensor, uses: list[SequenceGrads], advantages: Tensor, shape: torch.Size, size: int
-    ) -> Tensor:
-        found = intra_gradient(uses, advantages, shape, size, self.config)
-        if found is None:
-            return plain_gradient(uses, advantages, shape)
-        if self.record:
-            norms = found.removed_norm.unsqueeze(0), found.norm.unsqueeze(0)
-            names, clamped = [self._parameters.name(parameter)], torch.zeros_like(norms[0], dtype=torch.bool)
-            self.records.append(Records(names, ["intra"], self._microbatches, [False], *norms, clamped))
-        return found.gradient
-
-    def _update_pending(self, microbatch: _Microbatch) -> None:
-        """Solve for all pending tensors of one type and place at once, and add to their running gradients in place."""
-        groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Measured]]] = {}
-        for parameter, measured in microbatch.pending:
-            groups.setdefault((measured.gram.device, measured.gram.dtype), []).append((parameter, measured))
-        for (device, dtype), group in groups.items():
-            advantages = microbatch.advantages.to(device, dtype)
-            corrected = self._corrected(group, advantages, microbatch.size)
-            for (parameter, measured), weights in zip(group, corrected, strict=True):
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-                add_weighted(measured, weights, parameter.grad.view(parameter.shape or (1,)))
-        microbatch.pending.clear()
-        self._workspace.used = 0
-
-    def _corrected(self, group: list[tuple[Tensor, Measured]], advantages: Tensor, size: int) -> Tensor:
-        """The corrected advantages [P, N] of P tensors."""
-        gram = torch.stack([measured.gram for _, measured in group])
-        overlap = torch.stack([measured.overlap for _, measured in group])
-        removed = successive_removals(gram, overlap, advantages, size, self.config)
-        if self.record:
-            growth = square_growth(gram, advantages, removed, size)
-            self._keep_records(group, removed, growth)
-        return (advantages - removed.coefficients).to(advantages.dtype)
-
-    def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
-        running = [self._parameters.running(parameter) for parameter, _ in group]
-        zero = growth.new_zeros(())
-        norms = [zero if gradient is None else torch.linalg.vector_norm(gradient) for gradient in running]
-        squares = torch.stack([norm.double() for norm in norms]).square()
-        before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
-        self.records.append(
-            Records(
-                [self._parameters.name(parameter) for parameter, _ in group],
-                [measured.gram_method for _, measured in group],
-                self._microbatches,
-                [gradient is None for gradient in running],
-                removed.norm,
-                before.clamp_min(0.0).sqrt(),
-                removed.clamped,
-            )
-        )
+                self.solver.flush(self._microbatch)
 
     # ------------------------------------------------------------------------- parameters used behind our back
 
@@ -273,24 +306,39 @@ class BackwardEngine:
         for guard in self._guards:
             guard.remove()
         self._guards.clear()
+        self._uses.clear()
 
     def _guard(self, parameters: Iterable[Tensor]) -> None:
-        self._guards += [p.register_hook(self._check_of(p)) for p in parameters if p.requires_grad]  # type: ignore[no-untyped-call]
+        own = weakref.ref(self)
+        for parameter in parameters:
+            if parameter.requires_grad:
+                self._guards.append(parameter.register_hook(_guard(own, weakref.ref(parameter))))  # type: ignore[no-untyped-call]
 
-    def _check_of(self, parameter: Tensor) -> Callable[[Tensor | None], None]:
-        def check(gradient: Tensor | None) -> None:
-            if gradient is None or self._microbatch is None:
-                return
-            returned = self._returned.pop(parameter, None)
-            if returned is None or returned.data_ptr() != gradient.data_ptr():
-                raise RuntimeError(
-                    f"parameter {self._parameters.name(parameter)!r} received a gradient from outside of its module's "
-                    "forward (its weights used directly, as in F.linear(x, layer.weight)), or a hook on it that is "
-                    "older than Proma changed its gradient; call the module instead, and register such hooks after "
-                    "attaching"
-                )
+    def check_arrival(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Raise RuntimeError if, in a microbatch, this is not the gradient that the engine returned."""
+        if self._microbatch is None:
+            return
+        returned = self._returned.pop(parameter, None)
+        if returned is None or returned.data_ptr() != gradient.data_ptr():
+            raise RuntimeError(
+                f"parameter {self._parameters.name(parameter)!r} received a gradient from outside of its module's "
+                "forward, or a hook on it that is older than Proma changed its gradient; call the module instead, and "
+                "register such hooks after attaching"
+            )
 
-        return check
+
+def _guard(engine: weakref.ref[BackwardEngine], parameter: weakref.ref[Tensor]) -> Callable[[Tensor | None], None]:
+    def check(gradient: Tensor | None) -> None:
+        own, tensor = engine(), parameter()
+        if own is not None and tensor is not None and gradient is not None:
+            own.check_arrival(tensor, gradient)
+
+    return check
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

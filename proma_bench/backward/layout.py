@@ -34,6 +34,11 @@ class Layout:
             self._bounds = _bounds(self._ids, sequences)
 
     @property
+    def key(self) -> object:
+        """What layouts of the same form have in common."""
+        return self.sequences, None if self._leading is None else len(self._leading)
+
+    @property
     def row_axes(self) -> int:
         """How many leading axes of an activation enumerate rows."""
         return 1 if self._leading is None else len(self._leading)
@@ -48,6 +53,43 @@ class Layout:
             return None
         advice = "expand it over the batch" if shape[:1] == (1,) else "pass sequence_ids"
         return f"shape {list(shape)}, whose first axis is not the {self.sequences} sequences; {advice}"
+
+    def flat(self, shape: torch.Size) -> Layout | None:
+        """The layout of rows in the same order whose leading axes are flattened; None if the shape does not fit."""
+        if self._leading is not None:
+            return Layout(self.sequences, self._ids) if shape[:1] == (self._ids.shape[0],) else None
+        return self if len(shape) > 0 and shape[0] > 0 and shape[0] % self.sequences == 0 else None
+
+    def second(self, shape: torch.Size) -> Layout | None:
+        """The layout of rows whose second axis is the sequence, as in ``[T, B, d]``; None if the shape does not fit."""
+        if self._leading is not None or len(shape) < 2 or shape[1] != self.sequences:
+            return None
+        return Layout(self.sequences, torch.arange(self.sequences).expand(shape[0], -1))
+
+    def ids(self, shape: torch.Size) -> Int[Tensor, "*leading"]:
+        """The sequence of each row of a tensor of this shape, for the axes that enumerate rows."""
+        if self._leading is not None:
+            return self._ids.view(self._leading)
+        return torch.arange(self.sequences).repeat_interleave(shape[0] // self.sequences)
+
+    def agrees(self, found: Int[Tensor, "*rows"]) -> bool:
+        """Whether the sequences that were found for rows are those of the layout; -1 is any."""
+        own = self.ids(found.shape).to(found.device)
+        if found.ndim < own.ndim:
+            return False
+        own = own.view(*own.shape, *[1] * (found.ndim - own.ndim))
+        return bool(((found == own) | (found < 0)).all())
+
+    def only(self, rows: Tensor, sequence: int) -> Tensor:
+        """The rows of one sequence, and zeros for the others."""
+        ids = self.ids(rows.shape).to(rows.device)
+        own = (ids == sequence).view(*ids.shape, *[1] * (rows.ndim - ids.ndim))
+        return torch.where(own, rows, torch.zeros((), dtype=rows.dtype, device=rows.device))
+
+    def weights(self, weights: Float[Tensor, " B"], like: Tensor) -> Tensor:
+        """The weight of each row, to be multiplied with a tensor of rows."""
+        ids = self.ids(like.shape).to(like.device)
+        return weights.to(like.device, like.dtype)[ids].view(*ids.shape, *[1] * (like.ndim - ids.ndim))
 
     def group(self, rows: Tensor, feature_axes: int = 1) -> Tensor:
         """``[leading..., extra..., *features]`` to ``[B, M, *features]``, a view where that is possible.

@@ -54,7 +54,7 @@ class Parameters:
     """The parameters of one module.
 
     Raises:
-        ValueError: a rank does not see a whole parameter and its own gradient: FSDP1, and DTensors other than those of
+        ValueError: a parameter is complex; a rank does not see a whole parameter and its own gradient: FSDP1, and DTensors other than those of
             `fully_shard`.
     """
 
@@ -64,7 +64,10 @@ class Parameters:
         self._sharded: dict[str, list[_Sharded]] = {}
         self._unsharded: dict[Tensor, _Sharded] = {}
         self._first: dict[str, Tensor] = {}
-        if _is_distributed():
+        for parameter, name in self._names.items():
+            if parameter.is_complex():
+                raise ValueError(f"parameter {name!r} is complex; sequence gradients are for real parameters")
+        if is_distributed():
             self._note_sharded()
             self._refuse_what_is_not_whole()
             self._note_unsharded()
@@ -73,12 +76,21 @@ class Parameters:
         """The tensors that are known so far."""
         return iter(self._names)
 
-    def __contains__(self, parameter: Tensor) -> bool:
+    @property
+    def is_sharded(self) -> bool:
+        """Whether `fully_shard` manages them."""
+        return bool(self._sharded)
+
+    def find(self, parameter: Tensor) -> bool:
+        """Whether it is one of the module's, also one that took the place of another since."""
+        if parameter not in self._names:
+            for name, found in self._module.named_parameters():
+                self._names.setdefault(found, name)
         return parameter in self._names
 
     def name(self, parameter: Tensor) -> str:
         """The parameter's name in the module."""
-        return self._names.get(parameter, "(replaced since Proma was attached)")
+        return self._names.get(parameter, "(no longer in the module)")
 
     def meet(self, parameter: Tensor) -> list[Tensor]:
         """A layer is about to use this parameter: the unsharded ones that have appeared since the last call.
@@ -89,10 +101,10 @@ class Parameters:
         if parameter in self._names:
             return []
         found = self._note_unsharded()
-        is_new = parameter not in self._names and _is_distributed()
-        if is_new and len(_fully_sharded(self._module)) > sum(map(len, self._sharded.values())):
+        is_new = parameter not in self._names
+        if is_new and is_distributed() and len(_fully_sharded(self._module)) > sum(map(len, self._sharded.values())):
             raise RuntimeError("fully_shard was applied after Proma was attached; attach Proma after it")
-        return found
+        return [parameter] if is_new and self.find(parameter) else found
 
     def canonical(self, parameter: Tensor) -> Tensor:
         """The tensor that stands for the parameter. FSDP2 gathers two of a weight that modules of two groups share."""
@@ -150,7 +162,7 @@ class Parameters:
                 )
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
     """Whether there are other processes; without them nothing is replicated or sharded."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
@@ -160,7 +172,7 @@ def is_watched(parameter: Tensor) -> bool:
 
     DistributedDataParallel and FSDP2 watch from places that cannot be inspected, so any process group counts.
     """
-    if _is_distributed():
+    if is_distributed():
         return True
     hooks = len(parameter._backward_hooks or ()) - 1  # one is our guard
     movable = parameter.grad is None or parameter.grad.is_contiguous()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from proma_bench.backward.cost import GRAM_METHODS, GramMethod, microbatches_per
 from proma_bench.backward.engine import BackwardEngine
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.records import ProjectionRecord
-from proma_bench.backward.taps import layers_of, tapped_calls
+from proma_bench.backward.taps import layers_of
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
 
 
@@ -38,8 +39,11 @@ class Proma:
     over its own microbatches, and the results are averaged. That is not a projection of the averaged gradient; see
     ``docs/distributed.md``.
 
-    Attach after the parameters have been frozen or unfrozen, and after `fully_shard`; it is a context manager, or
-    detach with `remove`.
+    Before a backward pass changes anything, its graph is looked at: what it reaches must be this module's, and each row
+    of an activation must belong to one sequence, which is tested when a microbatch of a new structure appears (by two
+    more backward passes, three from 33 sequences on). What fails is refused by name; see ``docs/coverage.md``.
+
+    Attach after `fully_shard`. It is a context manager, or detach with `remove`.
     """
 
     def __init__(
@@ -51,19 +55,28 @@ class Proma:
         unprojected: Collection[str] = (),
         workspace_bytes: int = 256 * 2**20,
         gram_method: GramMethod = "auto",
+        uncovered: Literal["refuse", "autograd"] = "refuse",
+        check: bool = True,
     ) -> None:
-        """Attach to every layer of ``module`` that has trainable parameters.
+        """Attach to every layer of ``module`` that has a rule; other parameters are followed in the graph.
 
         Args:
+            module: what is trained.
+            config: how to project.
             record: keep what `stats` returns; costs one more pass over each running gradient.
             unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
             workspace_bytes: limit of the buffer for sequence gradients that are written out.
             gram_method: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `cost`.
+            uncovered: what happens to parameters for which rows of sequences cannot be told apart, because something
+                mixes the rows of a batch: ``refuse``, or ``autograd``: their sequence gradients come from ``B`` more
+                backward passes in each microbatch. That is right for whatever can be differentiated.
+            check: test whether rows are sequences. Without it, time-first activations that happen to be as long as the
+                batch, for one, give wrong gradients.
 
         Raises:
-            ValueError: no rule covers a parameter, or it is not whole on each rank (FSDP1, tensor parallelism); the
-                module has a Proma already; a name in ``unprojected`` is no parameter's; the projection method needs the
-                gradients written out (``qr``). Nothing is attached then.
+            ValueError: there is nothing to train; a parameter is complex, or not whole on each rank (FSDP1, tensor
+                parallelism); the module has a Proma already; a name in ``unprojected`` is no parameter's; the
+                projection method needs the gradients written out (``qr``). Nothing is attached then.
         """
         self.config = config or ProjectionConfig()
         require_backward_method(self.config)
@@ -72,10 +85,22 @@ class Proma:
         names = {name for name, _ in module.named_parameters()}
         if unknown := [name for name in unprojected if name not in names]:
             raise ValueError(f"unprojected names no parameter of {type(module).__name__}: {', '.join(unknown)}")
-        self._engine = BackwardEngine(module, self.config, set(unprojected), workspace_bytes, gram_method, record)
+        if uncovered not in ("refuse", "autograd"):
+            raise ValueError(f"uncovered must be 'refuse' or 'autograd', got {uncovered!r}")
+        if not names:
+            raise ValueError(f"{type(module).__name__} has no parameter")
+        self._module = module
+        self._engine = BackwardEngine(
+            module,
+            self.config,
+            unprojected=set(unprojected),
+            workspace_bytes=workspace_bytes,
+            gram_method=gram_method,
+            record=record,
+            uncovered=uncovered,
+            check=check,
+        )
         self._layers = layers_of(module, self._engine)
-        if not self._layers:
-            raise ValueError(f"{type(module).__name__} has no trainable parameter")
         self._engine.guard_parameters()
         for layer in self._layers:
             layer.attach()
@@ -90,9 +115,6 @@ class Proma:
     ) -> None:
         """Add this microbatch to the running gradient ``param.grad`` of every trainable parameter, projecting first.
 
-        The first axis of an activation counts as the sequence if its length is the number of sequences. Time-first
-        activations of that length are therefore mistaken for sequences.
-
         Args:
             log_probs: the sequences' log-probs (with the weights of their tokens, if any), a graph through the module.
             advantages: one number per sequence.
@@ -102,9 +124,9 @@ class Proma:
                 calls (see `successive`); a small model is much faster with few large backward passes.
 
         Raises:
-            ValueError: shapes do not match, numbers are not finite, or the graph does not lead through the module, or
-                leads to parameters of others. No gradient has changed then, except that inside a reentrant checkpoint
-                the graph cannot be seen beforehand, and the backward pass itself raises.
+            ValueError: shapes do not match, numbers are not finite, the graph leads to parameters of others, or rows
+                belong to no single sequence. No gradient has changed then.
+            RuntimeError: the graph does not lead through the module.
         """
         _check_vector("log_probs", log_probs)
         if log_probs.shape != advantages.shape:
@@ -112,16 +134,9 @@ class Proma:
                 f"log_probs has shape {list(log_probs.shape)} and advantages {list(advantages.shape)}; "
                 "both must be [B], one number per sequence"
             )
-        layout = Layout(len(log_probs), sequence_ids)
-        _check_vector("advantages", advantages)
-        calls, opaque = tapped_calls(log_probs, self._engine)
-        if not (calls or opaque):
-            raise ValueError(
-                "log_probs does not depend on the module that this Proma is attached to, or was computed before"
-            )
-        for call in calls:
-            call.layer.check_shape(call.output_shape, layout)
-        with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
+        if not log_probs.requires_grad:
+            raise ValueError("log_probs does not depend on the module that this Proma is attached to: it has no graph")
+        with self.microbatch(advantages, sequence_ids, microbatch_size=microbatch_size):
             (-log_probs.sum()).backward()  # type: ignore[no-untyped-call]
 
     @contextmanager
@@ -139,7 +154,7 @@ class Proma:
 
         Raises:
             ValueError: as for `backward`.
-            RuntimeError: no gradient came through the module.
+            RuntimeError: no gradient came through the module, or one by other means than ``loss.backward()``.
         """
         _check_vector("advantages", advantages)
         layout = Layout(len(advantages), sequence_ids)
@@ -152,7 +167,7 @@ class Proma:
         One for a large model, many for a small one, whose passes cost more in calls than in arithmetic. The memory of
         a pass grows with the number.
         """
-        shapes = (parameter.shape for layer in self._layers for parameter in layer.module.parameters())
+        shapes = (parameter.shape for parameter in self._module.parameters() if parameter.requires_grad)
         return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
 
     def stats(self) -> list[ProjectionRecord]:
@@ -164,13 +179,14 @@ class Proma:
         Raises:
             RuntimeError: it was not attached with ``record=True``.
         """
-        if not self._engine.record:
+        if not self._engine.solver.record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
-        return [record for records in self._engine.records for record in records.unpacked()]
+        return [record for records in self._engine.solver.records for record in records.unpacked()]
 
     def clear_stats(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
-        self._engine.clear_records()
+        self._engine.solver.records.clear()
+        self._engine.solver.microbatches = 0
 
     def remove(self) -> None:
         """Detach: the module is as it was before. Calling it again does nothing."""

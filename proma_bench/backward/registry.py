@@ -35,14 +35,6 @@ class LayerRule(NamedTuple):
 _RULES: dict[type[nn.Module], LayerRule] = {}
 _MATCHING: list[tuple[Callable[[nn.Module], bool], LayerRule]] = []
 
-_REFUSED: dict[type[nn.Module], str] = {
-    nn.modules.batchnorm._BatchNorm: "it mixes the rows of a batch; use GroupNorm or LayerNorm",
-    nn.RNNBase: "its parameters are used along a sequence in one call; write the loop with a cell of Linear layers",
-    nn.MultiheadAttention: "it uses weights without calling their modules; use Linear layers for q, k, v and output",
-    nn.EmbeddingBag: "it sums rows before they can be told apart; use Embedding and sum",
-}
-
-
 def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Callable[[RuleFunction], RuleFunction]:
     """Decorate a rule for these module types, and for subclasses that keep their ``forward``.
 
@@ -90,13 +82,12 @@ def registered_rule(module: nn.Module) -> LayerRule | None:
     return None
 
 
-def refusal(module: nn.Module) -> str | None:
-    """The reason why no rule can serve this module; None if there is none."""
-    for base, reason in _REFUSED.items():
-        if isinstance(module, base):
-            return reason
-    if is_parametrized(module):
-        return "a parametrized weight is computed outside of its layer's forward; remove the parametrization first"
-    if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
-        return "max_norm, scale_grad_by_freq and sparse gradients tie the rows of a batch together; leave them off"
-    return None
+def is_plain(module: nn.Module) -> bool:
+    """Whether the module's ``forward`` uses the parameters of its class, as a built-in rule assumes.
+
+    Not so for a parametrized or a weight-normed one, whose weight is computed before ``forward``, and for an embedding
+    that ties the rows of a batch together. Their parameters are used directly (`direct`).
+    """
+    if is_parametrized(module) or not all(key in ("weight", "bias") for key in module._parameters):
+        return False
+    return "weight" in module._parameters and not getattr(module, "scale_grad_by_freq", False)

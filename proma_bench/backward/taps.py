@@ -14,6 +14,8 @@ into ``param.grad`` like every gradient. Hooks, DistributedDataParallel and chec
 from __future__ import annotations
 
 import inspect
+import threading
+import weakref
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,10 +23,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import CheckpointFunction
 
 from proma_bench.backward.layers import layer_rule
-from proma_bench.backward.layout import Layout
 from proma_bench.backward.registry import LayerRule
 
 
@@ -35,14 +35,11 @@ class Engine(Protocol):
     def gate(self, parameter: Tensor) -> Tensor:
         """The scalar that stands for the parameter in the graph."""
 
-    def capture(self, call: Call, inputs: tuple[Any, ...], grad_output: Tensor) -> None:
-        """One call of a layer has received its output gradient."""
+    def capture(self, call: Call, inputs: tuple[Any, ...], output: Tensor | None, grad_output: Tensor) -> None:
+        """One call of a layer has received its output gradient. The output comes with it where the rule wants it."""
 
     def finish(self, parameter: Tensor) -> Tensor | None:
         """All uses of the parameter have been captured: return its gradient."""
-
-    def knows(self, parameter: Tensor) -> bool:
-        """Whether the parameter is one of the module's."""
 
 
 class Call(NamedTuple):
@@ -51,12 +48,14 @@ class Call(NamedTuple):
     Attributes:
         constants: its arguments, with None for the tensors, which autograd keeps.
         parameters: the trainable ones, by their names in the layer.
+        shape: of its output; dtype likewise.
     """
 
     layer: Layer
     constants: tuple[Any, ...]
     parameters: dict[str, Tensor]
-    output_shape: torch.Size
+    shape: torch.Size
+    dtype: torch.dtype
 
     def inputs(self, tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """The arguments again, from the tensors that autograd kept."""
@@ -68,16 +67,23 @@ _TENSOR = object()  # marks a tensor's place among the arguments
 
 
 class Layer:
-    """A module with a rule, and where its parameters (and those of its children) are kept."""
+    """A module with a rule, and where its parameters (and those of its children) are kept.
+
+    Attributes:
+        checked: the structures for which its rule has been compared with autograd (`checks`).
+        lock: held while its parameters are detached, and by whoever must not find them so.
+    """
 
     def __init__(self, module: nn.Module, title: str, rule: LayerRule, engine: Engine) -> None:
         self.module, self.title, self.rule, self.engine = module, title, rule, engine
-        self.checked = rule.trusted
+        self.checked: set[object] = set()
         self._places = [
             (f"{prefix}.{key}" if prefix else key, child._parameters, key)
             for prefix, child in module.named_modules()
             for key in child._parameters
         ]
+        self._sizes = [(child._parameters, len(child._parameters)) for child in module.modules()]
+        self.lock = threading.RLock()
 
     def attach(self) -> None:
         """Replace the module's ``forward``."""
@@ -86,62 +92,96 @@ class Layer:
         self.module.__dict__["forward"] = MethodType(forward, self.module)
 
     def detach(self) -> None:
-        """Put the module's ``forward`` back."""
-        del self.module.__dict__["_proma_layer"], self.module.__dict__["forward"]
+        """Put the module's ``forward`` back, unless somebody else has replaced it since."""
+        if self.module.__dict__.get("_proma_layer") is self:
+            del self.module.__dict__["_proma_layer"]
+            if is_ours(self.module.__dict__.get("forward")):
+                del self.module.__dict__["forward"]
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied or unpickled module is an ordinary one
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward with its parameters detached and its output tapped."""
-        found = [(name, store, key, store[key]) for name, store, key in self._places]
-        trainable = [place for place in found if place[3] is not None and place[3].requires_grad]
-        if not trainable:
-            return self.forward(*args, **kwargs)
-        for _, store, key, parameter in trainable:
-            store[key] = parameter.detach()  # for the time of this call
-        try:
-            output = self.forward(*args, **kwargs)
-        finally:
+        """The module's forward with its parameters detached and its output tapped.
+
+        As it is where its parameters have been exchanged for others by name since (pruning, weight norm), or where
+        arguments are given that a rule cannot see: then they are used directly (`direct`).
+        """
+        if self.rule.marks_output and not kwargs:
+            trainable = self._trainable()
+            if not trainable:
+                return self.forward(*args)
+            return self._tap(self._detached(trainable, args), args, {name: p for name, _, _, p in trainable})
+        with self.lock:  # another thread must not find detached parameters
+            trainable = self._trainable()
+            inputs = self._positional(args, kwargs) if kwargs else args
+            if not trainable or inputs is None:
+                return self.forward(*args, **kwargs)
             for _, store, key, parameter in trainable:
-                store[key] = parameter
-        inputs = self._positional(args, kwargs) if kwargs else args
-        return self._tap(
-            output, inputs, {name: parameter for name, _, _, parameter in trainable if parameter is not None}
-        )
+                store[key] = parameter.detach()  # for the time of this call
+            try:
+                output = self.forward(*args, **kwargs)
+            finally:
+                for _, store, key, parameter in trainable:
+                    store[key] = parameter
+        return self._tap(output, inputs, {name: parameter for name, _, _, parameter in trainable})
+
+    def _detached(self, trainable: list[tuple[str, Any, str, nn.Parameter]], args: tuple[Any, ...]) -> Any:
+        """The output with detached parameters, of a layer without children and side effects.
+
+        The module itself keeps its parameters all the while, so that no other thread can find them missing.
+        """
+        shadow = object.__new__(type(self.module))
+        shadow.__dict__.update(self.module.__dict__)
+        shadow.__dict__["_parameters"] = self.module._parameters | {key: p.detach() for _, _, key, p in trainable}
+        return type(self.module).forward(shadow, *args)
+
+    def _trainable(self) -> list[tuple[str, Any, str, nn.Parameter]]:
+        if any(len(store) != size for store, size in self._sizes):
+            return []
+        found = [(name, store, key, store.get(key)) for name, store, key in self._places]
+        return [place for place in found if place[3] is not None and place[3].requires_grad]  # type: ignore[misc]
 
     def _tap(self, output: Any, inputs: tuple[Any, ...], parameters: dict[str, Tensor]) -> Tensor:
         if not isinstance(output, Tensor):
             kind = type(output).__name__
             raise TypeError(f"{self.title}: forward returned a {kind}; a layer with a rule must return one tensor")
-        if not self.rule.marks_output or output._is_view() or any(output is value for value in inputs):
-            output = output.clone()  # only a tensor that nobody else keeps can be marked
-        constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in inputs)
         tensors = [value.detach() for value in inputs if isinstance(value, Tensor)]
+        if not self.rule.marks_output or output._is_view() or any(output is value for value in inputs):
+            computed, output = output, output.clone()  # only a tensor that nobody else keeps can be marked
+        if not self.rule.marks_output:
+            tensors.append(computed.detach())  # to see whether what is recomputed is what was computed
+        constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in inputs)
         gates = [self.engine.gate(parameter) for parameter in parameters.values()]
         tapped: Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
-            output, Call(self, constants, parameters, output.shape), len(tensors), *tensors, *gates
+            output, Call(self, constants, parameters, output.shape, output.dtype), len(tensors), *tensors, *gates
         )
         return tapped
 
-    def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """The arguments in the order of the signature, because rules take them by position."""
+    def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The arguments in the order of the signature, because rules take them by position; None if that is not all."""
         bound = inspect.signature(self.forward).bind(*args, **kwargs)
         bound.apply_defaults()
-        if lost := sorted(bound.kwargs.keys() & kwargs.keys()):
-            raise TypeError(f"{self.title}: a layer with a rule takes its arguments by position; got {', '.join(lost)}")
-        return bound.args
+        return None if bound.kwargs.keys() & kwargs.keys() else bound.args
 
-    def check_shape(self, shape: torch.Size, layout: Layout) -> None:
-        """Raise ValueError if an output of this shape does not fit the sequences."""
-        if problem := layout.mismatch(shape):
-            raise ValueError(f"{self.title} gave an output of {problem}")
+
+def is_ours(value: object) -> bool:
+    """Whether this is the ``forward`` of an attached module, or of a copy of one."""
+    return isinstance(value, MethodType) and value.__func__ is forward
+
+
+def remove_traces(module: nn.Module) -> None:
+    """Make a copy of an attached module the ordinary module that it is."""
+    if "_proma_layer" in module.__dict__ and module.__dict__["_proma_layer"] is None:
+        del module.__dict__["_proma_layer"]
+        if is_ours(module.__dict__.get("forward")):
+            del module.__dict__["forward"]
 
 
 def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The ``forward`` of an attached module; a pickled module looks it up in its class by this name."""
-    layer: Layer | None = module.__dict__["_proma_layer"]
-    if layer is None:  # a copy
+    layer: Layer | None = module.__dict__.get("_proma_layer")
+    if layer is None:  # a copy, or detached while somebody else keeps this forward
         return type(module).forward(module, *args, **kwargs)
     return layer(*args, **kwargs) if torch.is_grad_enabled() else layer.forward(*args, **kwargs)
 
@@ -159,26 +199,27 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
         tensors = ctx.saved_tensors
-        call.layer.engine.capture(call, call.inputs(tensors), grad_output)
+        computed = None if call.layer.rule.marks_output else tensors[-1]
+        call.layer.engine.capture(call, call.inputs(tensors), computed, grad_output)
         return grad_output, None, None, *[None] * len(tensors), *[None] * len(call.parameters)
 
 
 class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, engine: Engine) -> Tensor:
-        ctx.parameter, ctx.engine = parameter, engine
+        ctx.parameter, ctx.engine = parameter, weakref.ref(engine)  # a strong one would be a cycle through C++
         ctx.set_materialize_grads(False)
         return parameter.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, None]:
-        return ctx.engine.finish(ctx.parameter), None
+        engine = ctx.engine()
+        return None if engine is None else engine.finish(ctx.parameter), None
 
 
-_TAP_NODE: Any = _Tap._backward_cls
-_GATE_NODE: Any = _Gate._backward_cls
-_CHECKPOINT_NODE: Any = CheckpointFunction._backward_cls
+TAP_NODE: Any = _Tap._backward_cls
+GATE_NODE: Any = _Gate._backward_cls
 
 
 def new_gate(parameter: Tensor, engine: Engine) -> Tensor:
@@ -189,66 +230,26 @@ def new_gate(parameter: Tensor, engine: Engine) -> Tensor:
 
 
 def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
-    """The layers of a module that hold trainable parameters.
+    """The layers of a module that have a rule, trainable or not: what is trainable is seen in each forward pass.
 
     Raises:
-        ValueError: a module is attached already, or no rule covers a parameter.
+        ValueError: a module is attached already.
     """
     seen: set[nn.Module] = set()
 
     def walk(module: nn.Module, name: str) -> Iterator[Layer]:
-        if module in seen or not any(parameter.requires_grad for parameter in module.parameters()):
+        if module in seen:
             return
         seen.add(module)
         title = f"module {name!r} ({type(module).__name__})" if name else f"the module ({type(module).__name__})"
-        if module.__dict__.get("_proma_layer") is not None:
+        remove_traces(module)
+        if "_proma_layer" in module.__dict__:
             raise ValueError(f"{title} has a Proma attached already; call its remove() first")
-        match layer_rule(module):
-            case LayerRule() as rule:
-                yield Layer(module, title, rule, engine)
-            case str(reason):
-                own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
-                raise ValueError(f"{title} has parameters that no rule covers ({', '.join(own)}): {reason}")
-            case None:
-                for key, child in module.named_children():
-                    yield from walk(child, f"{name}.{key}" if name else key)
+        rule = layer_rule(module)
+        if rule is not None:
+            yield Layer(module, title, rule, engine)
+            return
+        for key, child in module.named_children():
+            yield from walk(child, f"{name}.{key}" if name else key)
 
     return list(walk(module, ""))
-
-
-def tapped_calls(root: Tensor, engine: Engine) -> tuple[list[Call], bool]:
-    """The calls of the engine's layers that a graph leads through, and whether a part of it cannot be seen.
-
-    A reentrant checkpoint hides the graph inside of it.
-
-    Raises:
-        ValueError: a parameter is not the module's: the backward pass is seeded with ones, so its gradient would
-            come without the advantages.
-    """
-    calls: list[Call] = []
-    opaque = False
-    stack: list[Any] = [root.grad_fn] if root.grad_fn is not None else []
-    seen = {None, *stack}
-    while stack:
-        node = stack.pop()
-        if isinstance(node, _TAP_NODE):
-            if node.call.layer.engine is engine:
-                calls.append(node.call)
-        elif isinstance(node, _CHECKPOINT_NODE):
-            opaque = True
-        elif not isinstance(node, _GATE_NODE):
-            _refuse_foreign(node, engine)
-        above = {parent for parent, _ in node.next_functions} - seen
-        seen |= above
-        stack.extend(above)
-    return calls, opaque
-
-
-def _refuse_foreign(node: Any, engine: Engine) -> None:
-    for parent, _ in node.next_functions:
-        parameter = getattr(parent, "variable", None)
-        if isinstance(parameter, nn.Parameter) and not engine.knows(parameter):
-            raise ValueError(
-                f"log_probs depends on a parameter of shape {list(parameter.shape)} that is not part of the module "
-                "that this Proma is attached to; attach it, once all are there, to a module that holds all of them"
-            )

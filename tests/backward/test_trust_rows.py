@@ -108,7 +108,7 @@ def time_first_until_square() -> Case:
 
 
 def log_probs_in_another_order() -> Case:
-    return Case(double(Between(torch.clone)), lambda model: score(model(X)).flip(0), "raised")
+    return Case(double(Between(torch.clone)), lambda model: score(model(X)).flip(0), "right")
 
 
 def last_short_microbatch() -> Case:
@@ -153,13 +153,11 @@ def flattened() -> Case:
 
 
 def packed_with_the_ids_of_other_rows() -> Case:
-    return packed_by(PACKED.flip(0), (1, 7), torch.clone, "raised")._replace(with_autograd="either")
+    return packed_by(PACKED.flip(0), (1, 7), torch.clone, "right")
 
 
 def packed_with_one_wrong_id() -> Case:
-    return packed_by(torch.tensor([0, 0, 1, 1, 2, 2, 3]), (1, 7), torch.clone, "raised")._replace(
-        with_autograd="either"
-    )
+    return packed_by(torch.tensor([0, 0, 1, 1, 2, 2, 3]), (1, 7), torch.clone, "right")
 
 
 def packed_with_attention_across_sequences() -> Case:

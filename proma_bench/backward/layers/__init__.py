@@ -11,35 +11,23 @@ import pkgutil
 
 from torch import nn
 
-from proma_bench.backward.layers.generic import generic
-from proma_bench.backward.registry import LayerRule, matching_rule, refusal, registered_rule
+from proma_bench.backward.registry import LayerRule, is_plain, matching_rule, registered_rule
 
 for _found in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_found.name}")
 
 
-def layer_rule(module: nn.Module) -> LayerRule | str | None:
-    """The rule of a module, or the reason why it cannot have one, or None for a module that only holds others.
+def layer_rule(module: nn.Module) -> LayerRule | None:
+    """The rule of a module that has parameters of its own, if there is one that can serve it.
 
-    The first of these that there is: a user's rule for exactly this type, a refusal, a built-in rule for the type, a
-    rule for modules that look like this one, the generic rule.
+    A user's rule for exactly this type, a built-in rule for the type, or a rule for modules that look like this one. A
+    module whose ``forward`` was replaced on the instance has none, as no rule could see what that does.
     """
-    rule = registered_rule(module)
-    if rule is None and not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+    if "forward" in module.__dict__ or not any(True for _ in module.parameters()):
         return None
-    if "forward" in module.__dict__:
-        return "its forward was replaced on the instance, where no rule can see it; give it a class of its own"
+    rule = registered_rule(module)
     if rule is not None and not rule.trusted:
         return rule
-    if reason := refusal(module):
-        return reason
-    if rule is not None:
-        return rule
-    if (rule := matching_rule(module)) is not None:
-        return rule
-    if any(True for child in module.children() for _ in child.parameters()):
-        return (
-            "they stand beside modules with parameters of their own; move them into a small module, or make the whole "
-            f"one layer with register_rule({type(module).__name__})(generic)"
-        )
-    return LayerRule(generic, trusted=False, marks_output=False)
+    if not is_plain(module):
+        return None
+    return rule or matching_rule(module)

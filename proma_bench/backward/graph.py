@@ -1,0 +1,152 @@
+"""The graph that is about to be differentiated: what a backward pass from these tensors will reach.
+
+It is read anew for each pass, so that nothing has to be assumed about what a module does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
+
+from proma_bench.backward.taps import GATE_NODE, TAP_NODE, Call
+
+Node = Any  # torch.autograd.graph.Node; its subclasses' attributes are not typed
+
+ACCUMULATE_NODE: Any = type(torch.zeros(1, requires_grad=True).view(1).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
+_CHECKPOINT_NODE: Any = CheckpointFunction._backward_cls
+
+_MOVING = frozenset(
+    f"{name}Backward0"
+    for name in (
+        *("Index", "UnsafeIndex", "IndexSelect", "IndexPut", "IndexPutImpl", "IndexAdd", "IndexCopy", "IndexFill"),
+        *("Gather", "Scatter", "ScatterAdd", "ScatterReduce", "MaskedSelect", "MaskedScatter", "Take", "Put", "Sort"),
+        *("Embedding", "EmbeddingBag", "GroupedMm"),
+    )
+)  # what may put rows into an order that depends on data
+
+
+class Survey(NamedTuple):
+    """What a backward pass will reach.
+
+    Attributes:
+        calls: of tapped layers, of whatever engine.
+        gates: the nodes of parameters that tapped layers have used.
+        leaves: what receives a gradient without a gate, as AccumulateGrad nodes.
+        is_opaque: whether a reentrant checkpoint hides a part of the graph.
+        kinds: the types of all nodes.
+        moving: nodes that may put rows into another order.
+    """
+
+    calls: list[Call]
+    gates: list[Node]
+    leaves: list[Node]
+    is_opaque: bool
+    kinds: frozenset[type]
+    moving: list[Node]
+
+
+def survey(roots: Sequence[Tensor]) -> Survey:
+    """Walk the graph of these tensors once."""
+    calls: list[Call] = []
+    gates: list[Node] = []
+    leaves: list[Node] = []
+    moving: list[Node] = []
+    kinds: set[type] = set()
+    stack: list[Node] = [*dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None)]
+    leaves += [accumulator(root) for root in roots if root.grad_fn is None and root.requires_grad]
+    seen = {None, *stack}
+    while stack:
+        node = stack.pop()
+        kind = type(node)
+        if kind is ACCUMULATE_NODE:
+            leaves.append(node)
+            continue
+        if kind is GATE_NODE:
+            gates.append(node)
+            continue
+        if kind is TAP_NODE:
+            calls.append(node.call)
+        elif kind not in kinds:
+            kinds.add(kind)
+        if kind.__name__ in _MOVING:
+            moving.append(node)
+        above = {parent for parent, _ in node.next_functions} - seen
+        if above:
+            seen |= above
+            stack.extend(above)
+    return Survey(calls, gates, leaves, _CHECKPOINT_NODE in kinds, frozenset(kinds), moving)
+
+
+def accumulator(leaf: Tensor) -> Node:
+    """The node that adds to a leaf's ``grad``."""
+    return leaf.view_as(leaf).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+
+
+def output_shapes(node: Node) -> list[torch.Size]:
+    """The shapes of what the node's operation returned, which are those of the gradients that it receives."""
+    return [torch.Size(metadata.shape) for metadata in node._input_metadata]
+
+
+def moves_rows(node: Node, axes: int) -> bool:
+    """Whether a node of `Survey.moving` may reorder one of the first ``axes`` axes.
+
+    Taking the rows ``0, 1, 2, ...`` reorders nothing: ``log_probs[torch.arange(B), actions]`` is an idiom.
+    """
+    name = type(node).__name__.removesuffix("Backward0")
+    if name in ("Gather", "IndexSelect"):
+        dimension = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
+        rank = len(output_shapes(node)[0])
+        return (dimension + rank if dimension < 0 else dimension) < axes
+    if name == "Index":
+        return any(index is not None and not _counts_up(index) for index in node._saved_indices[:axes])
+    if name == "Embedding":  # of a table that is no activation
+        return type(node.next_functions[0][0]) not in (ACCUMULATE_NODE, GATE_NODE)
+    return True
+
+
+def _counts_up(index: Tensor) -> bool:
+    flat = index.flatten()
+    return index.dtype == torch.long and index.shape[0] == flat.shape[0] and bool(
+        torch.equal(flat, torch.arange(flat.shape[0], device=flat.device))
+    )
+
+
+class Boundary(NamedTuple):
+    """Where a loss, a sum, takes its terms from: edge ``number`` of ``node`` leads to a tensor of this shape."""
+
+    node: Node
+    number: int
+    shape: torch.Size
+
+
+def boundary(roots: Sequence[Tensor]) -> list[Boundary]:
+    """The edges over which the sum of the sequences' log-probs is differentiated to its terms.
+
+    Raises:
+        ValueError: a parameter enters after the sum over sequences.
+    """
+    edges: list[Boundary] = []
+    stack: list[Node] = [*dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None and root.numel() == 1)]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        for number, (parent, output) in enumerate(node.next_functions):
+            if parent is None:
+                continue
+            if type(parent) in (ACCUMULATE_NODE, GATE_NODE, TAP_NODE):
+                raise ValueError(
+                    "the loss is not minus the sum of the sequences' log-probs: a parameter enters after the sum over "
+                    "the sequences, so that it has no gradient of its own for each of them"
+                )
+            shape = output_shapes(parent)[output]
+            if math.prod(shape) != 1:
+                edges.append(Boundary(node, number, shape))
+            elif parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return edges

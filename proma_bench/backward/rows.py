@@ -1,0 +1,122 @@
+"""Which sequence each row of a gradient belongs to, found out instead of assumed.
+
+Seed the backward pass of ``sum_i v_i log p_i`` with powers of two ``v_i`` instead of ones. Where row ``r`` of a gradient
+belongs to sequence ``i`` alone, it is multiplied by exactly ``v_i``: powers of two change no digit of it. So the ratio of
+the two gradients names the sequence, and a row that mixes sequences is seen, as its ratio is no power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proma_bench.backward.layout import Layout
+
+RowKind = Literal["rows", "flat", "second", "moving", "mixed", "unknown"]
+"""How the rows of a tensor follow from the microbatch's layout.
+
+rows: as the layout says; flat: as the layout says, with the leading axes flattened, or joined with the next; second: the
+sequence is the second axis; moving: by an order that depends on data; mixed: a row belongs to more than one sequence;
+unknown: no gradient has arrived.
+"""
+
+_SIGNIFICANT = 2.0**-20  # of the largest row; what is smaller may be rounding
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of a ratio, which is exact but for sums in another order
+_LOW_PRECISION = 2e-2
+
+
+def digits_base(dtype: torch.dtype) -> int:
+    """How many powers of two one pass can tell apart."""
+    return 4 if dtype == torch.float16 else 32  # float16 would underflow
+
+
+def seed_weights(sequences: int, base: int) -> list[Float[Tensor, " B"]]:
+    """``2^-d`` for each digit ``d`` of the sequences' numbers to this base: one vector per digit, hence per pass."""
+    numbers, weights = torch.arange(sequences), []
+    while len(weights) == 0 or bool(numbers.any()):
+        weights.append(torch.exp2(-(numbers % base).double()))
+        numbers = numbers // base
+    return weights if sequences > 1 else []
+
+
+def sketch(gradient: Tensor, row_axes: int) -> Float[Tensor, "*leading"]:
+    """One number for each row, linear in it: a sum over the last axis, with weights that suit no row in particular.
+
+    A tensor without any other axes than the ``row_axes`` that enumerate rows is its own sketch.
+    """
+    if gradient.ndim <= row_axes:
+        return gradient.clone()
+    columns = torch.arange(1, gradient.shape[-1] + 1, device=gradient.device, dtype=torch.float64)
+    weights = (columns * 0.6180339887498949).frac() + 0.5
+    return gradient @ weights.to(gradient.dtype)
+
+
+def owners(
+    plain: Float[Tensor, "*leading"], weighted: Sequence[Float[Tensor, "*leading"]], sequences: int, base: int
+) -> Int[Tensor, "*leading"] | None:
+    """The sequence of each row, -1 for a row without a gradient; None where a row mixes several.
+
+    Args:
+        plain: sketches of the gradient for seeds of one.
+        weighted: the same for each vector of `seed_weights`.
+        sequences: B.
+        base: as for `seed_weights`.
+    """
+    tolerance = _TOLERANCE.get(plain.dtype, _LOW_PRECISION)
+    plain = plain.double()
+    largest = plain.abs().amax() if plain.numel() else plain.new_zeros(())
+    significant = plain.abs() > _SIGNIFICANT * largest
+    found, place = torch.zeros_like(plain, dtype=torch.long), 1
+    for values in weighted:
+        values = values.double()
+        if not bool((values.abs() <= 2 * _SIGNIFICANT * largest)[~significant].all()):
+            return None  # a gradient that cancels only where all sequences have the same weight
+        ratio = torch.where(significant, values / plain, 1.0)
+        if not bool((ratio > 0).all()):
+            return None
+        exponent = ratio.log2().round()
+        digit = -exponent.long()
+        if not bool(((ratio / exponent.exp2() - 1).abs() <= tolerance).all() & (digit >= 0).all() & (digit < base).all()):
+            return None
+        found += digit * place
+        place *= base
+    if bool((found >= sequences).any()):
+        return None
+    return found.masked_fill(~significant, -1)
+
+
+def row_kind(found: Int[Tensor, "*leading"] | None, shape: torch.Size, layout: Layout) -> RowKind:
+    """How the rows of a tensor of this shape follow from the layout."""
+    if found is None:
+        return "mixed"
+    if bool((found < 0).all()):
+        return "unknown"
+    kinds: tuple[RowKind, ...] = ("rows", "flat", "second")
+    for kind in kinds:
+        candidate = layout_of(kind, shape, layout)
+        if candidate is not None and candidate.agrees(found):
+            return kind
+    return "moving"
+
+
+def layout_of(kind: RowKind, shape: torch.Size, layout: Layout) -> Layout | None:
+    """The layout of a tensor of this kind and shape; None where they do not go together."""
+    if kind == "rows":
+        return layout if layout.mismatch(shape) is None else None
+    if kind == "flat":
+        return layout.flat(shape)
+    return layout.second(shape) if kind == "second" else None
+
+
+def moving_layout(found: Int[Tensor, "*leading"], sequences: int) -> Layout:
+    """The layout of rows whose sequences have been found; rows without a gradient may belong to any."""
+    while found.ndim > 1:
+        largest = found.amax(dim=-1, keepdim=True)
+        if not bool(((found == largest) | (found < 0)).all()):
+            break
+        found = largest.squeeze(-1)
+    return Layout(sequences, found.clamp_min(0))

@@ -1,0 +1,203 @@
+"""Backward passes that change nothing: where the rows of the sequences are, and whether the rules are right.
+
+One for each vector of `rows.seed_weights`, and one with seeds of one, in which each rule is tried as well. They are run
+once for each structure of a microbatch, and each time where rows move with the data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from proma_bench.backward.direct import DirectUses, local_gradients, suspended_hooks
+from proma_bench.backward.graph import Boundary, Node, output_shapes
+from proma_bench.backward.layout import Layout
+from proma_bench.backward.rows import RowKind, layout_of, moving_layout, owners, row_kind, sketch
+from proma_bench.backward.taps import Call, Layer
+
+Form = tuple[object, int, tuple[bool, ...]]
+"""What has rows (a layer, a kind of node, a leaf), its number of axes, and which of them are as long as the batch."""
+
+Place = tuple[object, int]
+"""A layer and the number of its use in a backward pass, or a node and the number of its output."""
+
+
+def form_of(owner: object, shape: torch.Size, sequences: int) -> Form:
+    """The form of something with rows."""
+    return owner, len(shape), tuple(n == sequences for n in shape[:-1])
+
+
+class Found(NamedTuple):
+    """What the passes have shown.
+
+    Attributes:
+        kinds: where the rows of each form are.
+        layouts: where they are in this pass, for each place.
+        is_conclusive: whether a gradient has arrived everywhere.
+    """
+
+    kinds: dict[Form, RowKind]
+    layouts: dict[Place, Layout]
+    is_conclusive: bool
+
+
+class Verification:
+    """Collects what arrives in passes that change nothing.
+
+    Args:
+        layout: which row belongs to which sequence.
+        base: see `rows.seed_weights`.
+        passes: how many there are, the one with seeds of one included.
+
+    Attributes:
+        problems: of layers whose rule is wrong, and why.
+        is_last: whether this is the pass with seeds of one.
+    """
+
+    def __init__(self, layout: Layout, base: int, passes: int) -> None:
+        self._layout, self._base, self._passes = layout, base, passes
+        self._sketches: dict[Place, list[Tensor]] = {}
+        self._forms: dict[Place, Form] = {}
+        self._shapes: dict[Place, torch.Size] = {}
+        self._uses: Counter[object] = Counter()
+        self._owners: dict[Place, Tensor | None] = {}
+        self.problems: dict[Layer, str] = {}
+        self.failed: set[Node] = set()
+        self.is_last = False
+
+    def start_pass(self, *, is_last: bool) -> None:
+        """Another pass begins."""
+        self._uses.clear()
+        self.is_last = is_last
+
+    def call(self, call: Call, gradient: Tensor) -> Layout | None:
+        """A layer has received its output gradient. Returns its layout in the last pass, None for mixed rows."""
+        place = (call.layer, self._uses[call.layer])
+        self._uses[call.layer] += 1
+        return self.arrived(place, call.layer, gradient)
+
+    def arrived(self, place: Place, owner: object, gradient: Tensor) -> Layout | None:
+        """A gradient has arrived, of something whose form has this owner."""
+        seen = self._sketches.setdefault(place, [])
+        seen.append(sketch(gradient.detach(), self._layout.row_axes))
+        if not self.is_last:
+            return None
+        sequences, shape = self._layout.sequences, gradient.shape
+        self._forms[place], self._shapes[place] = form_of(owner, shape, sequences), shape
+        complete = len(seen) == self._passes
+        self._owners[place] = owners(seen[-1], seen[:-1], sequences, self._base) if complete else None
+        kind = row_kind(self._owners[place], shape, self._layout)
+        return self._layout_at(place, kind)
+
+    def _layout_at(self, place: Place, kind: RowKind) -> Layout | None:
+        found, shape = self._owners[place], self._shapes[place]
+        if kind == "moving" and found is not None:
+            return moving_layout(found, self._layout.sequences)
+        if kind == "unknown":
+            return layout_of("rows", shape, self._layout) or layout_of("flat", shape, self._layout)
+        return layout_of(kind, shape, self._layout)
+
+    def operation(self, node: Node, arriving: Sequence[Tensor | None]) -> None:
+        """An operation with a parameter that is used directly has received its gradients; try it."""
+        for number, gradient in enumerate(arriving):
+            if gradient is not None:
+                self.arrived((node, number), type(node).__name__, gradient)
+        if self.is_last:
+            try:
+                local_gradients(node, arriving)
+            except Exception:
+                self.failed.add(node)
+
+    def found(self) -> Found:
+        """What all of the passes have shown."""
+        kinds: dict[Form, RowKind] = {}
+        every = {
+            place: row_kind(found, self._shapes[place], self._layout) for place, found in self._owners.items()
+        }
+        for place, kind in every.items():
+            form = self._forms[place]
+            before = kinds.get(form, "unknown")
+            if kind == "mixed" or before == "mixed":
+                kinds[form] = "mixed"
+            elif kind == "unknown" or before in ("unknown", kind):
+                kinds[form] = before if kind == "unknown" else kind
+            else:
+                kinds[form] = "moving"  # two uses of one form differ
+        for node in self.failed:
+            for number, shape in enumerate(output_shapes(node)):
+                kinds[form_of(type(node).__name__, shape, self._layout.sequences)] = "mixed"
+        layouts = {place: self._layout_at(place, kind) for place, kind in every.items() if kind != "mixed"}
+        known = {place: layout for place, layout in layouts.items() if layout is not None}
+        return Found(kinds, known, "unknown" not in every.values() and self._passes > 0)
+
+    def has_rows(self, node: Node) -> bool:
+        """Whether each row that arrives at an operation belongs to one sequence, and the operation can be repeated."""
+        return node not in self.failed and all(
+            row_kind(self._owners[place], self._shapes[place], self._layout) != "mixed"
+            for place in ((node, number) for number in range(len(output_shapes(node))))
+            if place in self._owners
+        )
+
+
+@contextmanager
+def weighted(edges: Iterable[Boundary], layout: Layout, weights: Tensor) -> Iterator[None]:
+    """In this context each sequence's log-prob has a weight in the loss."""
+    by_node: dict[Node, list[Boundary]] = {}
+    for edge in edges:
+        by_node.setdefault(edge.node, []).append(edge)
+    handles = [node.register_hook(partial(_scale, own, layout, weights)) for node, own in by_node.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _scale(
+    edges: list[Boundary], layout: Layout, weights: Tensor, gradients: tuple[Tensor | None, ...], _: Any
+) -> tuple[Tensor | None, ...]:
+    scaled = list(gradients)
+    for edge in edges:
+        gradient = scaled[edge.number]
+        if gradient is not None:
+            gradient = gradient.expand(edge.shape)
+            scaled[edge.number] = gradient * _weights_of(edge.shape, layout, weights, gradient)
+    return tuple(scaled)
+
+
+def _weights_of(shape: torch.Size, layout: Layout, weights: Tensor, like: Tensor) -> Tensor:
+    if shape == (layout.sequences,):
+        return weights.to(like.device, like.dtype)
+    return layout.weights(weights, like)
+
+
+def check_boundary(edges: Iterable[Boundary], layout: Layout) -> None:
+    """Raise ValueError if the terms of the loss are not those of the sequences."""
+    for edge in edges:
+        if edge.shape != (layout.sequences,) and layout.mismatch(edge.shape) is not None:
+            raise ValueError(
+                f"the loss adds up a tensor of shape {list(edge.shape)}, whose rows are not the {layout.sequences} "
+                "sequences of this microbatch; it must be minus the sum of their log-probs [B], or of those of their "
+                "tokens in the layout of the activations"
+            )
+
+
+@contextmanager
+def observed(uses: DirectUses | None, verification: Verification) -> Iterator[None]:
+    """In this context operations with parameters that are used directly are observed."""
+    operations = () if uses is None else uses.operations
+    handles = [node.register_prehook(partial(verification.operation, node)) for node in operations]
+    leaves = [] if uses is None else [leaf.variable for leaf in uses.leaves]
+    try:
+        with suspended_hooks(leaves):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
