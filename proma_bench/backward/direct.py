@@ -23,7 +23,8 @@ from proma_bench.backward.layout import Layout
 from proma_bench.backward.taps import GATE_NODE, TAP_NODE
 
 _WITH_DATA = frozenset(
-    f"{name}Backward0" for name in ("Embedding", "EmbeddingBag", "Index", "UnsafeIndex", "IndexSelect", "Gather", "Take")
+    f"{name}Backward0"
+    for name in ("Embedding", "EmbeddingBag", "Index", "UnsafeIndex", "IndexSelect", "Gather", "Take")
 )  # of a parameter and of indices, which are no part of the graph
 
 

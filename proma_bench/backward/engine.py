@@ -55,6 +55,7 @@ class BackwardEngine:
         self._gates: dict[Tensor, Tensor] = {}
         self._lock = threading.Lock()
         self._microbatch: Microbatch | None = None
+        self._is_plain = False
         self._plan: Plan | None = None
         self._verification: Verification | None = None
         self._uses: dict[int, dict[Tensor, list[SequenceGrads]]] = {}  # by the number of autograd's graph task
@@ -87,11 +88,20 @@ class BackwardEngine:
     ) -> None:
         """What happens in place of ``torch.autograd.backward`` in a microbatch."""
         microbatch = self._microbatch
+        if self._is_plain:
+            raise ValueError(
+                "a module calls backward() within its own backward pass (a reversible layer, for one), from which "
+                "uncovered='autograd' cannot get gradients"
+            )
         if microbatch is None or not all(isinstance(root, Tensor) for root in roots):
             return backward(roots, **options)
         found = survey(roots)
-        if self._plan is not None or self._verification is not None:  # inside of a reentrant checkpoint
+        if (
+            self._plan is not None or self._verification is not None
+        ):  # within it: a reentrant checkpoint, a reversible layer
             self._planner.sort_leaves(found, nested=True)
+            if self._plan is not None:
+                self._plan.calls.update(id(call) for call in found.calls)
             return backward(roots, **options)
         is_ours = found.is_opaque or any(call.layer.engine is self for call in found.calls)
         is_ours = is_ours or any(self._parameters.find(leaf.variable) for leaf in found.leaves)
@@ -158,11 +168,11 @@ class BackwardEngine:
     @contextmanager
     def plain(self) -> Iterator[None]:
         """Backward passes in this context give the plain gradient."""
-        microbatch, self._microbatch = self._microbatch, None
+        microbatch, self._microbatch, self._is_plain = self._microbatch, None, True
         try:
             yield
         finally:
-            self._microbatch = microbatch
+            self._microbatch, self._is_plain = microbatch, False
 
     # ------------------------------------------------------------------------------------- called by the taps
 
@@ -182,6 +192,8 @@ class BackwardEngine:
         if task not in self._uses:
             self._uses[task] = {}
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end_pass(task))
+        if grad_output.numel() == 0:  # an expert without a token
+            return
         layout = self._layout(call, grad_output)
         if layout is None:
             return
@@ -215,7 +227,9 @@ class BackwardEngine:
         self, call: Call, inputs: tuple[Any, ...], output: Tensor | None, grad_output: Tensor, layout: Layout
     ) -> dict[str, SequenceGrads]:
         layer, module, problem = call.layer, call.layer.module, None
-        if layer in self._planner.distrusted and layout.sequences == 1:
+        if layer in self._planner.distrusted and self._microbatch is None:
+            if output is not None and (problem := check_recomputed(module, inputs, output)):
+                raise ValueError(f"{layer.title}: {problem}")
             gradients = recomputed_gradients(module, inputs, grad_output)
             return {name: Dense(gradient.unsqueeze(0)) for name, gradient in gradients.items()}
         seq_grads: dict[str, SequenceGrads] = {}

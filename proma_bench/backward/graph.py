@@ -111,8 +111,10 @@ def moves_rows(node: Node, axes: int) -> bool:
 
 def _counts_up(index: Tensor) -> bool:
     flat = index.flatten()
-    return index.dtype == torch.long and index.shape[0] == flat.shape[0] and bool(
-        torch.equal(flat, torch.arange(flat.shape[0], device=flat.device))
+    return (
+        index.dtype == torch.long
+        and index.shape[0] == flat.shape[0]
+        and bool(torch.equal(flat, torch.arange(flat.shape[0], device=flat.device)))
     )
 
 
@@ -131,7 +133,9 @@ def boundary(roots: Sequence[Tensor]) -> list[Boundary]:
         ValueError: a parameter enters after the sum over sequences.
     """
     edges: list[Boundary] = []
-    stack: list[Node] = [*dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None and root.numel() == 1)]
+    stack: list[Node] = [
+        *dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None and root.numel() == 1)
+    ]
     seen = set(stack)
     while stack:
         node = stack.pop()

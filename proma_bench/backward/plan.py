@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
+from torch.utils.checkpoint import CheckpointError
 
 from proma_bench.backward.direct import DirectUses, suspended_hooks
 from proma_bench.backward.graph import Node, Survey, boundary, moves_rows, output_shapes
@@ -77,6 +78,9 @@ class Plan:
             return self.layouts[place]
         kind = self.kinds.get(form_of(owner, shape, self.layout.sequences), "rows")
         return layout_of("rows" if kind == "unknown" else kind, shape, self.layout)
+
+
+_MIXED = "a row of its output has a part in the log-probs of more than one sequence"
 
 
 class Planner:
@@ -185,14 +189,19 @@ class Planner:
         verification: Verification | None = None
         unreached: list[Node] = []
         if not known:
-            verification = self._passes(plan, backward, roots, seeds, needs, edges)
+            try:
+                verification = self._passes(plan, backward, roots, seeds, needs, edges, repeats=True)
+            except CheckpointError:  # it recomputes what an operation has kept only once in a pass
+                if plan.direct is None:
+                    raise
+                verification = self._passes(plan, backward, roots, seeds, needs, edges, repeats=False)
             result = verification.found()
             plan.kinds, plan.layouts = result.kinds, result.layouts
             unreached = plan.direct.choose(verification.has_rows) if plan.direct is not None else []
         mixed = self._mixed(plan, found, unreached, {} if verification is None else verification.problems)
         if mixed:
             self._by_autograd(plan, mixed, roots, seeds, edges)
-        if verification is not None and result.is_conclusive and not unreached:
+        if verification is not None and result.is_conclusive and not unreached and not mixed:
             self._verified[key] = plan.kinds
 
     def _key(self, plan: Plan, found: Survey) -> object:
@@ -214,13 +223,15 @@ class Planner:
         seeds: Any,
         needs: tuple[list[GradientEdge], list[Tensor]],
         edges: list[Any],
+        *,
+        repeats: bool,
     ) -> Verification:
         """The passes that change nothing."""
         layout, gates = plan.layout, needs[0]
         halves = any(metadata.dtype == torch.float16 for gate in gates for metadata in gate.node._input_metadata)
         base = digits_base(torch.float16 if halves else torch.float32)
         vectors = seed_weights(layout.sequences, base)
-        verification = Verification(layout, base, len(vectors) + 1)
+        verification = Verification(layout, base, len(vectors) + 1, repeats=repeats)
         inputs = [*gates, *needs[1], *(leaf.variable for leaf in plan.leaves)]
         with self._engine.verifying(verification), observed(plan.direct, verification):
             for vector in (*vectors, None):
@@ -231,7 +242,11 @@ class Planner:
                         gradients = _whole_pass(backward, roots, own, plan.leaves)
                     else:
                         found = torch.autograd.grad(
-                            roots, inputs, own, retain_graph=True, allow_unused=True  # type: ignore[arg-type]
+                            roots,
+                            inputs,
+                            own,
+                            retain_graph=True,
+                            allow_unused=True,  # type: ignore[arg-type]
                         )
                         gradients = list(found[len(inputs) - len(plan.leaves) :])
                 for leaf, gradient in zip(plan.leaves, gradients, strict=True):
@@ -243,28 +258,23 @@ class Planner:
         self, plan: Plan, found: Survey, unreached: Sequence[Node], problems: dict[Layer, str]
     ) -> dict[Tensor, str]:
         """The parameters for which no rows can be told apart, and why."""
-        self.distrusted.update(problems)
-        mixed = {
-            parameter: f"{layer.title}: {problems.get(layer, 'its rule was found to be wrong')}"
-            for layer in self.distrusted
-            for call in found.calls
-            if call.layer is layer
-            for parameter in call.parameters.values()
-        }
-        layers = {owner for (owner, *_), kind in plan.kinds.items() if kind == "mixed" and isinstance(owner, Layer)}
-        calls = {call.layer: call for call in found.calls if call.layer in layers}
-        for layer in layers:
-            if layer in calls:
-                reason = f"{layer.title}: a row of its output has a part in the log-probs of more than one sequence"
-                mixed.update(dict.fromkeys(calls[layer].parameters.values(), reason))
-        for leaf in unreached:
-            name = self._parameters.name(leaf.variable)
-            mixed[leaf.variable] = (
-                f"parameter {name!r} is used directly, where what it computes has a part in the log-probs of more than "
-                "one sequence"
-            )
         if any(form[0] == "leaf" and kind == "mixed" for form, kind in plan.kinds.items()):
             raise ValueError(_no_parameter(plan.leaves))
+        self.distrusted = set(problems)
+        reasons = {owner: _MIXED for (owner, *_), kind in plan.kinds.items() if kind == "mixed"}
+        wrong = {owner: reason for owner, reason in reasons.items() if isinstance(owner, Layer)} | problems
+        calls = {call.layer: call for call in found.calls}
+        mixed: dict[Tensor, str] = {}
+        for layer, reason in wrong.items():
+            if layer not in calls:
+                raise ValueError(f"{layer.title}: {reason}; inside of a checkpoint, use use_reentrant=False")
+            mixed.update(dict.fromkeys(calls[layer].parameters.values(), f"{layer.title}: {reason}"))
+        for leaf in unreached:
+            mixed[leaf.variable] = f"{self._names([leaf])} is used directly: {_MIXED}"
+        if not unreached and all(_may_be_direct(layer) for layer in wrong):
+            for layer in wrong:  # from now on through the operations that use its parameters
+                layer.is_direct = True
+            return dict.fromkeys(mixed, "")
         return mixed
 
     # ------------------------------------------------------------------------------------------- by autograd
@@ -274,16 +284,20 @@ class Planner:
     ) -> None:
         """One backward pass for each sequence, for the parameters that no rule serves."""
         sequences, reasons = plan.layout.sequences, "; ".join(dict.fromkeys(mixed.values()))
-        if self._engine.uncovered != "autograd":
+        if reasons and self._engine.uncovered != "autograd":
             raise ValueError(
                 f"{reasons} (its module, or one above it, mixes the rows of a batch, as BatchNorm does in training mode, "
                 "or its first axis is not the sequence); pass sequence_ids, or attach with Proma(model, "
                 f"uncovered='autograd'), which takes {sequences} more backward passes for these parameters"
             )
         if plan.is_opaque:
-            raise ValueError(f"{reasons}; uncovered='autograd' needs use_reentrant=False in torch.utils.checkpoint")
+            raise ValueError(
+                f"{', '.join(map(self._parameters.name, mixed))}: {reasons or _MIXED}; use_reentrant=False in torch.utils.checkpoint is needed here"
+            )
         if is_distributed():
-            raise ValueError(f"{reasons}; uncovered='autograd' does not go with DistributedDataParallel or fully_shard")
+            raise ValueError(
+                f"{', '.join(map(self._parameters.name, mixed))}: {reasons or _MIXED}; one backward pass for each sequence does not go with DistributedDataParallel or fully_shard"
+            )
         parameters = list(mixed)
         found: list[list[Tensor]] = []
         with self._engine.plain(), suspended_hooks(parameters):
@@ -299,6 +313,12 @@ class Planner:
         plan.by_autograd = {
             parameter: torch.stack(rows) for parameter, rows in zip(parameters, zip(*found, strict=True), strict=True)
         }
+
+
+def _may_be_direct(layer: Layer) -> bool:
+    """Whether a rule that fits badly is nobody's wish: a guess by the module's looks, a table of shared positions."""
+    is_guess = layer.rule.marks_output and not layer.rule.trusted
+    return is_guess or isinstance(layer.module, nn.Embedding)
 
 
 def _no_parameter(leaves: Sequence[Node]) -> str:

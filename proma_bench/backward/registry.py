@@ -35,6 +35,7 @@ class LayerRule(NamedTuple):
 _RULES: dict[type[nn.Module], LayerRule] = {}
 _MATCHING: list[tuple[Callable[[nn.Module], bool], LayerRule]] = []
 
+
 def register_rule(*module_types: type[nn.Module], trusted: bool = False) -> Callable[[RuleFunction], RuleFunction]:
     """Decorate a rule for these module types, and for subclasses that keep their ``forward``.
 

@@ -80,7 +80,9 @@ def owners(
             return None
         exponent = ratio.log2().round()
         digit = -exponent.long()
-        if not bool(((ratio / exponent.exp2() - 1).abs() <= tolerance).all() & (digit >= 0).all() & (digit < base).all()):
+        if not bool(
+            ((ratio / exponent.exp2() - 1).abs() <= tolerance).all() & (digit >= 0).all() & (digit < base).all()
+        ):
             return None
         found += digit * place
         place *= base

@@ -106,9 +106,7 @@ class Solver:
             self.flush(microbatch)  # a large tensor: release its factors
         return None
 
-    def _intra(
-        self, name: str, uses: list[SequenceGrads], advantages: Tensor, shape: torch.Size, size: int
-    ) -> Tensor:
+    def _intra(self, name: str, uses: list[SequenceGrads], advantages: Tensor, shape: torch.Size, size: int) -> Tensor:
         found = intra_gradient(uses, advantages, shape, size, self.config)
         if found is None:
             return plain_gradient(uses, advantages, shape)

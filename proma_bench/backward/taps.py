@@ -71,12 +71,14 @@ class Layer:
 
     Attributes:
         checked: the structures for which its rule has been compared with autograd (`checks`).
+        is_direct: whether its parameters are used directly from now on (`direct`), without its rule.
         lock: held while its parameters are detached, and by whoever must not find them so.
     """
 
     def __init__(self, module: nn.Module, title: str, rule: LayerRule, engine: Engine) -> None:
         self.module, self.title, self.rule, self.engine = module, title, rule, engine
         self.checked: set[object] = set()
+        self.is_direct = False
         self._places = [
             (f"{prefix}.{key}" if prefix else key, child._parameters, key)
             for prefix, child in module.named_modules()
@@ -137,7 +139,7 @@ class Layer:
         return type(self.module).forward(shadow, *args)
 
     def _trainable(self) -> list[tuple[str, Any, str, nn.Parameter]]:
-        if any(len(store) != size for store, size in self._sizes):
+        if self.is_direct or any(len(store) != size for store, size in self._sizes):
             return []
         found = [(name, store, key, store.get(key)) for name, store, key in self._places]
         return [place for place in found if place[3] is not None and place[3].requires_grad]  # type: ignore[misc]

@@ -54,14 +54,16 @@ class Verification:
         layout: which row belongs to which sequence.
         base: see `rows.seed_weights`.
         passes: how many there are, the one with seeds of one included.
+        repeats: whether operations with parameters that are used directly may be tried; not inside of a checkpoint.
 
     Attributes:
         problems: of layers whose rule is wrong, and why.
+        failed: operations that cannot be repeated.
         is_last: whether this is the pass with seeds of one.
     """
 
-    def __init__(self, layout: Layout, base: int, passes: int) -> None:
-        self._layout, self._base, self._passes = layout, base, passes
+    def __init__(self, layout: Layout, base: int, passes: int, *, repeats: bool) -> None:
+        self._layout, self._base, self._passes, self._repeats = layout, base, passes, repeats
         self._sketches: dict[Place, list[Tensor]] = {}
         self._forms: dict[Place, Form] = {}
         self._shapes: dict[Place, torch.Size] = {}
@@ -99,8 +101,10 @@ class Verification:
         found, shape = self._owners[place], self._shapes[place]
         if kind == "moving" and found is not None:
             return moving_layout(found, self._layout.sequences)
-        if kind == "unknown":
-            return layout_of("rows", shape, self._layout) or layout_of("flat", shape, self._layout)
+        if kind == "unknown":  # no row has a gradient, if there is a row at all: any layout will do
+            if found is None or found.numel() == 0:
+                return Layout(1)
+            return layout_of("rows", shape, self._layout) or moving_layout(found, self._layout.sequences)
         return layout_of(kind, shape, self._layout)
 
     def operation(self, node: Node, arriving: Sequence[Tensor | None]) -> None:
@@ -108,7 +112,9 @@ class Verification:
         for number, gradient in enumerate(arriving):
             if gradient is not None:
                 self.arrived((node, number), type(node).__name__, gradient)
-        if self.is_last:
+        if not self._repeats:
+            self.failed.add(node)
+        elif self.is_last:
             try:
                 local_gradients(node, arriving)
             except Exception:
@@ -117,9 +123,7 @@ class Verification:
     def found(self) -> Found:
         """What all of the passes have shown."""
         kinds: dict[Form, RowKind] = {}
-        every = {
-            place: row_kind(found, self._shapes[place], self._layout) for place, found in self._owners.items()
-        }
+        every = {place: row_kind(found, self._shapes[place], self._layout) for place, found in self._owners.items()}
         for place, kind in every.items():
             form = self._forms[place]
             before = kinds.get(form, "unknown")
@@ -200,4 +204,3 @@ def observed(uses: DirectUses | None, verification: Verification) -> Iterator[No
     finally:
         for handle in handles:
             handle.remove()
-

@@ -139,21 +139,27 @@ def log_probs(model: nn.Module, sample: Sample) -> Tensor:
 
 
 def wanted_gradients(model: nn.Module, micros: Sequence[Sample]) -> dict[str, Tensor]:
-    """Each sequence's gradient by autograd from the graph of the batch, then the literal projection."""
+    """Each sequence's gradient by autograd, in the batch, then the literal projection."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     running: dict[str, Tensor | None] = dict.fromkeys(parameters)
     for sample in micros:
-        values = log_probs(model, sample)
-        rows = [
-            torch.autograd.grad(-value, list(parameters.values()), retain_graph=True, materialize_grads=True)
-            for value in values
-        ]
-        for name, seq_grads in zip(parameters, map(torch.stack, zip(*rows, strict=True)), strict=True):
+        rows = [_alone(model, sample, i) for i in range(len(sample.advantages))]
+        for name in parameters:
+            seq_grads = torch.stack([row[name] for row in rows])
             running[name] = literal_step(running[name], seq_grads, sample.advantages, CONFIG)
     wanted = {name: gradient for name, gradient in running.items() if gradient is not None}
     if not all(bool(gradient.isfinite().all()) for gradient in wanted.values()):
         raise ArithmeticError("its gradients are not finite")
     return wanted
+
+
+def _alone(model: nn.Module, sample: Sample, i: int) -> dict[str, Tensor]:
+    """The gradient of one sequence. By ``backward``, as reversible layers add to ``grad`` in a pass of their own."""
+    model.zero_grad()
+    (-log_probs(model, sample)[i]).backward()
+    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
 
 
 def _judged(name: str, model: nn.Module, wanted: dict[str, Tensor], dtype: torch.dtype) -> Outcome:
@@ -180,7 +186,7 @@ def _gradients_or_refusal(model: nn.Module, micros: Sequence[Sample], options: d
     """Fill the gradients. Returns nothing, or ``refused: ...`` for an exception of ours before a gradient changed."""
     try:
         proma = Proma(model, CONFIG, **options)
-    except (ValueError, TypeError) as error:  # TypeError: in versions that do not have the option
+    except ValueError as error:  # TypeError: in versions that do not have the option
         return f"refused: {_text(error)}"
     with proma:
         for number, sample in enumerate(micros):
