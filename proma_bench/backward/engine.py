@@ -111,6 +111,7 @@ class BackwardEngine:
                 return backward(roots, **options)
             raise RuntimeError("another thread differentiates this module while a microbatch of it is under way")
         if not is_ours:
+            self._planner.sort_leaves(found)
             raise ValueError(
                 "log_probs does not depend on the module that this Proma is attached to; differentiate other losses "
                 "outside of the microbatch"
@@ -285,7 +286,7 @@ class BackwardEngine:
 
     def _gradient(self, parameter: Tensor, uses: list[SequenceGrads], *, in_place: bool) -> Tensor | None:
         microbatch, dtype = self._microbatch, compute_dtype(parameter)
-        with torch.no_grad(), _without_autocast(parameter):
+        with _without_autocast(parameter):
             if microbatch is None:
                 weights = torch.ones(1, dtype=dtype, device=parameter.device)
                 gradient: Tensor | None = plain_gradient(uses, weights, parameter.shape or torch.Size([1]))
