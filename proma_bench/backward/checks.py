@@ -1,4 +1,4 @@
-"""What is verified of a rule while it runs: that it recomputes what was computed, and adds up to autograd's gradient."""
+"""What is verified of a rule while it runs: it computes what was computed, and adds up to autograd's gradient."""
 
 from __future__ import annotations
 

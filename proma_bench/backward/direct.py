@@ -126,7 +126,8 @@ def _is_of_parameters_alone(node: Node) -> bool:
 
 def local_gradients(node: Node, arriving: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """What one node's backward function makes of these gradients, before it is summed over broadcast axes."""
-    found = node.apply(*arriving) if isinstance(node, torch.autograd.function.BackwardCFunction) else node(*arriving)
+    is_custom = isinstance(node, torch.autograd.function.BackwardCFunction)
+    found: Any = node.apply(*arriving) if is_custom else node(*arriving)
     return found if isinstance(found, tuple) else (found,)
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from proma_bench.backward.checks import check_recomputed, check_rule, recomputed_gradients, structure
+from proma_bench.backward.contribution import Received, contribution, contribution_problem, without_autocast
 from proma_bench.backward.cost import GramMethod
 from proma_bench.backward.direct import DirectPass
 from proma_bench.backward.factors import Dense, SequenceGrads, compute_dtype
 from proma_bench.backward.graph import Node, Survey, survey
+from proma_bench.backward.guards import Guards
 from proma_bench.backward.interception import intercepted
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.measure import plain_gradient
@@ -52,7 +51,7 @@ class BackwardEngine:
         self._parameters = Parameters(module)
         self.solver = Solver(self._parameters, config, unprojected, workspace_bytes, gram_method, record)
         self._planner = Planner(self, self._parameters)
-        self._guards: list[RemovableHandle] = []
+        self._guards = Guards(self)
         self._gates: dict[Tensor, Tensor] = {}
         self._lock = threading.Lock()
         self._microbatch: Microbatch | None = None
@@ -88,42 +87,49 @@ class BackwardEngine:
         self, thread: int, backward: Callable[..., None], roots: list[Any], options: dict[str, Any]
     ) -> None:
         """What happens in place of ``torch.autograd.backward`` in a microbatch."""
-        microbatch = self._microbatch
         if self._is_plain:
             raise ValueError(
                 "a module calls backward() within its own backward pass (a reversible layer, for one), from which "
                 "uncovered='autograd' cannot get gradients"
             )
-        if microbatch is None or not all(isinstance(root, Tensor) for root in roots):
-            return backward(roots, **options)
-        found = survey(roots)
-        if (
-            self._plan is not None or self._verification is not None
-        ):  # within it: a reentrant checkpoint, a reversible layer
+        microbatch, found = self._microbatch, survey(roots)
+        is_within = self._plan is not None or self._verification is not None
+        if is_within:  # a reentrant checkpoint, a reversible layer
             self._planner.sort_leaves(found, nested=True)
             if self._plan is not None:
                 self._plan.calls.update(id(call) for call in found.calls)
-            return backward(roots, **options)
+        if microbatch is None or is_within or not self._is_ours(found, thread):
+            backward(roots, **options)
+            return
+        if options["inputs"] is not None or options["create_graph"]:
+            raise ValueError("in a microbatch, call backward() without inputs= and create_graph=")
+        if microbatch.finished and (again := microbatch.finished & found.parameters):
+            names = ", ".join(repr(self._parameters.name(parameter)) for parameter in again)
+            raise RuntimeError(f"{names} received a gradient in two parts: use one backward pass in a microbatch")
+        plan = self._planner.plan(Request(backward, roots, options["grad_tensors"], found), microbatch.layout)
+        with self._following(plan, microbatch):
+            backward(roots, **options)
+
+    def _is_ours(self, found: Survey, thread: int) -> bool:
+        """Whether a pass of a microbatch begins. Another thread may differentiate what has nothing to do with it.
+
+        Raises:
+            ValueError: it does not reach the module.
+            RuntimeError: another thread has begun it.
+        """
         is_ours = found.is_opaque or any(call.layer.engine is self for call in found.calls)
         is_ours = is_ours or any(self._parameters.find(leaf.variable) for leaf in found.leaves)
         if thread != threading.get_ident():
-            if not is_ours:
-                return backward(roots, **options)
-            raise RuntimeError("another thread differentiates this module while a microbatch of it is under way")
+            if is_ours:
+                raise RuntimeError("another thread differentiates this module while a microbatch of it is under way")
+            return False
         if not is_ours:
             self._planner.sort_leaves(found)
             raise ValueError(
                 "log_probs does not depend on the module that this Proma is attached to; differentiate other losses "
                 "outside of the microbatch"
             )
-        if options["inputs"] is not None or options["create_graph"]:
-            raise ValueError("in a microbatch, call backward() without inputs= and create_graph=")
-        if microbatch.finished and (already := microbatch.finished & _parameters(found)):
-            names = ", ".join(repr(self._parameters.name(parameter)) for parameter in already)
-            raise RuntimeError(f"{names} received a gradient in two parts: use one backward pass in a microbatch")
-        plan = self._planner.plan(Request(backward, roots, options["grad_tensors"], found), microbatch.layout)
-        with self._following(plan, microbatch):
-            backward(roots, **options)
+        return True
 
     @contextmanager
     def _following(self, plan: Plan, microbatch: Microbatch) -> Iterator[None]:
@@ -179,7 +185,7 @@ class BackwardEngine:
     def gate(self, parameter: Tensor) -> Tensor:
         """The parameter's gate, made again when the parameter has moved to another device or type."""
         with self._lock:  # all uses of a parameter must have one gate, in whatever threads they are
-            self._guard(self._parameters.meet(parameter))
+            self._guards.add(self._parameters.meet(parameter))
             parameter = self._parameters.canonical(parameter)
             gate = self._gates.get(parameter)
             if gate is None or gate.device != parameter.device or gate.dtype != parameter.dtype:
@@ -197,10 +203,14 @@ class BackwardEngine:
         layout = self._layout(call, grad_output)
         if layout is None:
             return
-        with call.layer.lock, _without_autocast(grad_output):
-            seq_grads = self._sequence_gradients(call, inputs, output, grad_output, layout)
-        if self._verification is not None:
-            return
+        received = Received(call.layer, inputs, output, grad_output)
+        with call.layer.lock, without_autocast(grad_output):
+            if self._verification is not None:
+                if problem := contribution_problem(received, layout):
+                    self._verification.problems[call.layer] = problem
+                return
+            is_distrusted = self._is_plain and call.layer in self._planner.distrusted
+            seq_grads = contribution(received, layout, is_distrusted=is_distrusted)
         for name, parameter in call.parameters.items():
             if name not in seq_grads:
                 raise ValueError(f"{call.layer.title}: its rule gives no gradient for its parameter {name!r}")
@@ -223,45 +233,8 @@ class BackwardEngine:
             return None
         return plan.layout_of_call(call.layer, grad_output.shape)
 
-    def _sequence_gradients(
-        self, call: Call, inputs: tuple[Any, ...], output: Tensor | None, grad_output: Tensor, layout: Layout
-    ) -> dict[str, SequenceGrads]:
-        layer, module, problem = call.layer, call.layer.module, None
-        if layer in self._planner.distrusted and self._microbatch is None:
-            if output is not None and (problem := check_recomputed(module, inputs, output)):
-                raise ValueError(f"{layer.title}: {problem}")
-            gradients = recomputed_gradients(module, inputs, grad_output)
-            return {name: Dense(gradient.unsqueeze(0)) for name, gradient in gradients.items()}
-        seq_grads: dict[str, SequenceGrads] = {}
-        try:
-            if output is not None:
-                problem = check_recomputed(module, inputs, output)
-            if problem is None:
-                seq_grads = layer.rule.function(module, inputs, grad_output, layout)
-            # gradients that are zero, or sums over a single sequence, would prove nothing
-            if problem is None and not layer.rule.trusted and layout.sequences > 1 and bool(grad_output.any()):
-                key = structure(module, inputs)
-                if key not in layer.checked:
-                    problem = check_rule(module, inputs, grad_output, seq_grads, layout.sequences)
-                    if problem is None:
-                        layer.checked.add(key)
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            problem = f"its rule {getattr(layer.rule.function, '__name__', '')!r} failed: {_first_line(error)}"
-            if self._verification is None:
-                raise ValueError(f"{layer.title}: {problem}") from error
-        if problem is not None:
-            if self._verification is None:
-                raise ValueError(f"{layer.title}: {problem}")
-            self._verification.problems[layer] = problem
-        return seq_grads
-
     def finish(self, parameter: Tensor) -> Tensor | None:
-        """The gradient of a parameter all of whose uses have been captured.
-
-        None where there is none, and where the engine changes the running gradient itself before the microbatch ends.
-        """
+        """The gradient of a parameter all of whose uses have been captured; None where it is added in another way."""
         if self._verification is not None:
             return None
         plan, task = self._plan, torch._C._current_graph_task_id()
@@ -286,7 +259,7 @@ class BackwardEngine:
 
     def _gradient(self, parameter: Tensor, uses: list[SequenceGrads], *, in_place: bool) -> Tensor | None:
         microbatch, dtype = self._microbatch, compute_dtype(parameter)
-        with _without_autocast(parameter):
+        with without_autocast(parameter):
             if microbatch is None:
                 weights = torch.ones(1, dtype=dtype, device=parameter.device)
                 gradient: Tensor | None = plain_gradient(uses, weights, parameter.shape or torch.Size([1]))
@@ -300,10 +273,7 @@ class BackwardEngine:
         return gradient
 
     def _end_pass(self, task: int) -> None:
-        """At the end of a backward pass: finish what is pending, and release what no gate has asked for.
-
-        The latter happens when only the gradient of an input was wanted, as by `torch.autograd.grad`.
-        """
+        """Finish what is pending, and release what no gate has asked for, as `torch.autograd.grad` may not."""
         self._uses.pop(task, None)
         if self._microbatch is not None and self._verification is None:
             with torch.no_grad():
@@ -313,20 +283,12 @@ class BackwardEngine:
 
     def guard_parameters(self) -> None:
         """From now on, raise when a parameter receives another gradient in a microbatch than the engine returned."""
-        self._guard(self._parameters)
+        self._guards.add(self._parameters)
 
     def release_parameters(self) -> None:
         """Undo `guard_parameters`."""
-        for guard in self._guards:
-            guard.remove()
-        self._guards.clear()
+        self._guards.remove()
         self._uses.clear()
-
-    def _guard(self, parameters: Iterable[Tensor]) -> None:
-        own = weakref.ref(self)
-        for parameter in parameters:
-            if parameter.requires_grad:
-                self._guards.append(parameter.register_hook(_guard(own, weakref.ref(parameter))))  # type: ignore[no-untyped-call]
 
     def check_arrival(self, parameter: Tensor, gradient: Tensor) -> None:
         """Raise RuntimeError if, in a microbatch, this is not the gradient that the engine returned."""
@@ -339,28 +301,3 @@ class BackwardEngine:
                 "forward, or a hook on it that is older than Proma changed its gradient; call the module instead, and "
                 "register such hooks after attaching"
             )
-
-
-def _parameters(found: Survey) -> set[Tensor]:
-    of_calls = {parameter for call in found.calls for parameter in call.parameters.values()}
-    return of_calls | {leaf.variable for leaf in found.leaves}
-
-
-def _guard(engine: weakref.ref[BackwardEngine], parameter: weakref.ref[Tensor]) -> Callable[[Tensor | None], None]:
-    def check(gradient: Tensor | None) -> None:
-        own, tensor = engine(), parameter()
-        if own is not None and tensor is not None and gradient is not None:
-            own.check_arrival(tensor, gradient)
-
-    return check
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
-def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """No autocast: a caller's backward pass may run under it, but sums over sequences must not."""
-    kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

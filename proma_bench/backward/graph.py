@@ -49,6 +49,11 @@ class Survey(NamedTuple):
     kinds: frozenset[type]
     moving: list[Node]
 
+    @property
+    def parameters(self) -> set[Tensor]:
+        """All that will receive a gradient."""
+        return {p for call in self.calls for p in call.parameters.values()} | {leaf.variable for leaf in self.leaves}
+
 
 def survey(roots: Sequence[Tensor]) -> Survey:
     """Walk the graph of these tensors once."""
@@ -101,7 +106,7 @@ def moves_rows(node: Node, axes: int) -> bool:
     if name in ("Gather", "IndexSelect"):
         dimension = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
         rank = len(output_shapes(node)[0])
-        return (dimension + rank if dimension < 0 else dimension) < axes
+        return bool((dimension + rank if dimension < 0 else dimension) < axes)
     if name == "Index":
         return any(index is not None and not _counts_up(index) for index in node._saved_indices[:axes])
     if name == "Embedding":  # of a table that is no activation

@@ -33,7 +33,7 @@ def intercepted(handle: Callable[[Callable[..., None], list[Any], dict[str, Any]
         given = seeds if seeds is None or not isinstance(seeds, Tensor) else [seeds]
         handle(original, roots, {"grad_tensors": given, **options})
 
-    torch.autograd.backward = backward
+    torch.autograd.backward = backward  # type: ignore[assignment]
     try:
         yield
     finally:

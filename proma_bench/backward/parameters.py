@@ -54,7 +54,8 @@ class Parameters:
     """The parameters of one module.
 
     Raises:
-        ValueError: a parameter is complex; a rank does not see a whole parameter and its own gradient: FSDP1, and DTensors other than those of
+        ValueError: a parameter is complex, or a rank does not see a whole one and its own gradient: FSDP1, and DTensors
+            other than those of
             `fully_shard`.
     """
 

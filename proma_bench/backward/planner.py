@@ -83,18 +83,18 @@ class Planner:
                 leaves.append(leaf)
         if nested and direct:
             raise ValueError(
-                f"{self._names(direct)}: used inside of a reentrant checkpoint without calling a layer that has a rule; "
-                "use torch.utils.checkpoint with use_reentrant=False"
+                f"{self._names(direct)}: used inside of a reentrant checkpoint without a layer that has a rule; use "
+                "torch.utils.checkpoint with use_reentrant=False"
             )
         return direct, leaves
 
     def _refuse_impossible(self, found: Survey, direct: list[Node]) -> None:
         for call in found.calls:
             if call.dtype.is_complex:
-                raise ValueError(f"{call.layer.title} gave complex numbers; sequence gradients are for real ones")
+                raise ValueError(f"{call.layer.title} gave complex numbers; sequence gradients are real")
             for parameter in call.parameters.values():
                 if not parameter.requires_grad:
-                    raise ValueError(f"{call.layer.title}: a parameter was frozen after the forward pass; do it before")
+                    raise ValueError(f"{call.layer.title}: a parameter was frozen since the forward pass")
         if direct and self._parameters.is_sharded:
             raise ValueError(f"{self._names(direct)}: used directly, which fully_shard does not allow; call a layer")
         if direct and found.is_opaque:
@@ -190,7 +190,8 @@ class Planner:
                 raise ValueError(f"{layer.title}: {reason}; inside of a checkpoint, use use_reentrant=False")
             mixed.update(dict.fromkeys(calls[layer].parameters.values(), f"{layer.title}: {reason}"))
         for leaf in unreached:
-            mixed[leaf.variable] = f"{self._names([leaf])} is used directly: {_MIXED}, or cannot be computed again"
+            reason = f"{_MIXED}, or cannot be computed again"
+            mixed[leaf.variable] = f"{self._names([leaf])} is used directly: {reason}"
         if not unreached and all(_may_be_direct(layer) for layer in wrong):
             for layer in wrong:  # from now on through the operations that use its parameters
                 layer.is_direct = True
@@ -201,14 +202,14 @@ class Planner:
 
     def _by_autograd(self, plan: Plan, mixed: dict[Tensor, str], request: Request, edges: list[Boundary]) -> None:
         """One backward pass for each sequence, for the parameters that no rule serves."""
-        sequences, reasons = plan.layout.sequences, "; ".join(dict.fromkeys(mixed.values()))
+        sequences, reasons = plan.layout.sequences, _joined([reason for reason in mixed.values() if reason])
         if reasons and self._engine.uncovered != "autograd":
             raise ValueError(
-                f"{reasons} (its module, or one above it, mixes the rows of a batch, as BatchNorm does in training mode, "
-                "or its first axis is not the sequence); pass sequence_ids, or attach with Proma(model, "
+                f"{reasons} (this module, or one after it, mixes the rows of a batch, as BatchNorm does in training "
+                "mode, or sequences are not along its first axis); pass sequence_ids, or attach with Proma(model, "
                 f"uncovered='autograd'), which takes {sequences} more backward passes for these parameters"
             )
-        names = ", ".join(map(self._parameters.name, mixed))
+        names = _joined([self._parameters.name(parameter) for parameter in mixed])
         if plan.is_opaque:
             raise ValueError(f"{names}: {reasons or _MIXED}; use torch.utils.checkpoint with use_reentrant=False")
         if is_distributed():
@@ -235,6 +236,13 @@ def _fits(node: Node, layout: Layout) -> bool:
     return all(layout_of("rows", shape, layout) is not None for shape in output_shapes(node))
 
 
+def _joined(reasons: Sequence[str], most: int = 3) -> str:
+    """The first few different ones, and how many there are beyond."""
+    found = list(dict.fromkeys(reasons))
+    more = f"; and {len(found) - most} more" if len(found) > most else ""
+    return "; ".join(found[:most]) + more
+
+
 def _may_be_direct(layer: Layer) -> bool:
     """Whether a rule that fits badly is nobody's wish: a guess by the module's looks, a table of shared positions."""
     is_guess = layer.rule.marks_output and not layer.rule.trusted
@@ -249,12 +257,6 @@ def _no_parameter(leaves: Sequence[Node]) -> str:
     )
 
 
-def _known_rows(node: Node, plan: Plan) -> bool:
-    forms = (form_of(type(node).__name__, shape, plan.layout.sequences) for shape in output_shapes(node))
-    kinds = {plan.kinds[form] for form in forms if form in plan.kinds}  # others have received no gradient
-    return len(kinds) > 0 and "mixed" not in kinds
-
-
 def _weighted_seeds(roots: Sequence[Tensor], seeds: Any, layout: Layout, vector: Tensor | None) -> Any:
     """The seeds of the roots; of those that are no sums, with the weights of the sequences."""
     given = [None] * len(roots) if seeds is None else list(seeds)
@@ -267,14 +269,15 @@ def _weighted_seeds(roots: Sequence[Tensor], seeds: Any, layout: Layout, vector:
 
 
 def _without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:
-    """A backward pass as far as the gates and parameters. Returns the gradients of the leaves that are no parameters."""
+    """A backward pass up to the gates and parameters. Returns the gradients of leaves that are no parameters."""
     leaves = [leaf.variable for leaf in plan.leaves]
     if plan.is_opaque:
         return _whole_pass(request, seeds, leaves)
     gates = [GradientEdge(gate, 0) for gate in request.found.gates]
     inputs: Any = [*leaves, *gates, *plan.arriving]
     found = torch.autograd.grad(request.roots, inputs, seeds, retain_graph=True, allow_unused=True)
-    return found[: len(leaves)]
+    gradients: Sequence[Tensor | None] = found[: len(leaves)]
+    return gradients
 
 
 def _whole_pass(request: Request, seeds: Any, leaves: Sequence[Tensor]) -> list[Tensor | None]:

@@ -1,8 +1,8 @@
 """Which sequence each row of a gradient belongs to, found out instead of assumed.
 
-Seed the backward pass of ``sum_i v_i log p_i`` with powers of two ``v_i`` instead of ones. Where row ``r`` of a gradient
-belongs to sequence ``i`` alone, it is multiplied by exactly ``v_i``: powers of two change no digit of it. So the ratio of
-the two gradients names the sequence, and a row that mixes sequences is seen, as its ratio is no power of two.
+Seed the backward pass of ``sum_i v_i log p_i`` with powers of two ``v_i`` instead of ones. Where row ``r`` of a
+gradient belongs to sequence ``i`` alone, it is multiplied by exactly ``v_i``: a power of two changes no digit of it. So
+the ratio of the two gradients names the sequence, and a row that mixes sequences is seen, as its ratio is none.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from proma_bench.backward.layout import Layout
 RowKind = Literal["rows", "flat", "second", "moving", "mixed", "unknown"]
 """How the rows of a tensor follow from the microbatch's layout.
 
-rows: as the layout says; flat: as the layout says, with the leading axes flattened, or joined with the next; second: the
-sequence is the second axis; moving: by an order that depends on data; mixed: a row belongs to more than one sequence;
+rows: as the layout says; flat: likewise, with the leading axes flattened, or joined with the next; second: the sequence
+is the second axis; moving: by an order that depends on data; mixed: a row belongs to more than one sequence;
 unknown: no gradient has arrived.
 """
 
@@ -36,7 +36,8 @@ def digits_base(dtype: torch.dtype) -> int:
 
 def seed_weights(sequences: int, base: int) -> list[Float[Tensor, " B"]]:
     """``2^-d`` for each digit ``d`` of the sequences' numbers to this base: one vector per digit, hence per pass."""
-    numbers, weights = torch.arange(sequences), []
+    weights: list[Tensor] = []
+    numbers = torch.arange(sequences)
     while len(weights) == 0 or bool(numbers.any()):
         weights.append(torch.exp2(-(numbers % base).double()))
         numbers = numbers // base

@@ -78,8 +78,8 @@ class Solver:
         if parameter in microbatch.finished:
             raise RuntimeError(
                 f"parameter {name!r} received its gradient in two parts, which happens when a module is shared between "
-                "reentrant checkpoints, or after two backward passes in one microbatch; use torch.utils.checkpoint with "
-                "use_reentrant=False, and one backward pass"
+                "reentrant checkpoints, or after two backward passes in one microbatch; use one backward pass, and "
+                "torch.utils.checkpoint with use_reentrant=False"
             )
         microbatch.finished.add(parameter)
         advantages = microbatch.advantages.to(parameter.device, dtype)

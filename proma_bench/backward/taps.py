@@ -142,7 +142,7 @@ class Layer:
         if self.is_direct or any(len(store) != size for store, size in self._sizes):
             return []
         found = [(name, store, key, store.get(key)) for name, store, key in self._places]
-        return [place for place in found if place[3] is not None and place[3].requires_grad]  # type: ignore[misc]
+        return [place for place in found if place[3] is not None and place[3].requires_grad]
 
     def _tap(self, output: Any, inputs: tuple[Any, ...], parameters: dict[str, Tensor]) -> Tensor:
         if not isinstance(output, Tensor):

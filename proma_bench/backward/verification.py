@@ -22,7 +22,7 @@ from proma_bench.backward.rows import RowKind, layout_of, moving_layout, owners,
 from proma_bench.backward.taps import Call, Layer
 
 Form = tuple[object, int, bool, bool]
-"""What has rows (a layer, a kind of node, a leaf), its number of axes, and whether the first two are as long as the batch."""
+"""What has rows (a layer, a kind of node, a leaf), how many axes, and if the first two are as long as the batch."""
 
 Place = tuple[object, int]
 """A layer and the number of its use in a backward pass, or a node and the number of its output."""
@@ -196,7 +196,7 @@ def observed(uses: DirectUses | None, verification: Verification) -> Iterator[No
 
 @contextmanager
 def tried(uses: DirectUses, failed: set[Node]) -> Iterator[None]:
-    """In this context the operations at which the graph is cut are run twice; those that cannot be come to ``failed``."""
+    """In this context the operations at which the graph is cut are run twice; ``failed`` gets those that cannot be."""
 
     def attempt(node: Node, arriving: tuple[Tensor | None, ...]) -> None:
         try:
