@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from proma_bench.backward.uncovered import Uncovered, uncovered_setting
 from proma_bench.projection.config import ProjectionConfig, projection_config, setting
 
 
 @dataclass
 class PROMAConfig(GRPOConfig):  # type: ignore[misc]  # without its package, Any
-    """GRPOConfig, and how the running gradient is projected. The defaults of the projection are the paper's."""
+    """GRPOConfig, and how the running gradient is projected. The defaults of the projection are the paper's.
+
+    ``uncovered`` is that of `Proma`.
+    """
 
     importance_sampling_level: str = field(
         default="none", metadata={"help": "PROMA weighs by no likelihood ratio; must be 'none'."}
@@ -21,6 +25,7 @@ class PROMAConfig(GRPOConfig):  # type: ignore[misc]  # without its package, Any
     max_removed: float | None = setting("max_removed")
     shrinkage: float = setting("shrinkage")
     projection_rank: int = setting("projection_rank")
+    uncovered: Uncovered = uncovered_setting()
 
     @property
     def projection_config(self) -> ProjectionConfig:
