@@ -1,4 +1,4 @@
-"""The setting ``uncovered`` of `Proma`, and of what makes one. It imports no torch, so that command lines start fast."""
+"""The setting ``uncovered`` of `Proma`, and of trainers. It imports no torch, so that command lines start fast."""
 
 from __future__ import annotations
 

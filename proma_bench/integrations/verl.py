@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from proma_bench.backward.proma import Proma
 from proma_bench.backward.records import averages
-from proma_bench.backward.uncovered import Uncovered, require_uncovered, uncovered_setting
+from proma_bench.backward.uncovered import require_uncovered, uncovered_setting
 from proma_bench.projection.config import ProjectionConfig, projection_config, setting
 
 
@@ -57,7 +57,7 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
     max_removed: float | None = setting("max_removed")
     shrinkage: float = setting("shrinkage")
     projection_rank: int = setting("projection_rank")
-    uncovered: Uncovered = uncovered_setting()
+    uncovered: Literal["refuse", "autograd"] = uncovered_setting()
 
     __no_type_check__ = True  # at runtime: VeRL hands over mappings where it declares dataclasses
 

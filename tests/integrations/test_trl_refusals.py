@@ -130,7 +130,14 @@ INTRA = {"projection": "intra"}
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"uncovered": "autograd"}, FSDP2, REDUCED_ALWAYS, FSDP2 | REDUCED_ALWAYS | INTRA, {"distributed_config": REPLICATED} | INTRA],
+    [
+        {},
+        {"uncovered": "autograd"},
+        FSDP2,
+        REDUCED_ALWAYS,
+        FSDP2 | REDUCED_ALWAYS | INTRA,
+        {"distributed_config": REPLICATED} | INTRA,
+    ],
 )
 def test_setups_that_are_possible(changed: dict[str, Any]) -> None:
     """Under DistributedDataParallel every rank has all of a reduced gradient; intra needs no running one."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import GRPOConfig
 
-from proma_bench.backward.uncovered import Uncovered, uncovered_setting
+from proma_bench.backward.uncovered import uncovered_setting
 from proma_bench.projection.config import ProjectionConfig, projection_config, setting
 
 
@@ -25,7 +26,7 @@ class PROMAConfig(GRPOConfig):  # type: ignore[misc]  # without its package, Any
     max_removed: float | None = setting("max_removed")
     shrinkage: float = setting("shrinkage")
     projection_rank: int = setting("projection_rank")
-    uncovered: Uncovered = uncovered_setting()
+    uncovered: Literal["refuse", "autograd"] = uncovered_setting()
 
     @property
     def projection_config(self) -> ProjectionConfig:
