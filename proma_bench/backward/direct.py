@@ -66,7 +66,10 @@ class DirectUses:
         between: list[Edge] = []
         stack, seen = [leaf], {leaf}
         while stack:
-            for node, number in self.consumers[stack.pop()]:
+            above = self.consumers[stack.pop()]
+            if not above:
+                return False  # as far as the loss itself
+            for node, number in above:
                 if type(node) is TAP_NODE:
                     return False  # the output of a layer with a rule, which is not to be called again
                 if not _is_of_parameters_alone(node) and has_rows(node):

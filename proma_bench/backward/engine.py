@@ -16,12 +16,13 @@ from proma_bench.backward.checks import check_recomputed, check_rule, recomputed
 from proma_bench.backward.cost import GramMethod
 from proma_bench.backward.direct import DirectPass
 from proma_bench.backward.factors import Dense, SequenceGrads, compute_dtype
-from proma_bench.backward.graph import Node, survey
+from proma_bench.backward.graph import Node, Survey, survey
 from proma_bench.backward.interception import intercepted
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.measure import plain_gradient
 from proma_bench.backward.parameters import Parameters
-from proma_bench.backward.plan import Plan, Planner
+from proma_bench.backward.plan import Plan, Request
+from proma_bench.backward.planner import Planner
 from proma_bench.backward.solving import Microbatch, Solver
 from proma_bench.backward.taps import Call, new_gate
 from proma_bench.backward.verification import Verification
@@ -110,18 +111,17 @@ class BackwardEngine:
                 return backward(roots, **options)
             raise RuntimeError("another thread differentiates this module while a microbatch of it is under way")
         if not is_ours:
+            self._planner.sort_leaves(found)
             raise ValueError(
                 "log_probs does not depend on the module that this Proma is attached to; differentiate other losses "
                 "outside of the microbatch"
             )
         if options["inputs"] is not None or options["create_graph"]:
             raise ValueError("in a microbatch, call backward() without inputs= and create_graph=")
-        seeds = options["grad_tensors"]
-        plan = self._planner.plan(backward, roots, seeds, found, microbatch.layout)
-        already = microbatch.finished & {p for call in found.calls for p in call.parameters.values()}
-        if already:
+        if microbatch.finished and (already := microbatch.finished & _parameters(found)):
             names = ", ".join(repr(self._parameters.name(parameter)) for parameter in already)
             raise RuntimeError(f"{names} received a gradient in two parts: use one backward pass in a microbatch")
+        plan = self._planner.plan(Request(backward, roots, options["grad_tensors"], found), microbatch.layout)
         with self._following(plan, microbatch):
             backward(roots, **options)
 
@@ -218,7 +218,7 @@ class BackwardEngine:
                 f"{call.layer.title} received a gradient in a microbatch by other means than loss.backward() of its "
                 "own thread (torch.autograd.grad, for one); compute such gradients outside of it"
             )
-        if all(parameter in plan.by_autograd for parameter in call.parameters.values()):
+        if plan.by_autograd and all(parameter in plan.by_autograd for parameter in call.parameters.values()):
             plan.uses[call.layer] += 1
             return None
         return plan.layout_of_call(call.layer, grad_output.shape)
@@ -266,7 +266,7 @@ class BackwardEngine:
             return None
         plan, task = self._plan, torch._C._current_graph_task_id()
         if plan is not None and self._microbatch is not None:
-            if parameter in plan.arriving():
+            if parameter in plan.arriving:
                 return None  # `_complete` knows of the other uses as well
             if parameter in plan.by_autograd:
                 self._uses.get(task, {}).pop(parameter, None)
@@ -286,7 +286,7 @@ class BackwardEngine:
 
     def _gradient(self, parameter: Tensor, uses: list[SequenceGrads], *, in_place: bool) -> Tensor | None:
         microbatch, dtype = self._microbatch, compute_dtype(parameter)
-        with torch.no_grad(), _without_autocast(parameter):
+        with _without_autocast(parameter):
             if microbatch is None:
                 weights = torch.ones(1, dtype=dtype, device=parameter.device)
                 gradient: Tensor | None = plain_gradient(uses, weights, parameter.shape or torch.Size([1]))
@@ -339,6 +339,11 @@ class BackwardEngine:
                 "forward, or a hook on it that is older than Proma changed its gradient; call the module instead, and "
                 "register such hooks after attaching"
             )
+
+
+def _parameters(found: Survey) -> set[Tensor]:
+    of_calls = {parameter for call in found.calls for parameter in call.parameters.values()}
+    return of_calls | {leaf.variable for leaf in found.leaves}
 
 
 def _guard(engine: weakref.ref[BackwardEngine], parameter: weakref.ref[Tensor]) -> Callable[[Tensor | None], None]:

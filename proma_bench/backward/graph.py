@@ -142,13 +142,14 @@ def boundary(roots: Sequence[Tensor]) -> list[Boundary]:
         for number, (parent, output) in enumerate(node.next_functions):
             if parent is None:
                 continue
-            if type(parent) in (ACCUMULATE_NODE, GATE_NODE, TAP_NODE):
+            shape = output_shapes(parent)[output]
+            is_term = math.prod(shape) != 1
+            if type(parent) in (ACCUMULATE_NODE, GATE_NODE) or (type(parent) is TAP_NODE and not is_term):
                 raise ValueError(
                     "the loss is not minus the sum of the sequences' log-probs: a parameter enters after the sum over "
                     "the sequences, so that it has no gradient of its own for each of them"
                 )
-            shape = output_shapes(parent)[output]
-            if math.prod(shape) != 1:
+            if is_term:
                 edges.append(Boundary(node, number, shape))
             elif parent not in seen:
                 seen.add(parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,6 @@ def intercepted(handle: Callable[[Callable[..., None], list[Any], dict[str, Any]
     """
     original = torch.autograd.backward
 
-    @functools.wraps(original)
     def backward(
         tensors: Tensor | Sequence[Tensor],
         grad_tensors: Tensor | Sequence[Tensor | None] | None = None,

@@ -235,7 +235,7 @@ def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
     """The layers of a module that have a rule, trainable or not: what is trainable is seen in each forward pass.
 
     Raises:
-        ValueError: a module is attached already.
+        ValueError: a module is attached already, or wants sparse gradients.
     """
     seen: set[nn.Module] = set()
 
@@ -245,6 +245,8 @@ def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:
         seen.add(module)
         title = f"module {name!r} ({type(module).__name__})" if name else f"the module ({type(module).__name__})"
         remove_traces(module)
+        if getattr(module, "sparse", False) and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(f"{title} wants sparse gradients, which the running gradient is not; set sparse=False")
         if "_proma_layer" in module.__dict__:
             raise ValueError(f"{title} has a Proma attached already; call its remove() first")
         rule = layer_rule(module)

@@ -21,8 +21,8 @@ from proma_bench.backward.layout import Layout
 from proma_bench.backward.rows import RowKind, layout_of, moving_layout, owners, row_kind, sketch
 from proma_bench.backward.taps import Call, Layer
 
-Form = tuple[object, int, tuple[bool, ...]]
-"""What has rows (a layer, a kind of node, a leaf), its number of axes, and which of them are as long as the batch."""
+Form = tuple[object, int, bool, bool]
+"""What has rows (a layer, a kind of node, a leaf), its number of axes, and whether the first two are as long as the batch."""
 
 Place = tuple[object, int]
 """A layer and the number of its use in a backward pass, or a node and the number of its output."""
@@ -30,7 +30,8 @@ Place = tuple[object, int]
 
 def form_of(owner: object, shape: torch.Size, sequences: int) -> Form:
     """The form of something with rows."""
-    return owner, len(shape), tuple(n == sequences for n in shape[:-1])
+    axes = len(shape)
+    return owner, axes, axes > 0 and shape[0] == sequences, axes > 1 and shape[1] == sequences
 
 
 class Found(NamedTuple):
@@ -54,23 +55,20 @@ class Verification:
         layout: which row belongs to which sequence.
         base: see `rows.seed_weights`.
         passes: how many there are, the one with seeds of one included.
-        repeats: whether operations with parameters that are used directly may be tried; not inside of a checkpoint.
 
     Attributes:
         problems: of layers whose rule is wrong, and why.
-        failed: operations that cannot be repeated.
         is_last: whether this is the pass with seeds of one.
     """
 
-    def __init__(self, layout: Layout, base: int, passes: int, *, repeats: bool) -> None:
-        self._layout, self._base, self._passes, self._repeats = layout, base, passes, repeats
+    def __init__(self, layout: Layout, base: int, passes: int) -> None:
+        self._layout, self._base, self._passes = layout, base, passes
         self._sketches: dict[Place, list[Tensor]] = {}
         self._forms: dict[Place, Form] = {}
         self._shapes: dict[Place, torch.Size] = {}
         self._uses: Counter[object] = Counter()
         self._owners: dict[Place, Tensor | None] = {}
         self.problems: dict[Layer, str] = {}
-        self.failed: set[Node] = set()
         self.is_last = False
 
     def start_pass(self, *, is_last: bool) -> None:
@@ -108,17 +106,10 @@ class Verification:
         return layout_of(kind, shape, self._layout)
 
     def operation(self, node: Node, arriving: Sequence[Tensor | None]) -> None:
-        """An operation with a parameter that is used directly has received its gradients; try it."""
+        """An operation with a parameter that is used directly has received its gradients."""
         for number, gradient in enumerate(arriving):
             if gradient is not None:
                 self.arrived((node, number), type(node).__name__, gradient)
-        if not self._repeats:
-            self.failed.add(node)
-        elif self.is_last:
-            try:
-                local_gradients(node, arriving)
-            except Exception:
-                self.failed.add(node)
 
     def found(self) -> Found:
         """What all of the passes have shown."""
@@ -133,16 +124,13 @@ class Verification:
                 kinds[form] = before if kind == "unknown" else kind
             else:
                 kinds[form] = "moving"  # two uses of one form differ
-        for node in self.failed:
-            for number, shape in enumerate(output_shapes(node)):
-                kinds[form_of(type(node).__name__, shape, self._layout.sequences)] = "mixed"
         layouts = {place: self._layout_at(place, kind) for place, kind in every.items() if kind != "mixed"}
         known = {place: layout for place, layout in layouts.items() if layout is not None}
         return Found(kinds, known, "unknown" not in every.values() and self._passes > 0)
 
     def has_rows(self, node: Node) -> bool:
-        """Whether each row that arrives at an operation belongs to one sequence, and the operation can be repeated."""
-        return node not in self.failed and all(
+        """Whether each row that arrives at an operation belongs to one sequence."""
+        return all(
             row_kind(self._owners[place], self._shapes[place], self._layout) != "mixed"
             for place in ((node, number) for number in range(len(output_shapes(node))))
             if place in self._owners
@@ -200,6 +188,25 @@ def observed(uses: DirectUses | None, verification: Verification) -> Iterator[No
     leaves = [] if uses is None else [leaf.variable for leaf in uses.leaves]
     try:
         with suspended_hooks(leaves):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def tried(uses: DirectUses, failed: set[Node]) -> Iterator[None]:
+    """In this context the operations at which the graph is cut are run twice; those that cannot be come to ``failed``."""
+
+    def attempt(node: Node, arriving: tuple[Tensor | None, ...]) -> None:
+        try:
+            local_gradients(node, arriving)
+        except Exception:
+            failed.add(node)
+
+    handles = [node.register_prehook(partial(attempt, node)) for node in uses.cut]
+    try:
+        with suspended_hooks([leaf.variable for leaf in uses.leaves]):
             yield
     finally:
         for handle in handles:

@@ -62,9 +62,9 @@ def test_backward_outside_of_a_microbatch_is_plain() -> None:
 
 
 def test_a_failed_attach_leaves_no_trace() -> None:
-    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    module = nn.Sequential(nn.Linear(3, 3), nn.Embedding(3, 3, sparse=True))
     state = snapshot(module)
-    with pytest.raises(ValueError, match=r"'1' \(BatchNorm1d\).*weight, bias.*GroupNorm"):
+    with pytest.raises(ValueError, match=r"'1' \(Embedding\).*sparse"):
         Proma(module)
     assert snapshot(module) == state and not module[0].weight._backward_hooks
 
@@ -145,5 +145,4 @@ def test_a_layer_may_keep_its_output() -> None:
         for x in rows:
             proma.backward(module(x).sum(1), torch.ones(4, dtype=torch.float64))
         assert_gradients(module, wanted, 1e-9)
-        with pytest.raises(TypeError, match="arguments by position; got scale"):
-            module(rows[0], scale=2.0)
+        proma.backward(module(rows[0], scale=2.0).sum(1), torch.ones(4, dtype=torch.float64))

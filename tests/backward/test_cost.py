@@ -39,6 +39,7 @@ def test_autograd_computes_no_weight_gradient() -> None:
 
     plain = products(lambda log_probs: log_probs.sum().backward())
     with Proma(module) as proma:
+        proma.backward(token_log_probs(module(rows), torch.zeros(8, dtype=torch.long)), torch.ones(8))  # is verified
         module.zero_grad()
         assert products(lambda log_probs: proma.backward(log_probs, torch.ones(8))) == plain
 
@@ -66,5 +67,8 @@ def test_gradients_are_released_layer_by_layer() -> None:
         layer.weight.register_post_accumulate_grad_hook(lambda _, n=number: order.append(f"weight {n}"))
         layer.register_full_backward_pre_hook(lambda *_, n=number: order.append(f"output {n}"))
     with Proma(module) as proma:
-        proma.backward(module(torch.randn(2, 3, requires_grad=True)).sum(1), torch.ones(2))
+        for _ in range(2):  # the first is verified, by passes in which no gradient is made
+            order.clear()
+            module.zero_grad()
+            proma.backward(module(torch.randn(2, 3, requires_grad=True)).sum(1), torch.ones(2))
     assert order == [f"{what} {n}" for n in (3, 2, 1, 0) for what in ("output", "weight")]

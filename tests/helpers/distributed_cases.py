@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[Callable[[Qwen3ForCausalLM], None], str]] = {
     "reduced": (reduced_within_replicas, "RuntimeError: .*synchronised before the last microbatch"),
     "early": (attached_too_early, "RuntimeError: fully_shard was applied after Proma was attached"),
     "part": (attached_to_a_part, "ValueError: parameter '.*' is a DTensor.*attach Proma to the whole module"),
-    "direct": (a_weight_used_directly, "RuntimeError: parameter 'lm_head.weight' received a gradient from outside"),
+    "direct": (a_weight_used_directly, "ValueError: parameter 'lm_head.weight': used directly, which fully_shard"),
     "fsdp1": (flattened, r"ValueError: FullyShardedDataParallel \(FSDP1\).*use fully_shard"),
     "tensor parallel": (tensor_parallel, "ValueError: parameter '.*up_proj.weight' is a DTensor"),
 }

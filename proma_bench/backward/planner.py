@@ -1,0 +1,290 @@
+"""Makes the plan of a backward pass: it is refused, or it is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.utils.checkpoint import CheckpointError
+
+from proma_bench.backward.direct import DirectUses, suspended_hooks
+from proma_bench.backward.graph import Boundary, Node, Survey, boundary, moves_rows, output_shapes
+from proma_bench.backward.layout import Layout
+from proma_bench.backward.parameters import Parameters, is_distributed
+from proma_bench.backward.plan import Plan, Request, Verified
+from proma_bench.backward.rows import digits_base, layout_of, seed_weights
+from proma_bench.backward.taps import Layer
+from proma_bench.backward.verification import Verification, check_boundary, form_of, observed, tried, weighted
+
+_MIXED = "a row of its output has a part in the log-probs of more than one sequence"
+
+
+class Planner:
+    """Makes the plans of one engine, and remembers what has been verified."""
+
+    def __init__(self, engine: Any, parameters: Parameters) -> None:
+        self._engine, self._parameters = engine, parameters
+        self._verified: dict[object, Verified] = {}
+        self.distrusted: set[Layer] = set()
+
+    def plan(self, request: Request, layout: Layout) -> Plan:
+        """What this pass will do; nothing has changed when it raises.
+
+        Raises:
+            ValueError: it would give wrong gradients, or gradients to what is not the module's.
+        """
+        found = request.found
+        direct, leaves = self.sort_leaves(found)
+        uses = DirectUses(request.roots, direct) if direct else None
+        plan = Plan(layout, {id(call) for call in found.calls}, found.is_opaque, uses, leaves)
+        plan.arriving = frozenset(leaf.variable for leaf in direct)
+        self._refuse_impossible(found, direct)
+        if not self._engine.check or self._parameters.is_sharded or (found.is_opaque and is_distributed()):
+            if uses is not None and uses.choose(lambda node: _fits(node, layout)):
+                raise ValueError(f"{self._names(direct)}: used directly, which needs the check of rows; leave it on")
+            if not all(layout_of("rows", leaf.variable.shape, layout) for leaf in leaves):
+                raise ValueError(_no_parameter(leaves))
+            return plan
+        edges = boundary(request.roots) if layout.sequences > 1 else []
+        check_boundary(edges, layout)
+        self._verify(plan, request, edges)
+        return plan
+
+    # ------------------------------------------------------------------------------------------- what is reached
+
+    def sort_leaves(self, found: Survey, *, nested: bool = False) -> tuple[list[Node], list[Node]]:
+        """The module's parameters without a gate, and leaves that are no parameters.
+
+        Raises:
+            ValueError: a parameter is somebody else's, or a layer has the Proma of another module.
+        """
+        for call in found.calls:
+            if call.layer.engine is not self._engine:
+                raise ValueError(
+                    f"log_probs depends on {call.layer.title}, which has another Proma attached, or had; attach one "
+                    "Proma to a module that holds all layers, and compute log_probs afterwards"
+                )
+        direct, leaves = [], []
+        for leaf in found.leaves:
+            if self._parameters.find(leaf.variable):
+                direct.append(leaf)
+            elif isinstance(leaf.variable, nn.Parameter):
+                raise ValueError(
+                    f"log_probs depends on a parameter of shape {list(leaf.variable.shape)} that is not part of the "
+                    "module that this Proma is attached to; attach it, once all are there, to a module that holds all "
+                    "of them"
+                )
+            else:
+                leaves.append(leaf)
+        if nested and direct:
+            raise ValueError(
+                f"{self._names(direct)}: used inside of a reentrant checkpoint without calling a layer that has a rule; "
+                "use torch.utils.checkpoint with use_reentrant=False"
+            )
+        return direct, leaves
+
+    def _refuse_impossible(self, found: Survey, direct: list[Node]) -> None:
+        for call in found.calls:
+            if call.dtype.is_complex:
+                raise ValueError(f"{call.layer.title} gave complex numbers; sequence gradients are for real ones")
+            for parameter in call.parameters.values():
+                if not parameter.requires_grad:
+                    raise ValueError(f"{call.layer.title}: a parameter was frozen after the forward pass; do it before")
+        if direct and self._parameters.is_sharded:
+            raise ValueError(f"{self._names(direct)}: used directly, which fully_shard does not allow; call a layer")
+        if direct and found.is_opaque:
+            raise ValueError(
+                f"{self._names(direct)}: used without calling a layer that has a rule, beside a reentrant checkpoint; "
+                "use torch.utils.checkpoint with use_reentrant=False"
+            )
+
+    def _names(self, leaves: Sequence[Node]) -> str:
+        return "parameter " + ", ".join(repr(self._parameters.name(leaf.variable)) for leaf in leaves)
+
+    # ------------------------------------------------------------------------------------------- verification
+
+    def _verify(self, plan: Plan, request: Request, edges: list[Boundary]) -> None:
+        key = self._key(plan, request.found)
+        known = self._verified.get(key)
+        if known is not None and not self._has_moved(known, request.found, plan.layout):
+            plan.verified = known
+            if plan.direct is None or not plan.direct.choose(lambda node: plan.knows_rows(node, output_shapes(node))):
+                if "mixed" in known.kinds.values() and (mixed := self._mixed(plan, request.found, [], {})):
+                    self._by_autograd(plan, mixed, request, edges)
+                return
+        verification = self._passes(plan, request, edges)
+        result, problems = verification.found(), verification.problems
+        values = set(result.kinds.values())
+        plan.verified = Verified(result.kinds, values <= {"rows"}, "second" in values, "moving" in values)
+        plan.layouts = result.layouts
+        unreached: list[Node] = []
+        if plan.direct is not None and not (unreached := plan.direct.choose(verification.has_rows)):
+            failed = self._failing(plan, plan.direct, request, verification)
+            unreached = plan.direct.choose(lambda node: node not in failed and verification.has_rows(node))
+        mixed = self._mixed(plan, request.found, unreached, problems)
+        if mixed:
+            self._by_autograd(plan, mixed, request, edges)
+        if result.is_conclusive and not unreached and not problems:
+            self._verified[key] = plan.verified
+
+    def _key(self, plan: Plan, found: Survey) -> object:
+        """The structure of a pass: what holds for one holds for another of the same structure."""
+        sequences = plan.layout.sequences
+        forms = Counter([form_of(call.layer, call.shape, sequences) for call in found.calls])
+        modes = tuple([module.training for module in self._engine.modules])
+        names = frozenset(map(self._parameters.name, plan.arriving))
+        return found.kinds, frozenset(forms.items()), modes, plan.layout.key, names, len(plan.leaves)
+
+    def _has_moved(self, known: Verified, found: Survey, layout: Layout) -> bool:
+        """Whether rows may be elsewhere in this pass, as they move with the data."""
+        axes = 2 if known.has_second else layout.row_axes
+        return known.can_move or any(moves_rows(node, axes) for node in found.moving)
+
+    def _passes(self, plan: Plan, request: Request, edges: list[Boundary]) -> Verification:
+        """The passes that change nothing."""
+        layout = plan.layout
+        kinds = (metadata.dtype for gate in request.found.gates for metadata in gate._input_metadata)
+        base = digits_base(torch.float16 if torch.float16 in kinds else torch.float32)
+        vectors = seed_weights(layout.sequences, base)
+        verification = Verification(layout, base, len(vectors) + 1)
+        with self._engine.verifying(verification), observed(plan.direct, verification):
+            for vector in (*vectors, None):
+                verification.start_pass(is_last=vector is None)
+                seeds = _weighted_seeds(request.roots, request.seeds, layout, vector)
+                with nullcontext() if vector is None else weighted(edges, layout, vector):
+                    gradients = _without_accumulation(plan, request, seeds)
+                for leaf, gradient in zip(plan.leaves, gradients, strict=True):
+                    if gradient is not None:
+                        verification.arrived((leaf, 0), "leaf", gradient)
+        return verification
+
+    def _failing(self, plan: Plan, direct: DirectUses, request: Request, verification: Verification) -> set[Node]:
+        """The operations at which the graph is cut that cannot be run a second time, found by trying."""
+        failed: set[Node] = set()
+        verification.start_pass(is_last=False)
+        with self._engine.verifying(verification), tried(direct, failed):
+            try:
+                _without_accumulation(plan, request, request.seeds)
+            except CheckpointError:  # it recomputes what an operation has kept only once in a pass
+                return set(direct.cut)
+        return failed
+
+    def _mixed(
+        self, plan: Plan, found: Survey, unreached: Sequence[Node], problems: dict[Layer, str]
+    ) -> dict[Tensor, str]:
+        """The parameters for which no rows can be told apart, and why."""
+        if any(form[0] == "leaf" and kind == "mixed" for form, kind in plan.verified.kinds.items()):
+            raise ValueError(_no_parameter(plan.leaves))
+        self.distrusted = set(problems)
+        reasons = {owner: _MIXED for (owner, *_), kind in plan.verified.kinds.items() if kind == "mixed"}
+        wrong = {owner: reason for owner, reason in reasons.items() if isinstance(owner, Layer)} | problems
+        calls = {call.layer: call for call in found.calls}
+        mixed: dict[Tensor, str] = {}
+        for layer, reason in wrong.items():
+            if layer not in calls:
+                raise ValueError(f"{layer.title}: {reason}; inside of a checkpoint, use use_reentrant=False")
+            mixed.update(dict.fromkeys(calls[layer].parameters.values(), f"{layer.title}: {reason}"))
+        for leaf in unreached:
+            mixed[leaf.variable] = f"{self._names([leaf])} is used directly: {_MIXED}, or cannot be computed again"
+        if not unreached and all(_may_be_direct(layer) for layer in wrong):
+            for layer in wrong:  # from now on through the operations that use its parameters
+                layer.is_direct = True
+            return dict.fromkeys(mixed, "")
+        return mixed
+
+    # ------------------------------------------------------------------------------------------- by autograd
+
+    def _by_autograd(self, plan: Plan, mixed: dict[Tensor, str], request: Request, edges: list[Boundary]) -> None:
+        """One backward pass for each sequence, for the parameters that no rule serves."""
+        sequences, reasons = plan.layout.sequences, "; ".join(dict.fromkeys(mixed.values()))
+        if reasons and self._engine.uncovered != "autograd":
+            raise ValueError(
+                f"{reasons} (its module, or one above it, mixes the rows of a batch, as BatchNorm does in training mode, "
+                "or its first axis is not the sequence); pass sequence_ids, or attach with Proma(model, "
+                f"uncovered='autograd'), which takes {sequences} more backward passes for these parameters"
+            )
+        names = ", ".join(map(self._parameters.name, mixed))
+        if plan.is_opaque:
+            raise ValueError(f"{names}: {reasons or _MIXED}; use torch.utils.checkpoint with use_reentrant=False")
+        if is_distributed():
+            raise ValueError(
+                f"{names}: {reasons or _MIXED}; one backward pass for each sequence does not go with "
+                "DistributedDataParallel or fully_shard"
+            )
+        parameters = list(mixed)
+        found: list[list[Tensor]] = []
+        with self._engine.plain(), suspended_hooks(parameters):
+            for vector in torch.eye(sequences, dtype=torch.float64):
+                seeds = _weighted_seeds(request.roots, request.seeds, plan.layout, vector)
+                with weighted(edges, plan.layout, vector):
+                    gradients = torch.autograd.grad(
+                        request.roots, parameters, seeds, retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                found.append([gradient.detach() for gradient in gradients])
+        plan.by_autograd = {
+            parameter: torch.stack(rows) for parameter, rows in zip(parameters, zip(*found, strict=True), strict=True)
+        }
+
+
+def _fits(node: Node, layout: Layout) -> bool:
+    return all(layout_of("rows", shape, layout) is not None for shape in output_shapes(node))
+
+
+def _may_be_direct(layer: Layer) -> bool:
+    """Whether a rule that fits badly is nobody's wish: a guess by the module's looks, a table of shared positions."""
+    is_guess = layer.rule.marks_output and not layer.rule.trusted
+    return is_guess or isinstance(layer.module, nn.Embedding)
+
+
+def _no_parameter(leaves: Sequence[Node]) -> str:
+    shapes = ", ".join(str(list(leaf.variable.shape)) for leaf in leaves)
+    return (
+        f"log_probs depends on a tensor that requires a gradient and is no parameter, of shape {shapes}; make it an "
+        "nn.Parameter of the module that this Proma is attached to"
+    )
+
+
+def _known_rows(node: Node, plan: Plan) -> bool:
+    forms = (form_of(type(node).__name__, shape, plan.layout.sequences) for shape in output_shapes(node))
+    kinds = {plan.kinds[form] for form in forms if form in plan.kinds}  # others have received no gradient
+    return len(kinds) > 0 and "mixed" not in kinds
+
+
+def _weighted_seeds(roots: Sequence[Tensor], seeds: Any, layout: Layout, vector: Tensor | None) -> Any:
+    """The seeds of the roots; of those that are no sums, with the weights of the sequences."""
+    given = [None] * len(roots) if seeds is None else list(seeds)
+    if vector is None or layout.sequences == 1:
+        return given
+    return [
+        seed if root.numel() == 1 or seed is None else seed * layout.weights(vector, root)
+        for root, seed in zip(roots, given, strict=True)
+    ]
+
+
+def _without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:
+    """A backward pass as far as the gates and parameters. Returns the gradients of the leaves that are no parameters."""
+    leaves = [leaf.variable for leaf in plan.leaves]
+    if plan.is_opaque:
+        return _whole_pass(request, seeds, leaves)
+    gates = [GradientEdge(gate, 0) for gate in request.found.gates]
+    inputs: Any = [*leaves, *gates, *plan.arriving]
+    found = torch.autograd.grad(request.roots, inputs, seeds, retain_graph=True, allow_unused=True)
+    return found[: len(leaves)]
+
+
+def _whole_pass(request: Request, seeds: Any, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """A pass over a graph that cannot be seen in advance, as a reentrant checkpoint allows no other."""
+    kept = [leaf.grad for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        request.backward(list(request.roots), grad_tensors=seeds, retain_graph=True)
+        return [leaf.grad for leaf in leaves]
+    finally:
+        for leaf, gradient in zip(leaves, kept, strict=True):
+            leaf.grad = gradient
