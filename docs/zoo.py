@@ -21,8 +21,8 @@ sys.path.insert(0, str(HOME.parent / "tests" / "helpers"))  # as pytest has it: 
 import zoo  # noqa: E402
 
 MEANINGS: dict[zoo.Verdict, str] = {
-    "by rules": "right, with every parameter covered by a rule",
-    "with autograd": 'right with `Proma(model, uncovered="autograd")`, which takes the parameters that no rule covers',
+    "right": "right with `Proma(model)`: by rules, or directly through the graph ([coverage](coverage.md))",
+    "with autograd": 'right with `Proma(model, uncovered="autograd")` alone',
     "refused": "an error that says why, before any gradient has changed",
     "wrong": "another gradient than the oracle's, or an error that is none of ours",
     "not built": "no tiny model of it runs here",
@@ -35,7 +35,8 @@ microbatches of three sequences through `Proma` (exact projection, float64, torc
 gradient is compared with the oracle: autograd, sequence by sequence, and the literal projection. It is right if it is
 off by less than 1e-6 of its norm (where a model cannot run in float64: in float32, 1e-3).
 
-`python -m docs.zoo` writes this page; `tox -e zoo` runs the same as tests.
+[What is covered, and how](coverage.md) explains how parameters without a rule are treated. `python -m docs.zoo` writes
+this page; `tox -e zoo` runs the same as tests.
 """
 
 
@@ -53,7 +54,7 @@ def page(outcomes: Sequence[zoo.Outcome]) -> str:
             introduction,
             markdown_table(("outcome", "models", ""), summary, numbers=False),
             "",
-            "The reason beside a model that is right with autograd is why rules alone do not do.",
+            "The reason beside a model that is right with autograd alone is what `Proma(model)` raises.",
             "",
             markdown_table(("model", "outcome", "largest relative error", "reason"), rows, numbers=False),
             "",

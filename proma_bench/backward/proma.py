@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from proma_bench.backward.engine import BackwardEngine
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.records import ProjectionRecord
 from proma_bench.backward.taps import layers_of
+from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
 
 
@@ -55,7 +55,7 @@ class Proma:
         unprojected: Collection[str] = (),
         workspace_bytes: int = 256 * 2**20,
         gram_method: GramMethod = "auto",
-        uncovered: Literal["refuse", "autograd"] = "refuse",
+        uncovered: Uncovered = "refuse",
         check: bool = True,
     ) -> None:
         """Attach to every layer of ``module`` that has a rule; other parameters are followed in the graph.
@@ -85,8 +85,7 @@ class Proma:
         names = {name for name, _ in module.named_parameters()}
         if unknown := [name for name in unprojected if name not in names]:
             raise ValueError(f"unprojected names no parameter of {type(module).__name__}: {', '.join(unknown)}")
-        if uncovered not in ("refuse", "autograd"):
-            raise ValueError(f"uncovered must be 'refuse' or 'autograd', got {uncovered!r}")
+        require_uncovered(uncovered)
         if not names:
             raise ValueError(f"{type(module).__name__} has no parameter")
         self._module = module

@@ -121,7 +121,11 @@ def make_proma(policy: nn.Module, config: RunConfig) -> Proma:
     linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
     others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name
     return Proma(
-        policy, projection_config(config), record=True, unprojected=others if config.projected == "linear" else ()
+        policy,
+        projection_config(config),
+        record=True,
+        unprojected=others if config.projected == "linear" else (),
+        uncovered=config.uncovered,
     )
 
 

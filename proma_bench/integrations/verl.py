@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from proma_bench.backward.proma import Proma
 from proma_bench.backward.records import averages
+from proma_bench.backward.uncovered import require_uncovered, uncovered_setting
 from proma_bench.projection.config import ProjectionConfig, projection_config, setting
 
 
@@ -45,6 +46,7 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
         max_removed: see `ProjectionConfig`.
         shrinkage: see `ProjectionConfig`.
         projection_rank: see `ProjectionConfig.rank`.
+        uncovered: see `Proma`; under fully_shard it must be ``refuse``.
 
     Raises:
         ValueError: a value is out of range, or a setting's gradient is no combination of the sequences' gradients.
@@ -55,12 +57,14 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
     max_removed: float | None = setting("max_removed")
     shrinkage: float = setting("shrinkage")
     projection_rank: int = setting("projection_rank")
+    uncovered: Literal["refuse", "autograd"] = uncovered_setting()
 
     __no_type_check__ = True  # at runtime: VeRL hands over mappings where it declares dataclasses
 
     def __post_init__(self) -> None:
         super().__post_init__()
         projection_config(self)
+        require_uncovered(self.uncovered)
         for name, value, needed, reason in self._requirements():
             if value != needed:
                 raise ValueError(f"PROMA needs actor_rollout_ref.{name}={needed}, got {value}: {reason}")
@@ -108,7 +112,18 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
             True,
             "each process projects its own running gradient, which must not be averaged before the last microbatch",
         )
-        yield "actor.fsdp_config.qat.enable", engine.qat.enable, False, "no rule covers layers that quantise weights"
+        yield (
+            "actor.fsdp_config.qat.enable",
+            engine.qat.enable,
+            False,
+            "layers that quantise weights have no rule, and under fully_shard there is no other way",
+        )
+        yield (
+            "actor.uncovered",
+            self.uncovered,
+            "refuse",
+            "under fully_shard nothing tests whether sequences are mixed, and no pass is made for each of them",
+        )
 
 
 # What the policy loss hands over to the engine that is about to go backward: the microbatch's advantages [B].
@@ -182,7 +197,8 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         if config is None:
             return super().forward_backward_batch(data, loss_function, forward_only)
         if self._proma is None:
-            self._proma = Proma(self.module, config.projection_config, record=True)
+            settings = config.projection_config
+            self._proma = Proma(self.module, settings, record=True, uncovered=config.uncovered)
         output = super().forward_backward_batch(data, loss_function, forward_only)
         stats = averages(self._proma.stats())
         self._proma.clear_stats()

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from proma_bench.backward.uncovered import UNCOVERED, Uncovered
 from proma_bench.errors import UsageError, require_known
 from proma_bench.learning.methods import METHODS
 from proma_bench.projection.config import projection_config, setting
@@ -77,6 +78,8 @@ class RunConfig:
     """PROMA only: number of dominant directions on each side of a weight matrix that the intra projection removes."""
     projected: Literal["all", "linear"] = "all"
     """PROMA only: the projected tensors: all, or only the weights of linear layers, as in the author's code."""
+    uncovered: Uncovered = "refuse"
+    """PROMA only: parameters of what mixes sequences: refuse is an error, autograd one more pass for each sequence."""
     validate_every: int = 1
     """Optimizer steps between validations; the last step is always validated."""
     checkpoint_every: int = 10
@@ -98,6 +101,7 @@ class RunConfig:
         self._require("clip", 0 < self.clip < 1, "between 0 and 1")
         require_known("loss_aggregation", self.loss_aggregation, LOSS_AGGREGATIONS)
         require_known("projected", self.projected, ("all", "linear"))
+        require_known("uncovered", self.uncovered, UNCOVERED)
         try:
             projection_config(self)
         except ValueError as error:

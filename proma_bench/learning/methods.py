@@ -92,7 +92,7 @@ register_method(
         "proma",
         Style("PROMA", "#009E73", "solid", "^"),
         "proma_bench.learning.objectives:proma",
-        settings=frozenset(SETTINGS),
+        settings=frozenset({*SETTINGS, "uncovered"}),
         projects=True,
     )
 )

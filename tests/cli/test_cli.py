@@ -21,6 +21,7 @@ from proma_bench.experiments.run import run_in
         ("run bandit --learning-rate nan", "learning_rate must be above 0, got nan"),
         ("run bandit --shrinkage 1.5", "shrinkage must lie between 0 (plain accumulation) and 1, got 1.5"),
         ("run bandit --max-removed -1", "max_removed must be None (no clamp) or a finite number >= 0, got -1.0"),
+        ("run bandit --projection exct", "unknown projection method 'exct'; did you mean 'exact'?"),
         ("run bandit --initial-states 63", "initial_states must be a multiple of steps_per_batch (2), got 63"),
         ("ladder --tiers bandit,gmy", "unknown tier 'gmy'"),
         ("ladder --seeds 0", "seeds must be at least 1, got 0"),
@@ -69,7 +70,7 @@ def test_a_run_shows_progress_and_where_it_is(capsys, tmp_path):
     [
         ("--help", ["run", "ladder", "report", "verify", "tutorials"]),
         ("run --help", ["TIER", "bandit"]),
-        ("run bandit --help", ["--method", "--max-removed", "--resume", "the paper"]),
+        ("run bandit --help", ["--method", "--max-removed", "--uncovered", "--resume", "the paper"]),
         ("ladder --help", ["--budget", "--jobs", "default: 10"]),
         ("report --help", ["DIR"]),
         ("verify --help", ["PACKAGE.MODULE:FUNCTION", "--inexact"]),

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from small_runs import tiny, tiny_transformer
+from torch import nn
 from torch.distributions import kl_divergence
 
-from proma_bench.experiments.training import Training, train
+from proma_bench.experiments.training import Training, make_optimizer, make_proma, train
 from proma_bench.learning.methods import METHODS
 
 NAMES = """step reward score score_sampled kl_local kl_global entropy grad_norm removed_ratio removed_by_layer
@@ -103,3 +104,22 @@ def test_only_weights_of_linear_layers_are_projected_where_that_is_asked_for():
     assert sorted(shares) == ["layers.0.weight", "layers.2.weight", "layers.4.weight"]
     shares = train(tiny_transformer(projected="linear", max_removed=None))[-1]["removed_by_layer"]
     assert len(shares) == 4 * 7 and not any("embed" in name or "norm" in name for name in shares)
+
+
+def with_batch_norm(**settings):
+    """A run whose policy mixes the sequences of a microbatch."""
+    training = Training(tiny(**settings))
+    training.proma.remove()
+    layers = training.policy.layers
+    layers[1] = nn.Sequential(nn.BatchNorm1d(layers[0].out_features), layers[1])
+    training.optimizer = make_optimizer(training.policy, training.config)
+    training.proma = make_proma(training.policy, training.config)
+    return training
+
+
+def test_what_mixes_sequences_is_refused_unless_autograd_is_asked_for():
+    with pytest.raises(ValueError, match="mixes the rows of a batch"):
+        list(with_batch_norm().batch())
+    for metrics in with_batch_norm(uncovered="autograd").batch():
+        assert "layers.1.0.weight" in metrics["removed_by_layer"]
+        assert 0 < metrics["removed_ratio"] < 1

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import proma_bench
 from proma_bench import ProjectionConfig, Proma
 
-Verdict = Literal["by rules", "with autograd", "refused", "wrong", "not built"]
+Verdict = Literal["right", "with autograd", "refused", "wrong", "not built"]
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 CONFIG = ProjectionConfig("exact")
 LENGTHS = (4, 6, 5)
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         error: the largest relative error of a parameter's gradient; None where none was compared.
-        reason: why it was refused, is wrong or was not built; with autograd, why not by rules.
+        reason: why it was refused, is wrong or was not built; with autograd, why not without it.
     """
 
     model: str
@@ -164,7 +164,7 @@ def _alone(model: nn.Module, sample: Sample, i: int) -> dict[str, Tensor]:
 
 def _judged(name: str, model: nn.Module, wanted: dict[str, Tensor], dtype: torch.dtype) -> Outcome:
     tried: tuple[tuple[Verdict, dict[str, Any]], ...] = (
-        ("by rules", {}),
+        ("right", {}),
         ("with autograd", {"uncovered": "autograd"}),
     )
     refused = ""

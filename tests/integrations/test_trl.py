@@ -14,8 +14,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
-from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
-from oracle import assert_gradients, intra_gradients, oracle_gradients
+from causal_lm import next_token_log_probs, norm_in_the_type_of_its_input, tiny_qwen3
+from oracle import Micro, assert_gradients, intra_gradients, oracle_gradients
 from tiny_trl import (
     INTRA_RANK,
     MICROBATCHES,
@@ -30,6 +30,7 @@ from tiny_trl import (
     token_mean,
     tokenizer,
 )
+from torch import Tensor, nn
 
 from proma_bench import ProjectionConfig
 
@@ -118,6 +119,53 @@ def test_weights_of_whole_sequences_multiply_the_advantages(tmp_path: Path) -> N
         changes = staticmethod(lambda inputs: {"importance_sampling_ratio": torch.tensor([[0.0], [0.5], [1.0], [2.0]])})
 
     check(make_trainer(tmp_path, Weighted))
+
+
+class Centred(nn.Module):
+    """Mixes the sequences of a microbatch."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = self.norm(rows)
+        return rows - 0.5 * rows.mean(dim=0, keepdim=True)
+
+
+def mixing_qwen3() -> Any:
+    model = tiny_qwen3(torch.float64)
+    model.model.norm = Centred(model.model.norm)
+    return model
+
+
+def micros_as_they_were(step: list[dict[str, Any]]) -> list[Micro]:
+    """A step's microbatches for the oracle, where no sequence can be alone."""
+    total = sum(int(own_tokens(inputs).sum()) for inputs in step)
+
+    def micro(inputs: dict[str, Any]) -> Micro:
+        def log_prob(model: nn.Module, i: int) -> Tensor:
+            tokens = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+            mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+            log_probs = next_token_log_probs(model(tokens, attention_mask=mask).logits, tokens)
+            own = inputs["completion_mask"]
+            return (log_probs[:, -own.shape[1] :] * own)[i].sum() / total
+
+        return Micro(log_prob, inputs["advantages"])
+
+    return [micro(inputs) for inputs in step]
+
+
+def test_what_mixes_sequences_is_refused_unless_autograd_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mixes the rows of a batch"):
+        make_trainer(tmp_path, model=mixing_qwen3()).train()
+    trainer = make_trainer(tmp_path, model=mixing_qwen3(), uncovered="autograd")
+    trainer.train()
+    model = at(trainer.model, trainer.states[0])
+    wanted = oracle_gradients(model, micros_as_they_were(trainer.seen), ProjectionConfig())
+    for name, parameter in model.named_parameters():
+        parameter.grad = trainer.gradients[0].get(name)
+    assert_gradients(model, wanted, RELATIVE)
 
 
 # ------------------------------------------------------------------------------------------------------- logs, runs

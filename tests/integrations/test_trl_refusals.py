@@ -81,6 +81,7 @@ def test_deepspeed_is_refused(tmp_path: Path) -> None:
 def test_out_of_range_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sweeps must be"):
         make_trainer(tmp_path, sweeps=0)
+    assert refusal(tmp_path, uncovered="autogard") == "uncovered must be 'refuse' or 'autograd', got 'autogard'"
 
 
 def test_settings_of_grpo_are_no_settings_of_proma(tmp_path: Path) -> None:
@@ -96,7 +97,8 @@ def setup(**changed: Any) -> SimpleNamespace:
     model.config = SimpleNamespace(distributed_config=changed.pop("distributed_config", None))
     gradient_state = SimpleNamespace(plugin_kwargs=changed.pop("gradient_accumulation_kwargs", {}))
     accelerator = SimpleNamespace(is_fsdp2=changed.pop("is_fsdp2", False), gradient_state=gradient_state)
-    args = SimpleNamespace(projection=changed.pop("projection", "iterative"))
+    defaults = {"projection": "iterative", "uncovered": "refuse"}
+    args = SimpleNamespace(**{name: changed.pop(name, value) for name, value in defaults.items()})
     return SimpleNamespace(**usual | {"model": model, "accelerator": accelerator, "args": args} | changed)
 
 
@@ -108,6 +110,7 @@ REPLICATED = DistributedConfig(fsdp_size=2, dp_replicate_size=2)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        (FSDP2 | {"uncovered": "autograd"}, "uncovered='autograd' is not possible with PROMA under FSDP2"),
         (FSDP2 | REDUCED_ALWAYS, "sync_each_batch=True is not possible with PROMA under FSDP2: "),
         ({"aux_loss_enabled": True, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef=0.01 is not possible"),
         ({"processing_class": ProcessorMixin()}, "processing_class is a processor for images"),
@@ -127,15 +130,22 @@ INTRA = {"projection": "intra"}
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, FSDP2, REDUCED_ALWAYS, FSDP2 | REDUCED_ALWAYS | INTRA, {"distributed_config": REPLICATED} | INTRA],
+    [
+        {},
+        {"uncovered": "autograd"},
+        FSDP2,
+        REDUCED_ALWAYS,
+        FSDP2 | REDUCED_ALWAYS | INTRA,
+        {"distributed_config": REPLICATED} | INTRA,
+    ],
 )
 def test_setups_that_are_possible(changed: dict[str, Any]) -> None:
     """Under DistributedDataParallel every rank has all of a reduced gradient; intra needs no running one."""
     refuse_setup(setup(**changed))
 
 
-def test_layers_without_a_rule_are_refused_at_once(tmp_path: Path) -> None:
+def test_a_model_that_proma_cannot_be_attached_to_is_refused_at_once(tmp_path: Path) -> None:
     model = tiny_qwen3(torch.float32)
-    model.extra = nn.GRU(3, 3)
-    with pytest.raises(ValueError, match=r"module 'extra' .* no rule covers"):
+    model.extra = nn.Linear(3, 3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"parameter 'extra.weight' is complex"):
         make_trainer(tmp_path, model=model)

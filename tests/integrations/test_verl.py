@@ -158,6 +158,7 @@ REFUSED = {
     "actor.fsdp_config.use_no_sync_for_gradient_accumulation": [
         "actor.fsdp_config.use_no_sync_for_gradient_accumulation=False"
     ],
+    "actor.uncovered": ["+actor.uncovered=autograd"],
     "actor.fsdp_config.qat.enable": ["actor.fsdp_config.qat.enable=True"],
 }
 
@@ -165,7 +166,12 @@ REFUSED = {
 @pytest.mark.parametrize("setting", REFUSED)
 def test_a_setting_that_cannot_be_is_refused_by_name(setting: str) -> None:
     with pytest.raises(Exception, match=rf"PROMA needs actor_rollout_ref\.{setting}="):
-        actor_config(*(f"actor_rollout_ref.{override}" for override in REFUSED[setting]))
+        actor_config(*(_of_the_actor(override) for override in REFUSED[setting]))
+
+
+def _of_the_actor(override: str) -> str:
+    """With the ``+`` of a setting that is new to VeRL's configuration in front."""
+    return f"+actor_rollout_ref.{override[1:]}" if override.startswith("+") else f"actor_rollout_ref.{override}"
 
 
 @pytest.mark.parametrize(
@@ -176,9 +182,10 @@ def test_a_setting_that_cannot_be_is_refused_by_name(setting: str) -> None:
         ("max_removed=-1", "max_removed must be"),
         ("shrinkage=2", "shrinkage must lie"),
         ("projection_rank=-1", "rank must be"),
+        ("uncovered=autogard", "uncovered must be 'refuse' or 'autograd'"),
     ],
 )
-def test_a_projection_out_of_range_is_refused(override: str, message: str) -> None:
+def test_a_setting_of_proma_out_of_range_is_refused(override: str, message: str) -> None:
     with pytest.raises(Exception, match=message):
         actor_config(f"+actor_rollout_ref.actor.{override}")
 

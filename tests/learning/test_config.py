@@ -6,6 +6,7 @@ import json
 import pytest
 
 import proma_bench
+from proma_bench.backward.uncovered import UNCOVERED
 from proma_bench.errors import UsageError
 from proma_bench.experiments.training import Training
 from proma_bench.learning.config import to_json
@@ -32,6 +33,14 @@ def test_every_projection_that_a_backward_pass_can_serve_is_an_option():
                 BanditConfig(projection=name)
         else:
             assert BanditConfig(projection=name).projection == name
+
+
+def test_what_happens_to_uncovered_parameters_is_an_option_with_a_name():
+    for value in UNCOVERED:
+        stored = json.loads(json.dumps(to_json(BanditConfig(uncovered=value))))
+        assert stored["uncovered"] == value
+    with pytest.raises(UsageError, match=r"unknown uncovered 'autogard'; did you mean 'autograd'\?"):
+        BanditConfig(uncovered="autogard")
 
 
 def test_the_package_exports_what_it_says():

@@ -48,5 +48,5 @@ def test_most_are_right(outcomes: Path) -> None:
     built = len(found) - counts["not built"]
     assert built >= 0.95 * len(found), counts
     assert counts["wrong"] == 0, counts
-    assert counts["by rules"] >= 0.85 * built, counts
-    assert counts["by rules"] + counts["with autograd"] >= 0.95 * built, counts
+    assert counts["right"] >= 0.85 * built, counts
+    assert counts["right"] + counts["with autograd"] >= 0.95 * built, counts

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch.distributed.fsdp import FSDPModule
 from transformers import ProcessorMixin
 
+from proma_bench.backward.uncovered import require_uncovered
+
 if TYPE_CHECKING:
     from proma_bench.integrations.trl.config import PROMAConfig
     from proma_bench.integrations.trl.trainer import PROMATrainer
@@ -36,7 +38,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "delta": ((None,), _NO_RATIO),
     "loss_type": (("dapo", "bnpo", "grpo", "dr_grpo"), "only the normalisation is taken from it"),
     "cast_lm_head_to_fp32": ((False,), "it replaces the head's forward, and logits are turned into float32 anyway"),
-    "use_liger_kernel": ((False,), "it replaces layers by others that PROMA has no rule for"),
+    "use_liger_kernel": ((False,), "it replaces layers by kernels that PROMA has not been tested with"),
     "torch_compile": ((False,), "PROMA works inside of the backward pass, where a compiled one is closed"),
 }
 """By setting: the values that are possible, and why others are not."""
@@ -47,6 +49,7 @@ def refuse_settings(args: PROMAConfig) -> None:
     for name, (possible, reason) in REFUSED.items():
         if (value := getattr(args, name)) not in possible:
             raise ValueError(f"{name}={value!r} is not possible with PROMA: {reason}; {_must_be(possible)}")
+    require_uncovered(args.uncovered)
     if args.optim in ("lomo", "adalomo") or args.optim.endswith("layerwise"):
         raise ValueError(f"optim={args.optim.value!r} is not possible with PROMA: {_NO_GRADIENT}")
     if args.deepspeed_plugin is not None:
@@ -68,6 +71,11 @@ def refuse_setup(trainer: PROMATrainer) -> None:
         )
     if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
         raise ValueError(f"fsdp_version 1 is not possible with PROMA: {_NO_GRADIENT}; set it to 2")
+    if trainer.args.uncovered == "autograd" and _is_sharded(trainer):
+        raise ValueError(
+            "uncovered='autograd' is not possible with PROMA under FSDP2, where nothing tests whether sequences are "
+            f"mixed; {_must_be(('refuse',))}"
+        )
     distributed = getattr(trainer.model.config, "distributed_config", None)
     if trainer.args.projection != "intra":  # which needs no running gradient
         if _reduces_every_microbatch(trainer) and _is_sharded(trainer):

@@ -36,8 +36,8 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
     and processes), and no clip ratios. ``loss`` is the mean negative log-prob of sampled tokens.
 
     Raises:
-        ValueError: a setting's gradient is no combination of the sequences' gradients, `Proma` does not cover a layer,
-            or the way of distribution hides the running gradient.
+        ValueError: a setting's gradient is no combination of the sequences' gradients, `Proma` cannot be attached to
+            the model, or the way of distribution hides the running gradient.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "proma"]  # for the model card, as is the rest
@@ -61,7 +61,7 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
         projection = args.projection_config
         super().__init__(model, reward_funcs, args, *others, **options)
         refuse_setup(self)
-        Proma(self.model, projection).remove()  # raises for a layer that it does not cover
+        Proma(self.model, projection, uncovered=args.uncovered).remove()  # raises where it cannot be attached
         self._proma: Proma | None = None
         self._backward = ExitStack()
         self._measured: tuple[nn.Module, dict[str, Any], Tensor] | None = None
@@ -81,7 +81,8 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """One microbatch: `compute_loss` opens PROMA's backward pass as soon as it has the advantages; it ends here."""
         if self._proma is None:  # only now has accelerate wrapped the model, and replaced its parameters
-            self._proma = Proma(model, self.args.projection_config, record=True)
+            settings = self.args.projection_config
+            self._proma = Proma(model, settings, record=True, uncovered=self.args.uncovered)
         with ExitStack() as self._backward:
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:

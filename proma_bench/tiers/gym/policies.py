@@ -83,7 +83,7 @@ class GaussianPolicy(ActorPolicy):
 
 
 class LogStd(nn.Module):
-    """One log standard deviation per action, the same in every row. It is a module, so that a layer rule covers it."""
+    """One log standard deviation per action, the same in every row."""
 
     def __init__(self, actions: int) -> None:
         super().__init__()
