@@ -17,9 +17,9 @@ from proma_bench.backward.graph import Boundary, Node, Survey, boundary, moves_r
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.parameters import Parameters, is_distributed
 from proma_bench.backward.plan import Plan, Request, Verified
-from proma_bench.backward.rows import digits_base, layout_of, seed_weights
+from proma_bench.backward.rows import RowKind, digits_base, layout_of, seed_weights
 from proma_bench.backward.taps import Layer
-from proma_bench.backward.verification import Verification, check_boundary, form_of, observed, tried, weighted
+from proma_bench.backward.verification import Form, Verification, check_boundary, form_of, observed, tried, weighted
 
 _MIXED = "a row of its output has a part in the log-probs of more than one sequence"
 
@@ -114,19 +114,20 @@ class Planner:
         if known is not None and not self._has_moved(known, request.found, plan.layout):
             plan.verified = known
             if plan.direct is None or not plan.direct.choose(lambda node: plan.knows_rows(node, output_shapes(node))):
-                if "mixed" in known.kinds.values() and (mixed := self._mixed(plan, request.found, [], {})):
+                if "mixed" in known.kinds.values() and (mixed := self._mixed(plan, request.found, {})):
                     self._by_autograd(plan, mixed, request, edges)
                 return
         verification = self._passes(plan, request, edges)
         result, problems = verification.found(), verification.problems
-        values = set(result.kinds.values())
-        plan.verified = Verified(result.kinds, values <= {"rows"}, "second" in values, "moving" in values)
-        plan.layouts = result.layouts
+        plan.layouts, reason = result.layouts, _MIXED
         unreached: list[Node] = []
         if plan.direct is not None and not (unreached := plan.direct.choose(verification.has_rows)):
             failed = self._failing(plan, plan.direct, request, verification)
             unreached = plan.direct.choose(lambda node: node not in failed and verification.has_rows(node))
-        mixed = self._mixed(plan, request.found, unreached, problems)
+            reason = "what uses it cannot be run once more, as inside of a checkpoint"
+        plan.verified = _verified(result.kinds, plan)
+        mixed = self._mixed(plan, request.found, problems)
+        mixed.update({leaf.variable: f"{self._names([leaf])} is used directly: {reason}" for leaf in unreached})
         if mixed:
             self._by_autograd(plan, mixed, request, edges)
         if result.is_conclusive and not unreached and not problems:
@@ -174,10 +175,8 @@ class Planner:
                 return set(direct.cut)
         return failed
 
-    def _mixed(
-        self, plan: Plan, found: Survey, unreached: Sequence[Node], problems: dict[Layer, str]
-    ) -> dict[Tensor, str]:
-        """The parameters for which no rows can be told apart, and why."""
+    def _mixed(self, plan: Plan, found: Survey, problems: dict[Layer, str]) -> dict[Tensor, str]:
+        """The parameters of layers whose rows cannot be told apart, and why; no reason where that is no refusal."""
         if any(form[0] == "leaf" and kind == "mixed" for form, kind in plan.verified.kinds.items()):
             raise ValueError(_no_parameter(plan.leaves))
         self.distrusted = set(problems)
@@ -189,10 +188,7 @@ class Planner:
             if layer not in calls:
                 raise ValueError(f"{layer.title}: {reason}; inside of a checkpoint, use use_reentrant=False")
             mixed.update(dict.fromkeys(calls[layer].parameters.values(), f"{layer.title}: {reason}"))
-        for leaf in unreached:
-            reason = f"{_MIXED}, or cannot be computed again"
-            mixed[leaf.variable] = f"{self._names([leaf])} is used directly: {reason}"
-        if not unreached and all(_may_be_direct(layer) for layer in wrong):
+        if all(_may_be_direct(layer) for layer in wrong):
             for layer in wrong:  # from now on through the operations that use its parameters
                 layer.is_direct = True
             return dict.fromkeys(mixed, "")
@@ -212,9 +208,9 @@ class Planner:
         names = _joined([self._parameters.name(parameter) for parameter in mixed])
         if plan.is_opaque:
             raise ValueError(f"{names}: {reasons or _MIXED}; use torch.utils.checkpoint with use_reentrant=False")
-        if is_distributed():
+        if reasons and is_distributed():
             raise ValueError(
-                f"{names}: {reasons or _MIXED}; one backward pass for each sequence does not go with "
+                f"{names}: {reasons}; one backward pass for each sequence does not go with "
                 "DistributedDataParallel or fully_shard"
             )
         parameters = list(mixed)
@@ -234,6 +230,15 @@ class Planner:
 
 def _fits(node: Node, layout: Layout) -> bool:
     return all(layout_of("rows", shape, layout) is not None for shape in output_shapes(node))
+
+
+def _verified(kinds: dict[Form, RowKind], plan: Plan) -> Verified:
+    """What was found, with what matters of it: not all operations that were observed are cut at."""
+    cut = set() if plan.direct is None else set(plan.direct.cut)
+    sequences = plan.layout.sequences
+    used = {form_of(type(node).__name__, shape, sequences) for node in cut for shape in output_shapes(node)}
+    own = {kind for form, kind in kinds.items() if form in used or isinstance(form[0], Layer) or form[0] == "leaf"}
+    return Verified(kinds, own <= {"rows"}, "second" in own, "moving" in own)
 
 
 def _joined(reasons: Sequence[str], most: int = 3) -> str:

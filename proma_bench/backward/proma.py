@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from weakref import WeakSet
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from proma_bench.backward.records import ProjectionRecord
 from proma_bench.backward.taps import layers_of
 from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
+
+_ATTACHED: WeakSet[nn.Module] = WeakSet()  # what has a Proma, also where no layer has a rule that would show it
 
 
 class Proma:
@@ -88,6 +91,8 @@ class Proma:
         require_uncovered(uncovered)
         if not names:
             raise ValueError(f"{type(module).__name__} has no parameter")
+        if any(child in _ATTACHED for child in module.modules()):
+            raise ValueError(f"{type(module).__name__} has a Proma attached already; call its remove() first")
         self._module = module
         self._engine = BackwardEngine(
             module,
@@ -103,6 +108,8 @@ class Proma:
         self._engine.guard_parameters()
         for layer in self._layers:
             layer.attach()
+        _ATTACHED.add(module)
+        self._is_attached = True
 
     def backward(
         self,
@@ -193,6 +200,9 @@ class Proma:
             layer.detach()
         self._engine.release_parameters()
         self._layers = []
+        if self._is_attached:
+            _ATTACHED.discard(self._module)
+            self._is_attached = False
 
     def __enter__(self) -> Proma:
         return self
