@@ -66,6 +66,12 @@ class Layout:
             return None
         return Layout(self.sequences, torch.arange(self.sequences).expand(shape[0], -1))
 
+    def turned(self, shape: torch.Size) -> Layout | None:
+        """The layout of `second` with both axes flattened, as in ``[T * B, d]``; None if the shape does not fit."""
+        if self._leading is not None or len(shape) == 0 or shape[0] == 0 or shape[0] % self.sequences != 0:
+            return None
+        return Layout(self.sequences, torch.arange(self.sequences).repeat(shape[0] // self.sequences))
+
     def ids(self, shape: torch.Size) -> Int[Tensor, "*leading"]:
         """The sequence of each row of a tensor of this shape, for the axes that enumerate rows."""
         if self._leading is not None:

@@ -12,14 +12,24 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointError
 
-from proma_bench.backward.direct import DirectUses, suspended_hooks
+from proma_bench.backward.direct import DirectUses
+from proma_bench.backward.fallback import one_by_one
 from proma_bench.backward.graph import Boundary, Node, Survey, boundary, moves_rows, output_shapes
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.parameters import Parameters, is_distributed
 from proma_bench.backward.plan import Plan, Request, Verified
-from proma_bench.backward.rows import RowKind, digits_base, layout_of, seed_weights
+from proma_bench.backward.rows import digits_base, layout_of, seed_weights
 from proma_bench.backward.taps import Layer
-from proma_bench.backward.verification import Form, Verification, check_boundary, form_of, observed, tried, weighted
+from proma_bench.backward.verification import (
+    Found,
+    Verification,
+    check_boundary,
+    form_of,
+    observed,
+    tried,
+    weighted,
+    weighted_seeds,
+)
 
 _MIXED = "a row of its output has a part in the log-probs of more than one sequence"
 
@@ -125,12 +135,12 @@ class Planner:
             failed = self._failing(plan, plan.direct, request, verification)
             unreached = plan.direct.choose(lambda node: node not in failed and verification.has_rows(node))
             reason = "what uses it cannot be run once more, as inside of a checkpoint"
-        plan.verified = _verified(result.kinds, plan)
+        plan.verified, is_conclusive = _verified(result, plan)
         mixed = self._mixed(plan, request.found, problems)
         mixed.update({leaf.variable: f"{self._names([leaf])} is used directly: {reason}" for leaf in unreached})
         if mixed:
             self._by_autograd(plan, mixed, request, edges)
-        if result.is_conclusive and not unreached and not problems:
+        if is_conclusive and not unreached and not problems:
             self._verified[key] = plan.verified
 
     def _key(self, plan: Plan, found: Survey) -> object:
@@ -156,7 +166,7 @@ class Planner:
         with self._engine.verifying(verification), observed(plan.direct, verification):
             for vector in (*vectors, None):
                 verification.start_pass(is_last=vector is None)
-                seeds = _weighted_seeds(request.roots, request.seeds, layout, vector)
+                seeds = weighted_seeds(request.roots, request.seeds, layout, vector)
                 with nullcontext() if vector is None else weighted(edges, layout, vector):
                     gradients = _without_accumulation(plan, request, seeds)
                 for leaf, gradient in zip(plan.leaves, gradients, strict=True):
@@ -213,32 +223,26 @@ class Planner:
                 f"{names}: {reasons}; one backward pass for each sequence does not go with "
                 "DistributedDataParallel or fully_shard"
             )
-        parameters = list(mixed)
-        found: list[list[Tensor]] = []
-        with self._engine.plain(), suspended_hooks(parameters):
-            for vector in torch.eye(sequences, dtype=torch.float64):
-                seeds = _weighted_seeds(request.roots, request.seeds, plan.layout, vector)
-                with weighted(edges, plan.layout, vector):
-                    gradients = torch.autograd.grad(
-                        request.roots, parameters, seeds, retain_graph=True, allow_unused=True, materialize_grads=True
-                    )
-                found.append([gradient.detach() for gradient in gradients])
-        plan.by_autograd = {
-            parameter: torch.stack(rows) for parameter, rows in zip(parameters, zip(*found, strict=True), strict=True)
-        }
+        with self._engine.plain():
+            plan.by_autograd = one_by_one(request, plan.layout, list(mixed), edges)
 
 
 def _fits(node: Node, layout: Layout) -> bool:
     return all(layout_of("rows", shape, layout) is not None for shape in output_shapes(node))
 
 
-def _verified(kinds: dict[Form, RowKind], plan: Plan) -> Verified:
-    """What was found, with what matters of it: not all operations that were observed are cut at."""
+def _verified(found: Found, plan: Plan) -> tuple[Verified, bool]:
+    """What holds for other passes, too, and whether a gradient has arrived wherever one matters.
+
+    Not all operations that were observed are cut at.
+    """
     cut = set() if plan.direct is None else set(plan.direct.cut)
     sequences = plan.layout.sequences
     used = {form_of(type(node).__name__, shape, sequences) for node in cut for shape in output_shapes(node)}
-    own = {kind for form, kind in kinds.items() if form in used or isinstance(form[0], Layer) or form[0] == "leaf"}
-    return Verified(kinds, own <= {"rows"}, "second" in own, "moving" in own)
+    used |= {form for form in found.kinds if isinstance(form[0], Layer) or form[0] == "leaf"}
+    own = {kind for form, kind in found.kinds.items() if form in used}
+    is_turned = "second" in own or "turned" in own
+    return Verified(found.kinds, own <= {"rows"}, is_turned, "moving" in own), not found.silent & used
 
 
 def _joined(reasons: Sequence[str], most: int = 3) -> str:
@@ -260,17 +264,6 @@ def _no_parameter(leaves: Sequence[Node]) -> str:
         f"log_probs depends on a tensor that requires a gradient and is no parameter, of shape {shapes}; make it an "
         "nn.Parameter of the module that this Proma is attached to"
     )
-
-
-def _weighted_seeds(roots: Sequence[Tensor], seeds: Any, layout: Layout, vector: Tensor | None) -> Any:
-    """The seeds of the roots; of those that are no sums, with the weights of the sequences."""
-    given = [None] * len(roots) if seeds is None else list(seeds)
-    if vector is None or layout.sequences == 1:
-        return given
-    return [
-        seed if root.numel() == 1 or seed is None else seed * layout.weights(vector, root)
-        for root, seed in zip(roots, given, strict=True)
-    ]
 
 
 def _without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:

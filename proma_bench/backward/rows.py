@@ -16,12 +16,12 @@ from torch import Tensor
 
 from proma_bench.backward.layout import Layout
 
-RowKind = Literal["rows", "flat", "second", "moving", "mixed", "unknown"]
+RowKind = Literal["rows", "flat", "second", "turned", "moving", "mixed", "unknown"]
 """How the rows of a tensor follow from the microbatch's layout.
 
 rows: as the layout says; flat: likewise, with the leading axes flattened, or joined with the next; second: the sequence
-is the second axis; moving: by an order that depends on data; mixed: a row belongs to more than one sequence;
-unknown: no gradient has arrived.
+is the second axis; turned: likewise, with both axes flattened; moving: by an order that depends on data; mixed: a row
+belongs to more than one sequence; unknown: no gradient has arrived.
 """
 
 _SIGNIFICANT = 2.0**-20  # of the largest row; what is smaller may be rounding
@@ -98,7 +98,7 @@ def row_kind(found: Int[Tensor, "*leading"] | None, shape: torch.Size, layout: L
         return "mixed"
     if bool((found < 0).all()):
         return "unknown"
-    kinds: tuple[RowKind, ...] = ("rows", "flat", "second")
+    kinds: tuple[RowKind, ...] = ("rows", "flat", "second", "turned")
     for kind in kinds:
         candidate = layout_of(kind, shape, layout)
         if candidate is not None and candidate.agrees(found):
@@ -112,7 +112,9 @@ def layout_of(kind: RowKind, shape: torch.Size, layout: Layout) -> Layout | None
         return layout if layout.mismatch(shape) is None else None
     if kind == "flat":
         return layout.flat(shape)
-    return layout.second(shape) if kind == "second" else None
+    if kind == "second":
+        return layout.second(shape)
+    return layout.turned(shape) if kind == "turned" else None
 
 
 def moving_layout(found: Int[Tensor, "*leading"], sequences: int) -> Layout:

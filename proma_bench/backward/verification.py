@@ -40,12 +40,12 @@ class Found(NamedTuple):
     Attributes:
         kinds: where the rows of each form are.
         layouts: where they are in this pass, for each place.
-        is_conclusive: whether a gradient has arrived everywhere.
+        silent: the forms of places where no gradient has arrived.
     """
 
     kinds: dict[Form, RowKind]
     layouts: dict[Place, Layout]
-    is_conclusive: bool
+    silent: set[Form]
 
 
 class Verification:
@@ -126,7 +126,8 @@ class Verification:
                 kinds[form] = "moving"  # two uses of one form differ
         layouts = {place: self._layout_at(place, kind) for place, kind in every.items() if kind != "mixed"}
         known = {place: layout for place, layout in layouts.items() if layout is not None}
-        return Found(kinds, known, "unknown" not in every.values() and self._passes > 0)
+        silent = {self._forms[place] for place, kind in every.items() if kind == "unknown"}
+        return Found(kinds, known, silent)
 
     def has_rows(self, node: Node) -> bool:
         """Whether each row that arrives at an operation belongs to one sequence."""
@@ -211,3 +212,14 @@ def tried(uses: DirectUses, failed: set[Node]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def weighted_seeds(roots: Sequence[Tensor], seeds: Any, layout: Layout, vector: Tensor | None) -> Any:
+    """The seeds of the roots; of those that are no sums, with the weights of the sequences."""
+    given = [None] * len(roots) if seeds is None else list(seeds)
+    if vector is None or layout.sequences == 1:
+        return given
+    return [
+        seed if root.numel() == 1 or seed is None else seed * layout.weights(vector, root)
+        for root, seed in zip(roots, given, strict=True)
+    ]
