@@ -107,6 +107,8 @@ class BackwardEngine:
             names = ", ".join(repr(self._parameters.name(parameter)) for parameter in again)
             raise RuntimeError(f"{names} received a gradient in two parts: use one backward pass in a microbatch")
         plan = self._planner.plan(Request(backward, roots, options["grad_tensors"], found), microbatch.layout)
+        if plan.repeats_compiled:
+            options["retain_graph"] = True
         with self._following(plan, microbatch):
             backward(roots, **options)
 
