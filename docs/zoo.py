@@ -36,7 +36,7 @@ gradient is compared with the oracle: autograd, sequence by sequence, and the li
 off by less than 1e-6 of its norm (where a model cannot run in float64: in float32, 1e-3).
 
 [What is covered, and how](coverage.md) explains how parameters without a rule are treated. `python -m docs.zoo` writes
-this page; `tox -e zoo` runs the same as tests.
+this page; `pytest -m zoo tests/zoo` runs the same as tests.
 """
 
 

@@ -11,6 +11,12 @@ from proma_bench import downloads as hub
 from proma_bench.errors import UsageError
 
 
+@pytest.fixture(autouse=True)
+def _online(monkeypatch):
+    """Whatever the environment says."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture
 def client(monkeypatch, tmp_path):
     """A client that has nothing in its cache; what it was asked for beyond that."""

@@ -104,18 +104,18 @@ class BackwardEngine:
         if options["inputs"] is not None or options["create_graph"]:
             raise ValueError("in a microbatch, call backward() without inputs= and create_graph=")
         if microbatch.finished and (again := microbatch.finished & found.parameters):
-            names = ", ".join(repr(self._parameters.name(parameter)) for parameter in again)
+            names = ", ".join(map(self._parameters.name, again))
             raise RuntimeError(f"{names} received a gradient in two parts: use one backward pass in a microbatch")
         plan = self._planner.plan(Request(backward, roots, options["grad_tensors"], found), microbatch.layout)
+        if plan.repeats_compiled:
+            options["retain_graph"] = True
         with self._following(plan, microbatch):
             backward(roots, **options)
 
     def _is_ours(self, found: Survey, thread: int) -> bool:
-        """Whether a pass of a microbatch begins. Another thread may differentiate what has nothing to do with it.
+        """Whether a pass of a microbatch begins; ValueError if it does not reach the module.
 
-        Raises:
-            ValueError: it does not reach the module.
-            RuntimeError: another thread has begun it.
+        Another thread may differentiate what has nothing to do with it.
         """
         is_ours = found.is_opaque or any(call.layer.engine is self for call in found.calls)
         is_ours = is_ours or any(self._parameters.find(leaf.variable) for leaf in found.leaves)
@@ -250,9 +250,8 @@ class BackwardEngine:
     def _complete(self, parameter: Tensor, seq_grads: Tensor) -> Tensor:
         """The gradient of a parameter that is used directly, and perhaps by layers as well."""
         uses = self._uses.get(torch._C._current_graph_task_id(), {}).pop(parameter, [])
-        plan = self._plan
-        if plan is not None and parameter in plan.by_autograd:
-            uses, seq_grads = [], plan.by_autograd[parameter]
+        if self._plan is not None and parameter in self._plan.by_autograd:
+            uses, seq_grads = [], self._plan.by_autograd[parameter]
         gradient = self._gradient(parameter, [*uses, Dense(seq_grads)], in_place=False)
         assert gradient is not None, "a gradient that is not added in place is returned"
         return gradient
@@ -279,10 +278,8 @@ class BackwardEngine:
             with torch.no_grad():
                 self.solver.flush(self._microbatch)
 
-    # ------------------------------------------------------------------------- parameters used behind our back
-
     def guard_parameters(self) -> None:
-        """From now on, raise when a parameter receives another gradient in a microbatch than the engine returned."""
+        """From now on, raise when a parameter receives another gradient in a microbatch than the engine's."""
         self._guards.add(self._parameters)
 
     def release_parameters(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
+from proma_bench.backward.compiled import COMPILED
 from proma_bench.backward.taps import GATE_NODE, TAP_NODE, Call
 
 Node = Any  # torch.autograd.graph.Node; its subclasses' attributes are not typed
@@ -27,7 +28,7 @@ _MOVING = frozenset(
         *("Gather", "Scatter", "ScatterAdd", "ScatterReduce", "MaskedSelect", "MaskedScatter", "Take", "Put", "Sort"),
         *("Embedding", "EmbeddingBag", "GroupedMm"),
     )
-)  # what may put rows into an order that depends on data
+) | {COMPILED}  # what may put rows into an order that depends on data
 
 
 class Survey(NamedTuple):

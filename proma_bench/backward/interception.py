@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proma_bench.backward.compiled import uncompiled
+
 
 @contextmanager
 def intercepted(handle: Callable[[Callable[..., None], list[Any], dict[str, Any]], None]) -> Iterator[None]:
@@ -19,6 +21,7 @@ def intercepted(handle: Callable[[Callable[..., None], list[Any], dict[str, Any]
     """
     original = torch.autograd.backward
 
+    @uncompiled
     def backward(
         tensors: Tensor | Sequence[Tensor],
         grad_tensors: Tensor | Sequence[Tensor | None] | None = None,

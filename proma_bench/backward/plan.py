@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from proma_bench.backward.compiled import is_compiled
 from proma_bench.backward.direct import DirectUses
 from proma_bench.backward.graph import Node, Survey
 from proma_bench.backward.layout import Layout
@@ -66,6 +67,11 @@ class Plan:
     by_autograd: dict[Tensor, Tensor] = field(default_factory=dict)
     arriving: frozenset[Tensor] = frozenset()
     uses: Counter[object] = field(default_factory=Counter)
+
+    @property
+    def repeats_compiled(self) -> bool:
+        """Whether a compiled region is called once for each sequence: it frees what it has saved at its first call."""
+        return self.direct is not None and any(map(is_compiled, (*self.direct.cut, *self.direct.below)))
 
     def layout_of_call(self, layer: Layer, shape: torch.Size) -> Layout:
         """The layout of the output of a layer's next use."""

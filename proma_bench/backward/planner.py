@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointError
 
+from proma_bench.backward.compiled import refuse_compiled
 from proma_bench.backward.direct import DirectUses
 from proma_bench.backward.fallback import one_by_one
 from proma_bench.backward.graph import Boundary, Node, Survey, boundary, moves_rows, output_shapes
@@ -49,6 +50,7 @@ class Planner:
             ValueError: it would give wrong gradients, or gradients to what is not the module's.
         """
         found = request.found
+        refuse_compiled(found.moving)
         direct, leaves = self.sort_leaves(found)
         uses = DirectUses(request.roots, direct) if direct else None
         plan = Plan(layout, {id(call) for call in found.calls}, found.is_opaque, uses, leaves)

@@ -14,6 +14,7 @@ from weakref import WeakSet
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from proma_bench.backward.compiled import keep_buffers, uncompiled
 from proma_bench.backward.cost import GRAM_METHODS, GramMethod, microbatches_per_pass
 from proma_bench.backward.engine import BackwardEngine
 from proma_bench.backward.layout import Layout
@@ -46,7 +47,9 @@ class Proma:
     of an activation must belong to one sequence, which is tested when a microbatch of a new structure appears (by two
     more backward passes, three from 33 sequences on). What fails is refused by name; see ``docs/coverage.md``.
 
-    Attach after `fully_shard`. It is a context manager, or detach with `remove`.
+    Attach after `fully_shard`, and before or after ``torch.compile``: what lies between the layers is compiled.
+
+    It is a context manager, or detach with `remove`.
     """
 
     def __init__(
@@ -110,7 +113,9 @@ class Proma:
             layer.attach()
         _ATTACHED.add(module)
         self._is_attached = True
+        keep_buffers()
 
+    @uncompiled
     def backward(
         self,
         log_probs: Float[Tensor, " B"],
@@ -146,6 +151,7 @@ class Proma:
             (-log_probs.sum()).backward()  # type: ignore[no-untyped-call]
 
     @contextmanager
+    @uncompiled
     def microbatch(
         self,
         advantages: Float[Tensor, " B"],

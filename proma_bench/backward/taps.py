@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from proma_bench.backward.compiled import uncompiled
 from proma_bench.backward.layers import layer_rule
 from proma_bench.backward.registry import LayerRule
 
@@ -180,6 +181,7 @@ def remove_traces(module: nn.Module) -> None:
             del module.__dict__["forward"]
 
 
+@uncompiled
 def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The ``forward`` of an attached module; a pickled module looks it up in its class by this name."""
     layer: Layer | None = module.__dict__.get("_proma_layer")
@@ -198,6 +200,7 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @uncompiled
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
         tensors = ctx.saved_tensors
@@ -215,6 +218,7 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @uncompiled
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, None]:
         engine = ctx.engine()
         return None if engine is None else engine.finish(ctx.parameter), None
