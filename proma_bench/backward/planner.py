@@ -52,6 +52,8 @@ class Planner:
         found = request.found
         refuse_compiled(found.moving)
         direct, leaves = self.sort_leaves(found)
+        if any(leaf.variable.grad is not None for leaf in leaves):  # it accumulates, as an input does not
+            raise ValueError(_no_parameter(leaves))
         uses = DirectUses(request.roots, direct) if direct else None
         plan = Plan(layout, {id(call) for call in found.calls}, found.is_opaque, uses, leaves)
         plan.arriving = frozenset(leaf.variable for leaf in direct)
