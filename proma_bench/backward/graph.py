@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
 from proma_bench.backward.compiled import COMPILED
+from proma_bench.backward.layout import Layout
 from proma_bench.backward.taps import GATE_NODE, TAP_NODE, Call
 
 Node = Any  # torch.autograd.graph.Node; its subclasses' attributes are not typed
@@ -132,11 +133,13 @@ class Boundary(NamedTuple):
     shape: torch.Size
 
 
-def boundary(roots: Sequence[Tensor]) -> list[Boundary]:
+def boundary(roots: Sequence[Tensor], layout: Layout) -> list[Boundary]:
     """The edges over which the sum of the sequences' log-probs is differentiated to its terms.
 
+    Terms that were selected or flattened, as by ``log_probs[mask]``, are followed to what they were selected from.
+
     Raises:
-        ValueError: a parameter enters after the sum over sequences.
+        ValueError: a parameter enters after the sum over sequences, or the terms are not those of sequences.
     """
     edges: list[Boundary] = []
     stack: list[Node] = [
@@ -155,8 +158,14 @@ def boundary(roots: Sequence[Tensor]) -> list[Boundary]:
                     "the loss is not minus the sum of the sequences' log-probs: a parameter enters after the sum over "
                     "the sequences, so that it has no gradient of its own for each of them"
                 )
-            if is_term:
+            if is_term and (shape == (layout.sequences,) or layout.mismatch(shape) is None):
                 edges.append(Boundary(node, number, shape))
+            elif is_term and sum(above is not None for above, _ in parent.next_functions) != 1:
+                raise ValueError(
+                    f"the loss adds up a tensor of shape {list(shape)}, whose rows are not the {layout.sequences} "
+                    "sequences of this microbatch; it must be minus the sum of their log-probs [B], or of those of "
+                    "their tokens in the layout of the activations"
+                )
             elif parent not in seen:
                 seen.add(parent)
                 stack.append(parent)

@@ -24,7 +24,6 @@ from proma_bench.backward.taps import Layer
 from proma_bench.backward.verification import (
     Found,
     Verification,
-    check_boundary,
     form_of,
     observed,
     tried,
@@ -64,8 +63,7 @@ class Planner:
             if not all(layout_of("rows", leaf.variable.shape, layout) for leaf in leaves):
                 raise ValueError(_no_parameter(leaves))
             return plan
-        edges = boundary(request.roots) if layout.sequences > 1 else []
-        check_boundary(edges, layout)
+        edges = boundary(request.roots, layout) if layout.sequences > 1 else []
         self._verify(plan, request, edges)
         return plan
 

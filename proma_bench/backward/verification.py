@@ -170,17 +170,6 @@ def _weights_of(shape: torch.Size, layout: Layout, weights: Tensor, like: Tensor
     return layout.weights(weights, like)
 
 
-def check_boundary(edges: Iterable[Boundary], layout: Layout) -> None:
-    """Raise ValueError if the terms of the loss are not those of the sequences."""
-    for edge in edges:
-        if edge.shape != (layout.sequences,) and layout.mismatch(edge.shape) is not None:
-            raise ValueError(
-                f"the loss adds up a tensor of shape {list(edge.shape)}, whose rows are not the {layout.sequences} "
-                "sequences of this microbatch; it must be minus the sum of their log-probs [B], or of those of their "
-                "tokens in the layout of the activations"
-            )
-
-
 @contextmanager
 def observed(uses: DirectUses | None, verification: Verification) -> Iterator[None]:
     """In this context operations with parameters that are used directly are observed."""

@@ -113,8 +113,10 @@ def test_a_parameter_that_enters_after_the_sum_is_refused() -> None:
     module, proma, rows = attached()
     with pytest.raises(ValueError, match="a parameter enters after the sum"), proma.microbatch(torch.ones(4)):
         (module(rows).sum() + module.layers[2].bias[0]).backward()
-    with pytest.raises(ValueError, match=r"adds up a tensor of shape \[24, 24\]"), proma.microbatch(torch.ones(4)):
+    with pytest.raises(ValueError, match="a parameter enters after the sum"), proma.microbatch(torch.ones(4)):
         (module(rows).sum() + module.layers[2].weight.square().sum()).backward()
+    with pytest.raises(ValueError, match=r"adds up a tensor of shape \[5, 4\]"), proma.microbatch(torch.ones(4)):
+        (module(rows).T + torch.randn(5, 1, requires_grad=True)).sum().backward()
     assert all(p.grad is None for p in module.parameters())
 
 
@@ -227,3 +229,19 @@ def test_frozen_parameters_beside_a_trained_layer_need_no_rule() -> None:
     with Proma(module) as proma:
         proma.backward(module(x).sum(dim=1), advantages)
     torch.testing.assert_close(module.sinks.grad, wanted)
+
+
+def test_a_loss_over_selected_tokens_is_followed_to_what_they_were_selected_from() -> None:
+    module, advantages = initialise(Classifier()), torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    rows = torch.randn(3, 4, 6, dtype=torch.float64, generator=seeded(0))
+    mask = torch.arange(4) < torch.tensor([[4], [1], [2]])
+
+    def scores() -> Tensor:
+        return module(rows).log_softmax(-1)[..., 0]
+
+    (-(advantages * torch.where(mask, scores(), 0).sum(1)).sum()).backward()
+    wanted = {name: p.grad.clone() for name, p in module.named_parameters()}
+    module.zero_grad()
+    with Proma(module) as proma, proma.microbatch(advantages):
+        (-scores()[mask].sum()).backward()
+    assert_gradients(module, wanted, 1e-12)
