@@ -14,9 +14,10 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, tor
 
 
 def structure(module: nn.Module, inputs: tuple[Any, ...]) -> object:
-    """What a check of a rule holds for: the modes of the module and the form of its arguments."""
+    """What a check of a rule holds for: the module's modes and settings, and the form of its arguments."""
+    numbers = tuple(item for item in vars(module).items() if isinstance(item[1], bool | int | float | str))
     modes = tuple(child.training for child in module.modules())
-    return modes, tuple(value.ndim if isinstance(value, Tensor) else repr(type(value)) for value in inputs)
+    return numbers, modes, tuple(value.ndim if isinstance(value, Tensor) else repr(type(value)) for value in inputs)
 
 
 def recomputed_gradients(module: nn.Module, inputs: tuple[Any, ...], grad_output: Tensor) -> dict[str, Tensor]:

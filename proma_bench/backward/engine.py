@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from proma_bench.backward.contribution import Received, contribution, contribution_problem, without_autocast
 from proma_bench.backward.cost import GramMethod
-from proma_bench.backward.direct import DirectPass
+from proma_bench.backward.direct import DirectPass, adds_up
 from proma_bench.backward.factors import Dense, SequenceGrads, compute_dtype
 from proma_bench.backward.graph import Node, Survey, survey
 from proma_bench.backward.guards import Guards
@@ -44,9 +44,9 @@ class BackwardEngine:
         gram_method: GramMethod,
         record: bool,
         uncovered: str,
-        check: bool,
+        check: bool | str,
     ) -> None:
-        self.modules = list(module.modules())
+        self.module = module
         self.uncovered, self.check = uncovered, check
         self._parameters = Parameters(module)
         self.solver = Solver(self._parameters, config, unprojected, workspace_bytes, gram_method, record)
@@ -96,6 +96,8 @@ class BackwardEngine:
         is_within = self._plan is not None or self._verification is not None
         if is_within:  # a reentrant checkpoint, a reversible layer
             self._planner.sort_leaves(found, nested=True)
+            if self._verification is not None:
+                self._verification.is_nested = True
             if self._plan is not None:
                 self._plan.calls.update(id(call) for call in found.calls)
         if microbatch is None or is_within or not self._is_ours(found, thread):
@@ -136,13 +138,9 @@ class BackwardEngine:
         handles = [leaf.variable.register_hook(self._weighting(leaf, plan, microbatch)) for leaf in plan.leaves]
         direct: AbstractContextManager[None] = nullcontext()
         if plan.direct is not None:
-
-            def layout_of(node: Node, number: int, shape: torch.Size) -> Layout:
-                found = plan.layout_at((node, number), type(node).__name__, shape)
-                assert found is not None, f"rows of {node} were not verified"
-                return found
-
-            direct = DirectPass(plan.direct, plan.layout.sequences, layout_of, self._complete).installed()
+            direct = DirectPass(
+                plan.direct, plan.layout.sequences, plan.layout_of_operation, self._complete
+            ).installed()
         self._plan = plan
         try:
             with direct:
@@ -247,14 +245,16 @@ class BackwardEngine:
         uses = self._uses.get(task, {}).pop(parameter, None)
         return None if uses is None else self._gradient(parameter, uses, in_place=True)
 
-    def _complete(self, parameter: Tensor, seq_grads: Tensor) -> Tensor:
+    def _complete(self, parameter: Tensor, seq_grads: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of a parameter that is used directly, and perhaps by layers as well."""
         uses = self._uses.get(torch._C._current_graph_task_id(), {}).pop(parameter, [])
         if self._plan is not None and parameter in self._plan.by_autograd:
             uses, seq_grads = [], self._plan.by_autograd[parameter]
-        gradient = self._gradient(parameter, [*uses, Dense(seq_grads)], in_place=False)
-        assert gradient is not None, "a gradient that is not added in place is returned"
-        return gradient
+        elif not adds_up(seq_grads, gradient):
+            raise RuntimeError(f"a hook has changed the gradient of {self._parameters.name(parameter)!r} on its way")
+        completed = self._gradient(parameter, [*uses, Dense(seq_grads)], in_place=False)
+        assert completed is not None, "a gradient that is not added in place is returned"
+        return completed
 
     def _gradient(self, parameter: Tensor, uses: list[SequenceGrads], *, in_place: bool) -> Tensor | None:
         microbatch, dtype = self._microbatch, compute_dtype(parameter)

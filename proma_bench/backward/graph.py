@@ -5,6 +5,7 @@ It is read anew for each pass, so that nothing has to be assumed about what a mo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,9 +28,12 @@ _MOVING = frozenset(
     for name in (
         *("Index", "UnsafeIndex", "IndexSelect", "IndexPut", "IndexPutImpl", "IndexAdd", "IndexCopy", "IndexFill"),
         *("Gather", "Scatter", "ScatterAdd", "ScatterReduce", "MaskedSelect", "MaskedScatter", "Take", "Put", "Sort"),
-        *("Embedding", "EmbeddingBag", "GroupedMm"),
+        *("Embedding", "EmbeddingBag", "GroupedMm", "Topk", "Select", "Kthvalue", "PackPaddedSequence"),
     )
 ) | {COMPILED}  # what may put rows into an order that depends on data
+
+
+_SETTINGS = ("_saved_dim", "_saved_dims", "_saved_shifts", "_saved_training")  # 0 or 1, say: across a batch or within
 
 
 class Survey(NamedTuple):
@@ -40,7 +44,7 @@ class Survey(NamedTuple):
         gates: the nodes of parameters that tapped layers have used.
         leaves: what receives a gradient without a gate, as AccumulateGrad nodes.
         is_opaque: whether a reentrant checkpoint hides a part of the graph.
-        kinds: the types of all nodes.
+        kinds: the types of all nodes, with those of their settings that say which axis is meant.
         moving: nodes that may put rows into another order.
     """
 
@@ -48,8 +52,13 @@ class Survey(NamedTuple):
     gates: list[Node]
     leaves: list[Node]
     is_opaque: bool
-    kinds: frozenset[type]
+    kinds: frozenset[Any]
     moving: list[Node]
+
+    @property
+    def sparse(self) -> list[Node]:
+        """The operations that give a sparse gradient."""
+        return [node for node in self.moving if getattr(node, "_saved_sparse", False)]
 
     @property
     def parameters(self) -> set[Tensor]:
@@ -63,13 +72,14 @@ def survey(roots: Sequence[Tensor]) -> Survey:
     gates: list[Node] = []
     leaves: list[Node] = []
     moving: list[Node] = []
-    kinds: set[type] = set()
+    kinds: set[Any] = set()
+    is_opaque = False
     stack: list[Node] = [*dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None)]
     leaves += [accumulator(root) for root in roots if root.grad_fn is None and root.requires_grad]
     seen = {None, *stack}
     while stack:
         node = stack.pop()
-        kind = type(node)
+        kind: Any = type(node)
         if kind is ACCUMULATE_NODE:
             leaves.append(node)
             continue
@@ -78,15 +88,25 @@ def survey(roots: Sequence[Tensor]) -> Survey:
             continue
         if kind is TAP_NODE:
             calls.append(node.call)
-        elif kind not in kinds:
-            kinds.add(kind)
+        else:
+            kinds.add((kind, *[_hashable(getattr(node, name)) for name in _settings_of(kind)]))
+            is_opaque = is_opaque or kind is _CHECKPOINT_NODE
         if kind.__name__ in _MOVING:
             moving.append(node)
         above = {parent for parent, _ in node.next_functions} - seen
         if above:
             seen |= above
             stack.extend(above)
-    return Survey(calls, gates, leaves, _CHECKPOINT_NODE in kinds, frozenset(kinds), moving)
+    return Survey(calls, gates, leaves, is_opaque, frozenset(kinds), moving)
+
+
+@functools.lru_cache(maxsize=1024)
+def _settings_of(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in _SETTINGS if hasattr(kind, name))
+
+
+def _hashable(value: Any) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def accumulator(leaf: Tensor) -> Node:
@@ -99,18 +119,27 @@ def output_shapes(node: Node) -> list[torch.Size]:
     return [torch.Size(metadata.shape) for metadata in node._input_metadata]
 
 
-def moves_rows(node: Node, axes: int) -> bool:
-    """Whether a node of `Survey.moving` may reorder one of the first ``axes`` axes.
+def moves_rows(node: Node, axes: int, sequences: int) -> bool:
+    """Whether a node of `Survey.moving` may reorder sequences.
 
     Taking the rows ``0, 1, 2, ...`` reorders nothing: ``log_probs[torch.arange(B), actions]`` is an idiom.
+
+    Args:
+        node: the operation.
+        axes: how many leading axes enumerate rows.
+        sequences: an axis of this length may be one of sequences, wherever it is.
     """
     name = type(node).__name__.removesuffix("Backward0")
-    if name in ("Gather", "IndexSelect"):
-        dimension = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
-        rank = len(output_shapes(node)[0])
-        return bool((dimension + rank if dimension < 0 else dimension) < axes)
+    if name in ("Gather", "IndexSelect", "Select"):
+        shape = getattr(node, "_saved_self_sym_sizes", None) or output_shapes(node)[0]
+        axis = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
+        axis = axis + len(shape) if axis < 0 else axis
+        return bool(axis < axes if name == "Gather" else shape[axis] == sequences or (axis < axes and name != "Select"))
     if name == "Index":
-        return any(index is not None and not _counts_up(index) for index in node._saved_indices[:axes])
+        return any(
+            index is not None and (axis < axes or size == sequences) and not _counts_up(index)
+            for axis, (index, size) in enumerate(zip(node._saved_indices, node._saved_self_sym_sizes, strict=False))
+        )
     if name == "Embedding":  # of a table that is no activation
         return type(node.next_functions[0][0]) not in (ACCUMULATE_NODE, GATE_NODE)
     return True
@@ -142,6 +171,9 @@ def boundary(roots: Sequence[Tensor], layout: Layout) -> list[Boundary]:
         ValueError: a parameter enters after the sum over sequences, or the terms are not those of sequences.
     """
     edges: list[Boundary] = []
+    for root in roots:
+        if root.numel() != 1 and layout.mismatch(root.shape) is not None:
+            raise ValueError(_not_the_sequences(root.shape, layout))
     stack: list[Node] = [
         *dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None and root.numel() == 1)
     ]
@@ -161,12 +193,18 @@ def boundary(roots: Sequence[Tensor], layout: Layout) -> list[Boundary]:
             if is_term and (shape == (layout.sequences,) or layout.mismatch(shape) is None):
                 edges.append(Boundary(node, number, shape))
             elif is_term and sum(above is not None for above, _ in parent.next_functions) != 1:
-                raise ValueError(
-                    f"the loss adds up a tensor of shape {list(shape)}, whose rows are not the {layout.sequences} "
-                    "sequences of this microbatch; it must be minus the sum of their log-probs [B], or of those of "
-                    "their tokens in the layout of the activations"
-                )
+                raise ValueError(_not_the_sequences(shape, layout))
             elif parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
+    if len(edges) == layout.sequences and len({edge.node for edge in edges}) > 1:
+        raise ValueError(_not_the_sequences(edges[0].shape, layout))  # perhaps each is the sum of one sequence's tokens
     return edges
+
+
+def _not_the_sequences(shape: torch.Size, layout: Layout) -> str:
+    return (
+        f"the loss adds up a tensor of shape {list(shape)}, whose rows are not the {layout.sequences} sequences of "
+        "this microbatch; it must be minus the sum of their log-probs [B], or of those of their tokens in the layout "
+        "of the activations"
+    )

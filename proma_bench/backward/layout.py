@@ -39,6 +39,11 @@ class Layout:
         return self.sequences, None if self._leading is None else len(self._leading)
 
     @property
+    def has_ids(self) -> bool:
+        """Whether ``sequence_ids`` were given."""
+        return self._leading is not None
+
+    @property
     def row_axes(self) -> int:
         """How many leading axes of an activation enumerate rows."""
         return 1 if self._leading is None else len(self._leading)
@@ -80,11 +85,14 @@ class Layout:
 
     def agrees(self, found: Int[Tensor, "*rows"]) -> bool:
         """Whether the sequences that were found for rows are those of the layout; -1 is any."""
-        own = self.ids(found.shape).to(found.device)
-        if found.ndim < own.ndim:
+        if found.ndim < self.ids(found.shape).ndim:
             return False
-        own = own.view(*own.shape, *[1] * (found.ndim - own.ndim))
-        return bool(((found == own) | (found < 0)).all())
+        return bool(((found == self.spread(found.shape).to(found.device)) | (found < 0)).all())
+
+    def spread(self, shape: torch.Size) -> Int[Tensor, "*rows"]:
+        """The sequence of each entry of a tensor of this shape."""
+        ids = self.ids(shape)
+        return ids.view(*ids.shape, *[1] * (len(shape) - ids.ndim)).expand(shape)
 
     def only(self, rows: Tensor, sequence: int) -> Tensor:
         """The rows of one sequence, and zeros for the others."""

@@ -66,6 +66,8 @@ class Parameters:
         self._unsharded: dict[Tensor, _Sharded] = {}
         self._first: dict[str, Tensor] = {}
         for parameter, name in self._names.items():
+            if nn.parameter.is_lazy(parameter):
+                raise ValueError(f"parameter {name!r} has no shape yet; run the module once before attaching")
             if parameter.is_complex():
                 raise ValueError(f"parameter {name!r} is complex; sequence gradients are for real parameters")
         if is_distributed():

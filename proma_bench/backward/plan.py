@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from proma_bench.backward.compiled import is_compiled
 from proma_bench.backward.direct import DirectUses
@@ -84,6 +85,13 @@ class Plan:
             raise ValueError(f"{layer.title} gave an output of {self.layout.mismatch(shape) or 'unknown rows'}")
         return found
 
+    def layout_of_operation(self, node: Node, number: int, shape: torch.Size) -> Layout:
+        """The layout of what arrives at an operation, from its output of some number."""
+        found = self.layout_at((node, number), type(node).__name__, shape)
+        if found is None:
+            raise ValueError(f"rows of an operation ({type(node).__name__}) of shape {list(shape)} are not as before")
+        return found
+
     def layout_at(self, place: Place, owner: object, shape: torch.Size) -> Layout | None:
         """The layout of something with rows; None where it has none."""
         if self.layout.sequences == 1:
@@ -98,3 +106,28 @@ class Plan:
         forms = (form_of(type(node).__name__, shape, self.layout.sequences) for shape in shapes)
         kinds = {self.verified.kinds[form] for form in forms if form in self.verified.kinds}
         return len(kinds) > 0 and "mixed" not in kinds
+
+
+def without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:
+    """A backward pass up to the gates and parameters. Returns the gradients of leaves that are no parameters."""
+    leaves = [leaf.variable for leaf in plan.leaves]
+    if plan.is_opaque:
+        return _whole_pass(request, seeds, leaves)
+    gates = [GradientEdge(gate, 0) for gate in request.found.gates]
+    inputs: Any = [*leaves, *gates, *plan.arriving]
+    found = torch.autograd.grad(request.roots, inputs, seeds, retain_graph=True, allow_unused=True)
+    gradients: Sequence[Tensor | None] = found[: len(leaves)]
+    return gradients
+
+
+def _whole_pass(request: Request, seeds: Any, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """A pass over a graph that cannot be seen in advance, as a reentrant checkpoint allows no other."""
+    kept = [leaf.grad for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        request.backward(list(request.roots), grad_tensors=seeds, retain_graph=True)
+        return [leaf.grad for leaf in leaves]
+    finally:
+        for leaf, gradient in zip(leaves, kept, strict=True):
+            leaf.grad = gradient

@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
-from torch.utils.checkpoint import CheckpointError
 
 from proma_bench.backward.compiled import refuse_compiled
-from proma_bench.backward.direct import DirectUses
+from proma_bench.backward.direct import DirectPass, DirectUses, adds_up, suspended_hooks
 from proma_bench.backward.fallback import one_by_one
 from proma_bench.backward.graph import Boundary, Node, Survey, boundary, moves_rows, output_shapes
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.parameters import Parameters, is_distributed
-from proma_bench.backward.plan import Plan, Request, Verified
+from proma_bench.backward.plan import Plan, Request, Verified, without_accumulation
 from proma_bench.backward.rows import digits_base, layout_of, seed_weights
 from proma_bench.backward.taps import Layer
 from proma_bench.backward.verification import (
@@ -26,11 +24,11 @@ from proma_bench.backward.verification import (
     Verification,
     form_of,
     observed,
-    tried,
     weighted,
     weighted_seeds,
 )
 
+_CUTTING = frozenset(("Slice", "Split", "SplitWithSizes", "Unbind", "Select", "Cat", "Stack", "PackPaddedSequence"))
 _MIXED = "a row of its output has a part in the log-probs of more than one sequence"
 
 
@@ -51,7 +49,7 @@ class Planner:
         found = request.found
         refuse_compiled(found.moving)
         direct, leaves = self.sort_leaves(found)
-        if any(leaf.variable.grad is not None for leaf in leaves):  # it accumulates, as an input does not
+        if layout.sequences == 1 and any(leaf.variable.grad is not None for leaf in leaves):  # no input accumulates
             raise ValueError(_no_parameter(leaves))
         uses = DirectUses(request.roots, direct) if direct else None
         plan = Plan(layout, {id(call) for call in found.calls}, found.is_opaque, uses, leaves)
@@ -107,6 +105,8 @@ class Planner:
             for parameter in call.parameters.values():
                 if not parameter.requires_grad:
                     raise ValueError(f"{call.layer.title}: a parameter was frozen since the forward pass")
+        for node in found.sparse:
+            raise ValueError(f"{self._names(direct)}: {type(node).__name__} gives sparse gradients; use sparse=False")
         if direct and self._parameters.is_sharded:
             raise ValueError(f"{self._names(direct)}: used directly, which fully_shard does not allow; call a layer")
         if direct and found.is_opaque:
@@ -123,45 +123,54 @@ class Planner:
     def _verify(self, plan: Plan, request: Request, edges: list[Boundary]) -> None:
         key = self._key(plan, request.found)
         known = self._verified.get(key)
-        if known is not None and not self._has_moved(known, request.found, plan.layout):
-            plan.verified = known
-            if plan.direct is None or not plan.direct.choose(lambda node: plan.knows_rows(node, output_shapes(node))):
-                if "mixed" in known.kinds.values() and (mixed := self._mixed(plan, request.found, {})):
-                    self._by_autograd(plan, mixed, request, edges)
-                return
+        if known is not None and self._may_be_trusted(known, request.found, plan):
+            if "mixed" in known.kinds.values() and (mixed := self._mixed(plan, request.found, {})):
+                self._by_autograd(plan, mixed, request, edges)
+            return
         verification = self._passes(plan, request, edges)
         result, problems = verification.found(), verification.problems
         plan.layouts, reason = result.layouts, _MIXED
         unreached: list[Node] = []
         if plan.direct is not None and not (unreached := plan.direct.choose(verification.has_rows)):
-            failed = self._failing(plan, plan.direct, request, verification)
-            unreached = plan.direct.choose(lambda node: node not in failed and verification.has_rows(node))
-            reason = "what uses it cannot be run once more, as inside of a checkpoint"
-        plan.verified, is_conclusive = _verified(result, plan)
+            unreached = self._failing(plan, plan.direct, request, verification)
+            reason = "what uses it cannot be run once more (as inside of a checkpoint), or a hook changes its gradient"
+        plan.verified, is_conclusive = _verified(result, plan, request.found)
         mixed = self._mixed(plan, request.found, problems)
         mixed.update({leaf.variable: f"{self._names([leaf])} is used directly: {reason}" for leaf in unreached})
         if mixed:
             self._by_autograd(plan, mixed, request, edges)
-        if is_conclusive and not unreached and not problems:
+        if is_conclusive and not (unreached or problems or plan.is_opaque or verification.is_nested):
             self._verified[key] = plan.verified
 
     def _key(self, plan: Plan, found: Survey) -> object:
         """The structure of a pass: what holds for one holds for another of the same structure."""
         sequences = plan.layout.sequences
         forms = Counter([form_of(call.layer, call.shape, sequences) for call in found.calls])
-        modes = tuple([module.training for module in self._engine.modules])
+        modes = tuple([module.training for module in self._engine.module.modules()])
         names = frozenset(map(self._parameters.name, plan.arriving))
         return found.kinds, frozenset(forms.items()), modes, plan.layout.key, names, len(plan.leaves)
 
-    def _has_moved(self, known: Verified, found: Survey, layout: Layout) -> bool:
-        """Whether rows may be elsewhere in this pass, as they move with the data."""
-        axes = 2 if known.has_second else layout.row_axes
-        return known.can_move or any(moves_rows(node, axes) for node in found.moving)
+    def _may_be_trusted(self, known: Verified, found: Survey, plan: Plan) -> bool:
+        """Whether what was found of the structure holds for this pass: nothing moves with the data, and all fits."""
+        plan.verified = known
+        axes = 2 if known.has_second else plan.layout.row_axes
+        if (
+            known.can_move
+            or self._engine.check == "always"
+            or any(moves_rows(node, axes, plan.layout.sequences) for node in found.moving)
+        ):
+            return False
+        if plan.direct is not None and plan.direct.choose(lambda node: plan.knows_rows(node, output_shapes(node))):
+            return False
+        if known.is_simple and not plan.layout.has_ids:
+            return True
+        return all(plan.layout_at((call.layer, -1), call.layer, call.shape) is not None for call in found.calls)
 
     def _passes(self, plan: Plan, request: Request, edges: list[Boundary]) -> Verification:
         """The passes that change nothing."""
         layout = plan.layout
-        kinds = (metadata.dtype for gate in request.found.gates for metadata in gate._input_metadata)
+        kinds = {metadata.dtype for gate in request.found.gates for metadata in gate._input_metadata}
+        kinds |= {call.dtype for call in request.found.calls}
         base = digits_base(torch.float16 if torch.float16 in kinds else torch.float32)
         vectors = seed_weights(layout.sequences, base)
         verification = Verification(layout, base, len(vectors) + 1)
@@ -170,22 +179,32 @@ class Planner:
                 verification.start_pass(is_last=vector is None)
                 seeds = weighted_seeds(request.roots, request.seeds, layout, vector)
                 with nullcontext() if vector is None else weighted(edges, layout, vector):
-                    gradients = _without_accumulation(plan, request, seeds)
+                    gradients = without_accumulation(plan, request, seeds)
                 for leaf, gradient in zip(plan.leaves, gradients, strict=True):
                     if gradient is not None:
                         verification.arrived((leaf, 0), "leaf", gradient)
         return verification
 
-    def _failing(self, plan: Plan, direct: DirectUses, request: Request, verification: Verification) -> set[Node]:
-        """The operations at which the graph is cut that cannot be run a second time, found by trying."""
-        failed: set[Node] = set()
+    def _failing(self, plan: Plan, direct: DirectUses, request: Request, verification: Verification) -> list[Node]:
+        """The parameters that are used directly for which that does not work, found by trying."""
+        found: set[Tensor] = set()
+
+        def note(parameter: Tensor, seq_grads: Tensor, gradient: Tensor) -> Tensor:
+            if adds_up(seq_grads, gradient):
+                found.add(parameter)
+            return gradient
+
         verification.start_pass(is_last=False)
-        with self._engine.verifying(verification), tried(direct, failed):
+        leaves = [leaf.variable for leaf in direct.leaves]
+        direct_pass = DirectPass(direct, plan.layout.sequences, plan.layout_of_operation, note)
+        with self._engine.verifying(verification), suspended_hooks(leaves), direct_pass.installed():
             try:
-                _without_accumulation(plan, request, request.seeds)
-            except CheckpointError:  # it recomputes what an operation has kept only once in a pass
-                return set(direct.cut)
-        return failed
+                without_accumulation(plan, request, request.seeds)
+            except Exception as error:  # an operation may be anybody's code
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                return direct.leaves
+        return [leaf for leaf in direct.leaves if leaf.variable not in found]
 
     def _mixed(self, plan: Plan, found: Survey, problems: dict[Layer, str]) -> dict[Tensor, str]:
         """The parameters of layers whose rows cannot be told apart, and why; no reason where that is no refusal."""
@@ -233,7 +252,7 @@ def _fits(node: Node, layout: Layout) -> bool:
     return all(layout_of("rows", shape, layout) is not None for shape in output_shapes(node))
 
 
-def _verified(found: Found, plan: Plan) -> tuple[Verified, bool]:
+def _verified(found: Found, plan: Plan, survey: Survey) -> tuple[Verified, bool]:
     """What holds for other passes, too, and whether a gradient has arrived wherever one matters.
 
     Not all operations that were observed are cut at.
@@ -244,7 +263,11 @@ def _verified(found: Found, plan: Plan) -> tuple[Verified, bool]:
     used |= {form for form in found.kinds if isinstance(form[0], Layer) or form[0] == "leaf"}
     own = {kind for form, kind in found.kinds.items() if form in used}
     is_turned = "second" in own or "turned" in own
-    return Verified(found.kinds, own <= {"rows"}, is_turned, "moving" in own), not found.silent & used
+    is_cut_to_length = ("flat" in own or "turned" in own) and not _CUTTING.isdisjoint(
+        kind.__name__.removesuffix("Backward0") for kind, *_ in survey.kinds
+    )  # rows of sequences without their padding fall into place only if all are as long
+    can_move = "moving" in own or is_cut_to_length
+    return Verified(found.kinds, own <= {"rows"}, is_turned, can_move), not found.silent & used
 
 
 def _joined(reasons: Sequence[str], most: int = 3) -> str:
@@ -266,28 +289,3 @@ def _no_parameter(leaves: Sequence[Node]) -> str:
         f"log_probs depends on a tensor that requires a gradient and is no parameter, of shape {shapes}; make it an "
         "nn.Parameter of the module that this Proma is attached to"
     )
-
-
-def _without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:
-    """A backward pass up to the gates and parameters. Returns the gradients of leaves that are no parameters."""
-    leaves = [leaf.variable for leaf in plan.leaves]
-    if plan.is_opaque:
-        return _whole_pass(request, seeds, leaves)
-    gates = [GradientEdge(gate, 0) for gate in request.found.gates]
-    inputs: Any = [*leaves, *gates, *plan.arriving]
-    found = torch.autograd.grad(request.roots, inputs, seeds, retain_graph=True, allow_unused=True)
-    gradients: Sequence[Tensor | None] = found[: len(leaves)]
-    return gradients
-
-
-def _whole_pass(request: Request, seeds: Any, leaves: Sequence[Tensor]) -> list[Tensor | None]:
-    """A pass over a graph that cannot be seen in advance, as a reentrant checkpoint allows no other."""
-    kept = [leaf.grad for leaf in leaves]
-    try:
-        for leaf in leaves:
-            leaf.grad = None
-        request.backward(list(request.roots), grad_tensors=seeds, retain_graph=True)
-        return [leaf.grad for leaf in leaves]
-    finally:
-        for leaf, gradient in zip(leaves, kept, strict=True):
-            leaf.grad = gradient

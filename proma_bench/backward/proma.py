@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Literal
 from weakref import WeakSet
 
 from jaxtyping import Float, Int
@@ -44,8 +45,8 @@ class Proma:
     ``docs/distributed.md``.
 
     Before a backward pass changes anything, its graph is looked at: what it reaches must be this module's, and each row
-    of an activation must belong to one sequence, which is tested when a microbatch of a new structure appears (by two
-    more backward passes, three from 33 sequences on). What fails is refused by name; see ``docs/coverage.md``.
+    of an activation must belong to one sequence, which is tested when a microbatch of a new structure appears (by three
+    more backward passes, four from 33 sequences on). What fails is refused by name; see ``docs/coverage.md``.
 
     Attach after `fully_shard`, and before or after ``torch.compile``: what lies between the layers is compiled.
 
@@ -62,7 +63,7 @@ class Proma:
         workspace_bytes: int = 256 * 2**20,
         gram_method: GramMethod = "auto",
         uncovered: Uncovered = "refuse",
-        check: bool = True,
+        check: bool | Literal["always"] = True,
     ) -> None:
         """Attach to every layer of ``module`` that has a rule; other parameters are followed in the graph.
 
@@ -76,8 +77,10 @@ class Proma:
             uncovered: what happens to parameters for which rows of sequences cannot be told apart, because something
                 mixes the rows of a batch: ``refuse``, or ``autograd``: their sequence gradients come from ``B`` more
                 backward passes in each microbatch. That is right for whatever can be differentiated.
-            check: test whether rows are sequences. Without it, time-first activations that happen to be as long as the
-                batch, for one, give wrong gradients.
+            check: test whether rows are sequences, once for each structure of a microbatch; ``always`` in each
+                microbatch, which also finds what the data alone decides (a mask that lets rows see each other, say);
+                False never: then time-first activations that happen to be as long as the batch, for one, give wrong
+                gradients.
 
         Raises:
             ValueError: there is nothing to train; a parameter is complex, or not whole on each rank (FSDP1, tensor
@@ -92,6 +95,8 @@ class Proma:
         if unknown := [name for name in unprojected if name not in names]:
             raise ValueError(f"unprojected names no parameter of {type(module).__name__}: {', '.join(unknown)}")
         require_uncovered(uncovered)
+        if check not in (True, False, "always"):
+            raise ValueError(f"check must be True, False or 'always', got {check!r}")
         if not names:
             raise ValueError(f"{type(module).__name__} has no parameter")
         if any(child in _ATTACHED for child in module.modules()):

@@ -21,10 +21,11 @@ RowKind = Literal["rows", "flat", "second", "turned", "moving", "mixed", "unknow
 
 rows: as the layout says; flat: likewise, with the leading axes flattened, or joined with the next; second: the sequence
 is the second axis; turned: likewise, with both axes flattened; moving: by an order that depends on data; mixed: a row
-belongs to more than one sequence; unknown: no gradient has arrived.
+belongs to more than one sequence; unknown: too few rows have a gradient to tell.
 """
 
-_SIGNIFICANT = 2.0**-20  # of the largest row; what is smaller may be rounding
+_SIGNIFICANT = {torch.float64: 2.0**-40}  # of the largest row; what is smaller may be rounding
+_SIGNIFICANT_ELSE = 2.0**-20
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of a ratio, which is exact but for sums in another order
 _LOW_PRECISION = 2e-2
 
@@ -35,13 +36,21 @@ def digits_base(dtype: torch.dtype) -> int:
 
 
 def seed_weights(sequences: int, base: int) -> list[Float[Tensor, " B"]]:
-    """``2^-d`` for each digit ``d`` of the sequences' numbers to this base: one vector per digit, hence per pass."""
-    weights: list[Tensor] = []
-    numbers = torch.arange(sequences)
-    while len(weights) == 0 or bool(numbers.any()):
+    """``2^-d`` for each digit ``d`` of the sequences' numbers to this base: one vector per digit, hence per pass.
+
+    And one more in another order, as a witness: a sum over several sequences may be a power of two by chance.
+    """
+    if sequences == 1:
+        return []
+    numbers, weights = torch.arange(sequences), [_witness(torch.arange(sequences), base)]
+    while bool(numbers.any()):
         weights.append(torch.exp2(-(numbers % base).double()))
         numbers = numbers // base
-    return weights if sequences > 1 else []
+    return weights
+
+
+def _witness(numbers: Int[Tensor, "*rows"], base: int) -> Float[Tensor, "*rows"]:
+    return torch.exp2(-((13 * numbers + 5) % base).double())
 
 
 def sketch(gradient: Tensor, row_axes: int) -> Float[Tensor, "*leading"]:
@@ -68,13 +77,14 @@ def owners(
         base: as for `seed_weights`.
     """
     tolerance = _TOLERANCE.get(plain.dtype, _LOW_PRECISION)
+    smallest = _SIGNIFICANT.get(plain.dtype, _SIGNIFICANT_ELSE)
     plain = plain.double()
     largest = plain.abs().amax() if plain.numel() else plain.new_zeros(())
-    significant = plain.abs() > _SIGNIFICANT * largest
+    significant = plain.abs() > smallest * largest
     found, place = torch.zeros_like(plain, dtype=torch.long), 1
-    for values in weighted:
+    for values in weighted[1:]:
         values = values.double()
-        if not bool((values.abs() <= 2 * _SIGNIFICANT * largest)[~significant].all()):
+        if not bool((values.abs() <= 2 * smallest * largest)[~significant].all()):
             return None  # a gradient that cancels only where all sequences have the same weight
         ratio = torch.where(significant, values / plain, 1.0)
         if not bool((ratio > 0).all()):
@@ -87,9 +97,20 @@ def owners(
             return None
         found += digit * place
         place *= base
-    if bool((found >= sequences).any()):
+    if bool((found >= sequences).any()) or not _is_confirmed(plain, weighted[:1], found, base, significant, tolerance):
         return None
     return found.masked_fill(~significant, -1)
+
+
+def _is_confirmed(
+    plain: Tensor, witness: Sequence[Tensor], found: Tensor, base: int, significant: Tensor, tolerance: float
+) -> bool:
+    """Whether the witness says the same."""
+    for values in witness:
+        expected = _witness(found, base) * plain
+        error = (values.double() - expected).abs()
+        return bool((error <= tolerance * expected.abs())[significant].all())
+    return True
 
 
 def row_kind(found: Int[Tensor, "*leading"] | None, shape: torch.Size, layout: Layout) -> RowKind:
@@ -99,11 +120,13 @@ def row_kind(found: Int[Tensor, "*leading"] | None, shape: torch.Size, layout: L
     if bool((found < 0).all()):
         return "unknown"
     kinds: tuple[RowKind, ...] = ("rows", "flat", "second", "turned")
-    for kind in kinds:
-        candidate = layout_of(kind, shape, layout)
-        if candidate is not None and candidate.agrees(found):
-            return kind
-    return "moving"
+    candidates = ((kind, layout_of(kind, shape, layout)) for kind in kinds)
+    fitting = [(kind, own) for kind, own in candidates if own is not None and own.agrees(found)]
+    if not fitting:
+        return "moving"
+    orders = [own.spread(found.shape) for _, own in fitting]
+    is_clear = all(torch.equal(order, orders[0]) for order in orders[1:])
+    return fitting[0][0] if is_clear else "unknown"
 
 
 def layout_of(kind: RowKind, shape: torch.Size, layout: Layout) -> Layout | None:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from proma_bench.backward.compiled import uncompiled
 from proma_bench.backward.layers import layer_rule
@@ -143,6 +142,8 @@ class Layer:
         if self.is_direct or any(len(store) != size for store, size in self._sizes):
             return []
         found = [(name, store, key, store.get(key)) for name, store, key in self._places]
+        if not all(parameter is None or parameter.is_leaf for *_, parameter in found):
+            return []  # computed from something else, as by functional_call
         return [place for place in found if place[3] is not None and place[3].requires_grad]
 
     def _tap(self, output: Any, inputs: tuple[Any, ...], parameters: dict[str, Tensor]) -> Tensor:
@@ -199,10 +200,10 @@ class _Tap(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     @uncompiled
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
+        _refuse_to_be_differentiated(call.layer.title)
         tensors = ctx.saved_tensors
         computed = None if call.layer.rule.marks_output else tensors[-1]
         call.layer.engine.capture(call, call.inputs(tensors), computed, grad_output)
@@ -217,11 +218,19 @@ class _Gate(torch.autograd.Function):
         return parameter.new_zeros(())
 
     @staticmethod
-    @once_differentiable
     @uncompiled
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, None]:
         engine = ctx.engine()
         return None if engine is None else engine.finish(ctx.parameter), None
+
+
+def _refuse_to_be_differentiated(title: str) -> None:
+    """A gradient of a gradient, as for a penalty or a force, would miss the parameters, which are detached."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{title}: a gradient through it was asked for with create_graph=True, which a layer with a rule cannot "
+            "give; leave this module out of Proma, or compute such gradients by finite differences"
+        )
 
 
 TAP_NODE: Any = _Tap._backward_cls

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from proma_bench.backward.direct import DirectUses, local_gradients, suspended_hooks
+from proma_bench.backward.direct import DirectUses, suspended_hooks
 from proma_bench.backward.graph import Boundary, Node, output_shapes
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.rows import RowKind, layout_of, moving_layout, owners, row_kind, sketch
@@ -40,7 +40,7 @@ class Found(NamedTuple):
     Attributes:
         kinds: where the rows of each form are.
         layouts: where they are in this pass, for each place.
-        silent: the forms of places where no gradient has arrived.
+        silent: the forms of places where too little has arrived to remember it.
     """
 
     kinds: dict[Form, RowKind]
@@ -59,6 +59,7 @@ class Verification:
     Attributes:
         problems: of layers whose rule is wrong, and why.
         is_last: whether this is the pass with seeds of one.
+        is_nested: whether there were backward passes within these, whose graphs were not seen before.
     """
 
     def __init__(self, layout: Layout, base: int, passes: int) -> None:
@@ -70,6 +71,7 @@ class Verification:
         self._owners: dict[Place, Tensor | None] = {}
         self.problems: dict[Layer, str] = {}
         self.is_last = False
+        self.is_nested = False
 
     def start_pass(self, *, is_last: bool) -> None:
         """Another pass begins."""
@@ -99,9 +101,12 @@ class Verification:
         found, shape = self._owners[place], self._shapes[place]
         if kind == "moving" and found is not None:
             return moving_layout(found, self._layout.sequences)
-        if kind == "unknown":  # no row has a gradient, if there is a row at all: any layout will do
+        if kind == "unknown":
             if found is None or found.numel() == 0:
-                return Layout(1)
+                return Layout(1)  # there is no row
+            if not bool((found < 0).all()):
+                return moving_layout(found, self._layout.sequences)
+            # no row has a gradient: any layout will do
             return layout_of("rows", shape, self._layout) or moving_layout(found, self._layout.sequences)
         return layout_of(kind, shape, self._layout)
 
@@ -178,25 +183,6 @@ def observed(uses: DirectUses | None, verification: Verification) -> Iterator[No
     leaves = [] if uses is None else [leaf.variable for leaf in uses.leaves]
     try:
         with suspended_hooks(leaves):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def tried(uses: DirectUses, failed: set[Node]) -> Iterator[None]:
-    """In this context the operations at which the graph is cut are run twice; ``failed`` gets those that cannot be."""
-
-    def attempt(node: Node, arriving: tuple[Tensor | None, ...]) -> None:
-        try:
-            local_gradients(node, arriving)
-        except Exception:
-            failed.add(node)
-
-    handles = [node.register_prehook(partial(attempt, node)) for node in uses.cut]
-    try:
-        with suspended_hooks([leaf.variable for leaf in uses.leaves]):
             yield
     finally:
         for handle in handles:

@@ -245,3 +245,28 @@ def test_a_loss_over_selected_tokens_is_followed_to_what_they_were_selected_from
     with Proma(module) as proma, proma.microbatch(advantages):
         (-scores()[mask].sum()).backward()
     assert_gradients(module, wanted, 1e-12)
+
+
+class Weighing(nn.Module):
+    """What rows see of each other is data: nothing in the graph shows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.mixture = nn.Linear(6, 5), nn.Linear(5, 3), torch.eye(4, dtype=torch.float64)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.last((self.mixture @ self.first(rows)).tanh())
+
+
+def test_what_the_data_alone_decides_is_found_where_each_microbatch_is_checked() -> None:
+    module, ones = initialise(Weighing()), torch.ones(4, dtype=torch.float64)
+    rows = torch.randn(4, 6, dtype=torch.float64, generator=seeded(0))
+    with Proma(module, check="always") as proma:
+        proma.backward(module(rows).sin().sum(1), ones)
+        before = [p.grad.clone() for p in module.parameters()]
+        module.mixture = torch.full((4, 4), 0.25, dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"'first' \(Linear\).*more than one sequence"):
+            proma.backward(module(rows).sin().sum(1), ones)
+    assert all(torch.equal(p.grad, old) for p, old in zip(module.parameters(), before, strict=True))
+    with pytest.raises(ValueError, match="check must be"), unchecked_shapes():
+        Proma(module, check="never")  # type: ignore[arg-type]
