@@ -1,4 +1,4 @@
-"""A parameter that is used without a layer is an ordinary parameter: its hooks run, once, on the gradient that it gets."""
+"""A parameter that is used without a layer is an ordinary one: its hooks run, once, on the gradient that it gets."""
 
 from __future__ import annotations
 
