@@ -107,6 +107,22 @@ def time_first_until_square() -> Case:
     return Case(double(TimeFirst()), on(tokens(1, 3), tokens(3, 3, 1)))
 
 
+class SortedTimeFirst(Between):
+    """Time first, and the sequences sorted."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.clone)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        order = rows[:, 0, 0].argsort()
+        return super().forward(rows.transpose(0, 1)[:, order])[:, order.argsort()].transpose(0, 1)
+
+
+def sorted_time_first_after_a_batch_in_order() -> Case:
+    first = tokens(4, 3)
+    return Case(double(SortedTimeFirst()), on(first[first[:, 0, 0].argsort()], tokens(4, 3, 1)), "right")
+
+
 class BothWays(nn.Module):
     """One layer, on tokens of each sequence and on sequences of each token."""
 
@@ -248,6 +264,7 @@ CASES = [
     sorted_rows, sorted_rows_after_a_batch_in_order, positions_as_many_as_sequences, positions,
     positions_in_a_last_short_microbatch, expanded_positions, chunks_as_long_as_the_batch, chunks,
     time_first_and_square, time_first, time_first_until_square, batch_first_and_time_first_and_square,
+    sorted_time_first_after_a_batch_in_order,
     time_first_and_batch_first_and_square, time_first_and_batch_first_and_time_first_and_square,
     layer_without_a_gradient, layer_without_a_gradient_on_tokens, layer_without_a_gradient_on_as_many_rows,
     parameter_on_no_rows, parameter_on_no_tokens, sequence_with_a_small_gradient,
