@@ -215,6 +215,10 @@ def one_sequence() -> Case:
     return Case(double(Between(torch.clone)), on(tokens(1, 3), tokens(1, 3, 1)), "right")
 
 
+def one_sequence_of_tokens() -> Case:
+    return Case(double(Chunked(3)), on(tokens(1, 3), tokens(1, 3, 1)), "right")
+
+
 def virtual(function: Callable[[Tensor], Tensor], expected: Any) -> Case:
     batches = [batch._replace(size=2) for batch in on(X, X2)]
     return Case(double(Between(function)), batches, expected)
@@ -281,10 +285,23 @@ def test_rows(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)
 
 
-SOUND = [expanded_positions, last_short_microbatch, one_sequence, virtual_microbatches, packed, flattened]
+SOUND = [
+    expanded_positions,
+    last_short_microbatch,
+    one_sequence,
+    one_sequence_of_tokens,
+    virtual_microbatches,
+    packed,
+    flattened,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", SOUND, ids=lambda case: case.__name__)
 def test_sound_rows_are_right_without_a_check_of_rows(case: Callable[[], Case], way: str) -> None:
     assert outcome(case(), way, check=False) == "right"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_of_another_shape_are_refused_without_a_check_of_rows(way: str) -> None:
+    assert outcome(time_first(), way, check=False) == "raised"
