@@ -198,6 +198,36 @@ def weight_penalty() -> Case:
     return Case(mlp(), lambda model: plain(model) - 0.1 * model[0].weight.square().sum(), with_autograd="either")
 
 
+class Prompt(nn.Module):
+    """A parameter of which a layer makes what all sequences, or each, get."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.prompt, self.encoder, self.head = nn.Parameter(torch.zeros(rows, 6)), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.head(torch.tanh(rows + self.encoder(self.prompt)))
+
+
+def prompt_through_a_layer() -> Case:
+    return Case(double(Prompt(1)), twice(lambda model: None), "raised")
+
+
+def prompt_of_each_sequence_through_a_layer() -> Case:
+    return Case(double(Prompt(4)), twice(lambda model: None))
+
+
+class Expanded(Prompt):
+    """Likewise, with the prompt as a row of each sequence before the layer."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.head(torch.tanh(rows + self.encoder(self.prompt.expand(len(rows), -1) * rows)))
+
+
+def prompt_beside_rows_through_a_layer() -> Case:
+    return Case(double(Expanded(1)), twice(lambda model: None), "right")
+
+
 def tied_head() -> Case:
     model = double(nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 6)))
     tokens = torch.arange(8).view(4, 2)
@@ -223,7 +253,9 @@ CASES = [
     foreign_parameter, foreign_tensor, foreign_tensor_between_layers, tensor_inside, foreign_head, foreign_and_frozen,
     replaced_before_the_first, replaced_later, replaced_by_another_kind, parameter_replaced, tied_later, unfrozen_later,
     unfrozen_weight_later, frozen_later, adapter_enabled_later, parameter_beside_layers, input_that_requires_grad,
-    embeddings_that_require_grad, weight_used_beside, weight_used_alone, weight_penalty, tied_head, captured_in_a_list,
+    embeddings_that_require_grad, weight_used_beside, weight_used_alone, weight_penalty,
+    prompt_through_a_layer, prompt_of_each_sequence_through_a_layer, prompt_beside_rows_through_a_layer,
+    tied_head, captured_in_a_list,
 ]  # fmt: skip
 
 

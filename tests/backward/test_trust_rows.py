@@ -107,6 +107,102 @@ def time_first_until_square() -> Case:
     return Case(double(TimeFirst()), on(tokens(1, 3), tokens(3, 3, 1)))
 
 
+class SortedTimeFirst(Between):
+    """Time first, and the sequences sorted."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.clone)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        order = rows[:, 0, 0].argsort()
+        return super().forward(rows.transpose(0, 1)[:, order])[:, order.argsort()].transpose(0, 1)
+
+
+def sorted_time_first_after_a_batch_in_order() -> Case:
+    first = tokens(4, 3)
+    return Case(double(SortedTimeFirst()), on(first[first[:, 0, 0].argsort()], tokens(4, 3, 1)), "right")
+
+
+class BothWays(nn.Module):
+    """One layer, on tokens of each sequence and on sequences of each token."""
+
+    def __init__(self, *first: bool) -> None:
+        super().__init__()
+        self.shared, self.first = nn.Linear(6, 6), first
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for time_first in self.first:
+            rows = self.shared(rows.transpose(0, 1)).transpose(0, 1) if time_first else self.shared(rows)
+            rows = torch.tanh(rows)
+        return rows
+
+
+def both_ways(*first: bool) -> Case:
+    return Case(double(BothWays(*first)), on(tokens(4, 4), tokens(4, 4, 1), tokens(4, 4, 2)), "right")
+
+
+def batch_first_and_time_first_and_square() -> Case:
+    return both_ways(False, True)
+
+
+def time_first_and_batch_first_and_square() -> Case:
+    return both_ways(True, False)
+
+
+def time_first_and_batch_first_and_time_first_and_square() -> Case:
+    return both_ways(True, False, True)
+
+
+class SwitchedOff(nn.Module):
+    """A layer on rows that are no sequence's, whose output has a weight of zero, as of an expert that is not chosen."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.used, self.unused, self.shape = nn.Linear(6, 3), nn.Linear(6, 3), shape
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.used(rows) + 0 * self.unused(rows.new_ones(*self.shape, 6)).flatten(0, -2).sum(0)
+
+
+def layer_without_a_gradient() -> Case:
+    return Case(double(SwitchedOff((7,))), on(X, X2), "right")
+
+
+def layer_without_a_gradient_on_tokens() -> Case:
+    return Case(double(SwitchedOff((3, 5))), on(X, X2), "right")
+
+
+def layer_without_a_gradient_on_as_many_rows() -> Case:
+    return Case(double(SwitchedOff((4,))), on(X, X2), "right")
+
+
+class OnNoRows(nn.Module):
+    """A parameter of an expert that no row is sent to, in the first batch."""
+
+    def __init__(self, leading: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer, self.scale, self.leading = nn.Linear(6, 3), nn.Parameter(torch.ones(3)), leading
+
+    def forward(self, rows: Tensor) -> Tensor:
+        hidden = self.layer(rows)
+        return hidden + (hidden.new_ones(*self.leading, 3) * self.scale).flatten(0, -2).sum(0)
+
+
+def parameter_on_no_rows() -> Case:
+    return Case(double(OnNoRows((0,))), on(X, X2), "right")
+
+
+def parameter_on_no_tokens() -> Case:
+    return Case(double(OnNoRows((0, 4))), on(X, X2), "right")
+
+
+def sequence_with_a_small_gradient() -> Case:
+    """What is removed does not depend on the size of a gradient, so no gradient is small enough to be left out."""
+    weights = torch.tensor([1.0, 1.0, 1e-5, 1.0], dtype=torch.float64)
+    batches = [Batch(lambda model, x=x: weights * score(model(x))) for x in (X, X2, X)]
+    return Case(double(Between(torch.clone)), batches, "right")
+
+
 def log_probs_in_another_order() -> Case:
     return Case(double(Between(torch.clone)), lambda model: score(model(X)).flip(0), "right")
 
@@ -117,6 +213,10 @@ def last_short_microbatch() -> Case:
 
 def one_sequence() -> Case:
     return Case(double(Between(torch.clone)), on(tokens(1, 3), tokens(1, 3, 1)), "right")
+
+
+def one_sequence_of_tokens() -> Case:
+    return Case(double(Chunked(3)), on(tokens(1, 3), tokens(1, 3, 1)), "right")
 
 
 def virtual(function: Callable[[Tensor], Tensor], expected: Any) -> Case:
@@ -167,7 +267,12 @@ def packed_with_attention_across_sequences() -> Case:
 CASES = [
     sorted_rows, sorted_rows_after_a_batch_in_order, positions_as_many_as_sequences, positions,
     positions_in_a_last_short_microbatch, expanded_positions, chunks_as_long_as_the_batch, chunks,
-    time_first_and_square, time_first, time_first_until_square, log_probs_in_another_order, last_short_microbatch,
+    time_first_and_square, time_first, time_first_until_square, batch_first_and_time_first_and_square,
+    sorted_time_first_after_a_batch_in_order,
+    time_first_and_batch_first_and_square, time_first_and_batch_first_and_time_first_and_square,
+    layer_without_a_gradient, layer_without_a_gradient_on_tokens, layer_without_a_gradient_on_as_many_rows,
+    parameter_on_no_rows, parameter_on_no_tokens, sequence_with_a_small_gradient,
+    log_probs_in_another_order, last_short_microbatch,
     one_sequence, virtual_microbatches, virtual_microbatches_that_mix, packed, flattened,
     packed_with_the_ids_of_other_rows, packed_with_one_wrong_id, packed_with_attention_across_sequences,
 ]  # fmt: skip
@@ -180,10 +285,23 @@ def test_rows(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)
 
 
-SOUND = [expanded_positions, last_short_microbatch, one_sequence, virtual_microbatches, packed, flattened]
+SOUND = [
+    expanded_positions,
+    last_short_microbatch,
+    one_sequence,
+    one_sequence_of_tokens,
+    virtual_microbatches,
+    packed,
+    flattened,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", SOUND, ids=lambda case: case.__name__)
 def test_sound_rows_are_right_without_a_check_of_rows(case: Callable[[], Case], way: str) -> None:
     assert outcome(case(), way, check=False) == "right"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_of_another_shape_are_refused_without_a_check_of_rows(way: str) -> None:
+    assert outcome(time_first(), way, check=False) == "raised"

@@ -292,3 +292,18 @@ def test_backward_called_in_another_way_is_right_or_refused(call: str) -> None:
             assert_right(snapshot(leaves), first)
         else:
             assert_right(snapshot(leaves), want)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_the_vector_of_log_probs_may_be_differentiated_without_a_sum(number: int) -> None:
+    def gradients(*, with_sum: bool) -> list[Tensor]:
+        model = mlp()
+        with Proma(model, CONFIG) as proma:
+            for rows in (X, X2, X):
+                log_probs = score(model(rows[:number]))
+                with proma.microbatch(ADVANTAGES[:number]):
+                    (-log_probs.sum()).backward() if with_sum else log_probs.backward(-torch.ones_like(log_probs))
+        return [parameter.grad for parameter in model.parameters()]
+
+    for one, other in zip(gradients(with_sum=False), gradients(with_sum=True), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
