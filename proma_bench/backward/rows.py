@@ -81,36 +81,24 @@ def owners(
     plain = plain.double()
     largest = plain.abs().amax() if plain.numel() else plain.new_zeros(())
     significant = plain.abs() > smallest * largest
+    clean = plain != 0  # a small row keeps its sequence, too, if its ratios are clean
     found, place = torch.zeros_like(plain, dtype=torch.long), 1
-    for values in weighted[1:]:
+    for number, values in enumerate(weighted):
         values = values.double()
         if not bool((values.abs() <= 2 * smallest * largest)[~significant].all()):
             return None  # a gradient that cancels only where all sequences have the same weight
-        ratio = torch.where(significant, values / plain, 1.0)
-        if not bool((ratio > 0).all()):
-            return None
-        exponent = ratio.log2().round()
-        digit = -exponent.long()
-        if not bool(
-            ((ratio / exponent.exp2() - 1).abs() <= tolerance).all() & (digit >= 0).all() & (digit < base).all()
-        ):
-            return None
-        found += digit * place
+        if number == 0:
+            continue  # the witness, who is heard last
+        ratio = torch.where(clean, values / plain.where(clean, 1.0), 1.0).clamp_min(0.0)
+        exponent = ratio.log2().round().clamp(1 - base, 0)
+        clean &= (ratio - exponent.exp2()).abs() <= tolerance * exponent.exp2()
+        found += -exponent.long() * place
         place *= base
-    if bool((found >= sequences).any()) or not _is_confirmed(plain, weighted[:1], found, base, significant, tolerance):
-        return None
-    return found.masked_fill(~significant, -1)
-
-
-def _is_confirmed(
-    plain: Tensor, witness: Sequence[Tensor], found: Tensor, base: int, significant: Tensor, tolerance: float
-) -> bool:
-    """Whether the witness says the same."""
-    for values in witness:
+    clean &= found < sequences
+    for values in weighted[:1]:
         expected = _witness(found, base) * plain
-        error = (values.double() - expected).abs()
-        return bool((error <= tolerance * expected.abs())[significant].all())
-    return True
+        clean &= (values.double() - expected).abs() <= tolerance * expected.abs()
+    return found.masked_fill(~clean, -1) if bool(clean[significant].all()) else None
 
 
 def row_kind(found: Int[Tensor, "*leading"] | None, shape: torch.Size, layout: Layout) -> RowKind:
