@@ -44,7 +44,8 @@ def optimizer_step(
         ``grad_norm`` and the statistics of the projection (None without one).
 
     Raises:
-        RunError: an objective is not finite, or there is not enough memory. The weights are unchanged then.
+        RunError: an objective is not finite, there is not enough memory, or PROMA refuses the policy. The weights are
+            unchanged then.
     """
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
     rows = sum(microbatch.rows for microbatch in microbatches)
@@ -59,7 +60,7 @@ def optimizer_step(
                 (-objective.sum()).backward()
             else:
                 ids = policy.sequence_ids(experience)
-                proma.backward(objective, experience.advantages, ids, microbatch_size=size)
+                _project(proma, objective, experience, ids, size)
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
@@ -67,6 +68,13 @@ def optimizer_step(
     optimizer.step()
     optimizer.zero_grad()
     return result
+
+
+def _project(proma: Proma, objective: Tensor, experience: Experience, ids: Tensor | None, size: int) -> None:
+    try:
+        proma.backward(objective, experience.advantages, ids, microbatch_size=size)
+    except ValueError as error:  # a policy that mixes the sequences of a batch, for one
+        raise RunError(f"PROMA cannot take this step: {error}") from error
 
 
 def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor:

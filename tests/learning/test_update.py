@@ -129,3 +129,19 @@ def test_numbers_that_are_not_finite_stop_the_step_before_the_weights_change(met
     with pytest.raises(RunError, match="no longer finite"):
         step(policy, experience.microbatches(4, None), tiny(method=method))
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+class Mixing(Linear):
+    """A policy that normalises over the batch."""
+
+    def distribution(self, observations):
+        logits = self.layer(observations)
+        return Categorical(logits=logits - logits.mean(0) / 2, validate_args=False)
+
+
+def test_what_proma_refuses_stops_the_step_in_one_line_before_the_weights_change():
+    policy = Mixing()
+    before = copy.deepcopy(policy.state_dict())
+    with pytest.raises(RunError, match=r"^PROMA cannot take this step: module 'layer' \(Linear\): .*uncovered"):
+        step(policy, sample(policy).microbatches(4, None), tiny(method="proma"))
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
