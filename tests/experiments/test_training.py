@@ -8,6 +8,7 @@ from small_runs import tiny, tiny_transformer
 from torch import nn
 from torch.distributions import kl_divergence
 
+from proma_bench.errors import RunError
 from proma_bench.experiments.training import Training, make_optimizer, make_proma, train
 from proma_bench.learning.methods import METHODS
 
@@ -118,7 +119,7 @@ def with_batch_norm(**settings):
 
 
 def test_what_mixes_sequences_is_refused_unless_autograd_is_asked_for():
-    with pytest.raises(ValueError, match="mixes the rows of a batch"):
+    with pytest.raises(RunError, match="mixes the rows of a batch"):
         list(with_batch_norm().batch())
     for metrics in with_batch_norm(uncovered="autograd").batch():
         assert "layers.1.0.weight" in metrics["removed_by_layer"]
