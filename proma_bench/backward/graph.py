@@ -119,17 +119,20 @@ def output_shapes(node: Node) -> list[torch.Size]:
     return [torch.Size(metadata.shape) for metadata in node._input_metadata]
 
 
-def moves_rows(node: Node, axes: int, sequences: int) -> bool:
+def moves_rows(node: Node, axes: int, layout: Layout) -> bool:
     """Whether a node of `Survey.moving` may reorder sequences.
 
-    Taking the rows ``0, 1, 2, ...`` reorders nothing: ``log_probs[torch.arange(B), actions]`` is an idiom.
+    Taking the rows ``0, 1, 2, ...`` reorders nothing: ``log_probs[torch.arange(B), actions]`` is an idiom. Neither does
+    adding up rows by their ``sequence_ids``, from which the layout was made.
 
     Args:
         node: the operation.
         axes: how many leading axes enumerate rows.
-        sequences: an axis of this length may be one of sequences, wherever it is.
+        layout: an axis as long as its sequences may be one of them, wherever it is.
     """
-    name = type(node).__name__.removesuffix("Backward0")
+    name, sequences = type(node).__name__.removesuffix("Backward0"), layout.sequences
+    if name == "IndexAdd":
+        return not (layout.has_ids and layout.is_made_of(node._saved_index))
     if name in ("Gather", "IndexSelect", "Select"):
         shape = getattr(node, "_saved_self_sym_sizes", None) or output_shapes(node)[0]
         axis = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim

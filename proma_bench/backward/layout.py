@@ -43,6 +43,10 @@ class Layout:
         """Whether ``sequence_ids`` were given."""
         return self._leading is not None
 
+    def is_made_of(self, ids: Tensor) -> bool:
+        """Whether these are the ``sequence_ids``, row by row."""
+        return self._leading is not None and torch.equal(ids, self._ids.to(ids.device))
+
     @property
     def row_axes(self) -> int:
         """How many leading axes of an activation enumerate rows."""

@@ -157,7 +157,7 @@ class Planner:
         if (
             known.can_move
             or self._engine.check == "always"
-            or any(moves_rows(node, axes, plan.layout.sequences) for node in found.moving)
+            or any(moves_rows(node, axes, plan.layout) for node in found.moving)
         ):
             return False
         if plan.direct is not None and plan.direct.choose(lambda node: plan.knows_rows(node, output_shapes(node))):

@@ -56,7 +56,7 @@ MOVING: dict[str, tuple[Callable[[], Tensor], list[bool]]] = {  # with one axis,
 def test_what_may_move_rows(name: str) -> None:
     make, expected = MOVING[name]
     (node,) = [node for node in survey([make()]).moving if not type(node).__name__.startswith("Select")][:1]
-    assert [moves_rows(node, 1, 7), moves_rows(node, 2, 7)] == expected
+    assert [moves_rows(node, 1, Layout(7)), moves_rows(node, 2, Layout(7))] == expected
 
 
 def test_each_leaf_and_kind_is_seen_once() -> None:
@@ -110,3 +110,10 @@ def test_the_terms_must_be_those_of_the_sequences() -> None:
         for shape in refused:
             with pytest.raises(ValueError, match="whose rows are not the 3 sequences"):
                 boundary([sum_of_two(shape)], layout)
+
+
+def test_rows_that_are_added_up_by_their_ids_do_not_move() -> None:
+    ids = torch.tensor([0, 0, 2, 1])
+    (node,) = survey([torch.zeros(3).index_add(0, ids, torch.ones(4, requires_grad=True))]).moving
+    assert not moves_rows(node, 1, Layout(3, ids))
+    assert moves_rows(node, 1, Layout(3, ids.flip(0))) and moves_rows(node, 1, Layout(3))
