@@ -36,7 +36,7 @@ def check_recomputed(module: nn.Module, inputs: tuple[Any, ...], output: Tensor)
     with torch.no_grad():
         again = functional_call(without_hooks(module), trainable(module), inputs)
     error, size = (again - output).double().norm(), output.double().norm()
-    if not bool(error <= _tolerance(output) * size):
+    if not bool(error <= tolerance_of(output) * size):
         return (
             f"run again for its rule, it does not give the output that it gave (relative error "
             f"{float(error / size):.1e}): a mode, a buffer or an attribute has changed since, or it is random"
@@ -69,7 +69,7 @@ def check_rule(
     expected = recomputed_gradients(module, inputs, grad_output)
     if set(seq_grads) != set(expected):
         return f"its rule gives gradients for {sorted(seq_grads)}, its trainable parameters are {sorted(expected)}"
-    tolerance = max(_tolerance(value) for value in (grad_output, *inputs) if isinstance(value, Tensor))
+    tolerance = max(tolerance_of(value) for value in (grad_output, *inputs) if isinstance(value, Tensor))
     for name, gradient in expected.items():
         parameter = module.get_parameter(name)
         total = torch.empty(gradient.shape or (1,), dtype=compute_dtype(parameter), device=gradient.device)
@@ -83,7 +83,8 @@ def check_rule(
     return None
 
 
-def _tolerance(values: Tensor) -> float:
+def tolerance_of(values: Tensor) -> float:
+    """How far a result in this type may be off by rounding, relative to its size."""
     return _TOLERANCE.get(values.dtype, 0.0)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from proma_bench.backward.checks import tolerance_of
 from proma_bench.backward.factors import compute_dtype
 from proma_bench.backward.graph import ACCUMULATE_NODE, Node, output_shapes
 from proma_bench.backward.layout import Layout
@@ -151,7 +152,6 @@ class DirectPass:
 
     Args:
         uses: the part of the graph.
-        parameters: of the leaves.
         sequences: B.
         layout_of: the layout of the rows that arrive at a node's output of some number and shape.
         complete: called with a parameter, its sequence gradients [B, *W] and the gradient that has arrived, once
@@ -253,8 +253,7 @@ def _first_hook(tensor: Tensor, hook: Callable[[Tensor], Tensor]) -> RemovableHa
 
 def adds_up(seq_grads: Tensor, gradient: Tensor) -> bool:
     """Whether sequence gradients are parts of the gradient that has arrived: a hook in between may have changed it."""
-    tolerance = {torch.float64: 1e-6, torch.float32: 1e-3}.get(gradient.dtype, 5e-2)
-    return bool((seq_grads.sum(0) - gradient).norm() <= tolerance * seq_grads.norm())
+    return bool((seq_grads.sum(0) - gradient).norm() <= tolerance_of(gradient) * seq_grads.norm())
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def moves_rows(node: Node, axes: int, layout: Layout) -> bool:
     """
     name, sequences = type(node).__name__.removesuffix("Backward0"), layout.sequences
     if name == "IndexAdd":
-        return not (layout.has_ids and layout.is_made_of(node._saved_index))
+        return not layout.is_made_of(node._saved_index)
     if name in ("Gather", "IndexSelect", "Select"):
         shape = getattr(node, "_saved_self_sym_sizes", None) or output_shapes(node)[0]
         axis = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim

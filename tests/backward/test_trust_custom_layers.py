@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from custom_layers import Scale, around, case, first_seen_in_eval
 from torch import Tensor, nn
-from trust import WAYS, X2, Batch, Case, X, assert_outcome, double, score
+from trust import X2, Batch, Case, X, assert_outcome, double, in_all_ways, score
 
 
 class Dropping(Scale):
@@ -190,8 +189,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("uncovered", [False, True], ids=["default", "uncovered"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@in_all_ways(CASES)
 def test_custom_layers(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)

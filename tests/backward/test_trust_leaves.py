@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from trust import WAYS, X2, Batch, Case, X, assert_outcome, double, outcome, score
+from trust import WAYS, X2, Batch, Case, X, assert_outcome, double, in_all_ways, outcome, score
 
 from proma_bench import Proma
 
@@ -259,9 +259,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("uncovered", [False, True], ids=["default", "uncovered"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@in_all_ways(CASES)
 def test_leaves(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)
 

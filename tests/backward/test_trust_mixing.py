@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from between import Between, mixed, on
 from torch import nn
-from trust import WAYS, X2, Case, X, assert_outcome, double, score
+from trust import X2, Case, X, assert_outcome, double, in_all_ways, score
 
 
 def batch_norm(training: bool) -> Case:
@@ -121,8 +120,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("uncovered", [False, True], ids=["default", "uncovered"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@in_all_ways(CASES)
 def test_mixing(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)

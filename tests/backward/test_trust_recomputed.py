@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from custom_layers import Scale, around, case, first_seen_in_eval
 from torch import Tensor, nn
-from trust import WAYS, X2, Case, X, assert_outcome, score
+from trust import X2, Case, X, assert_outcome, in_all_ways, score
 
 
 def scale() -> Case:
@@ -142,8 +141,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("uncovered", [False, True], ids=["default", "uncovered"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@in_all_ways(CASES)
 def test_recomputed(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)

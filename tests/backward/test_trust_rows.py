@@ -9,7 +9,7 @@ import pytest
 import torch
 from between import Between, on
 from torch import Tensor, nn
-from trust import ADVANTAGES, WAYS, X2, Batch, Case, X, assert_outcome, double, outcome, score
+from trust import ADVANTAGES, WAYS, X2, Batch, Case, X, assert_outcome, double, in_all_ways, outcome, score
 
 IN_ORDER = X[X[:, 0].argsort()]
 
@@ -278,9 +278,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("uncovered", [False, True], ids=["default", "uncovered"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@in_all_ways(CASES)
 def test_rows(case: Callable[[], Case], way: str, uncovered: bool) -> None:
     assert_outcome(case(), way, uncovered)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, Literal, NamedTuple
 
+import pytest
 import torch
 from oracle import literal_step
 from torch import Tensor, nn
@@ -106,6 +107,17 @@ def double(module: nn.Module, seed: int = 0) -> Any:
         for parameter in module.parameters():
             parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64) + 0.1)
     return module
+
+
+def in_all_ways(cases: Sequence[Callable[[], Case]]) -> Callable[[Any], Any]:
+    """Decorate a test of each case: by each way, with and without ``uncovered="autograd"``."""
+
+    def decorate(test: Any) -> Any:
+        test = pytest.mark.parametrize("case", cases, ids=lambda case: case.__name__)(test)
+        test = pytest.mark.parametrize("way", WAYS)(test)
+        return pytest.mark.parametrize("uncovered", [False, True], ids=["default", "uncovered"])(test)
+
+    return decorate
 
 
 def assert_outcome(case: Case, way: str, uncovered: bool = False) -> None:

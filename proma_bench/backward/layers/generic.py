@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from proma_bench.backward.checks import recomputed_gradients, trainable, without_hooks
+from proma_bench.backward.checks import recomputed_gradients, tolerance_of, trainable, without_hooks
 from proma_bench.backward.factors import Dense, SequenceGrads, compute_dtype
 from proma_bench.backward.layout import Layout
 
@@ -76,9 +76,8 @@ def _row_by_row(
 
 
 def _same(rows: Tensor, output: Tensor) -> bool:
-    tolerance = 1e-6 if output.dtype == torch.float64 else 1e-3 if output.dtype == torch.float32 else 5e-2
     error = (rows.reshape(output.shape) - output).double().norm()
-    return bool(error <= tolerance * output.double().norm())
+    return bool(error <= tolerance_of(output) * output.double().norm())
 
 
 def _sum_rows(per_row: Tensor, parameter: Tensor, leading: torch.Size, layout: Layout) -> Dense:
