@@ -69,11 +69,10 @@ def _by_rule(received: Received, layout: Layout) -> tuple[dict[str, SequenceGrad
 def _check_once(received: Received, seq_grads: dict[str, SequenceGrads], layout: Layout) -> str | None:
     """`check_rule`, once for each structure of the layer's arguments and modes."""
     layer, inputs, _, grad_output = received
-    # gradients that are zero, or sums over a single sequence, would prove nothing
-    if layer.rule.trusted or layout.sequences == 1 or not bool(grad_output.any()):
+    if layer.rule.trusted or layout.sequences == 1:  # the sum over a single sequence would prove nothing
         return None
     key = structure(layer.module, inputs)
-    if key in layer.checked:
+    if key in layer.checked or not bool(grad_output.any()):  # nor would zeros; asking waits for a GPU, so comes last
         return None
     problem = check_rule(layer.module, inputs, grad_output, seq_grads, layout.sequences)
     if problem is None:
