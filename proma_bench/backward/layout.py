@@ -81,6 +81,10 @@ class Layout:
             return None
         return Layout(self.sequences, torch.arange(self.sequences).repeat(shape[0] // self.sequences))
 
+    def sums(self, shape: torch.Size) -> Layout | None:
+        """The layout of rows that were added up by their ``sequence_ids``; None if there are none, or another shape."""
+        return Layout(self.sequences) if self.has_ids and shape[:1] == (self.sequences,) else None
+
     def ids(self, shape: torch.Size) -> Int[Tensor, "*leading"]:
         """The sequence of each row of a tensor of this shape, for the axes that enumerate rows."""
         if self._leading is not None:

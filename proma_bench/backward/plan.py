@@ -105,7 +105,7 @@ class Plan:
         """Whether rows were found at an operation of this form. An output that has received no gradient has none."""
         forms = (form_of(type(node).__name__, shape, self.layout.sequences) for shape in shapes)
         kinds = {self.verified.kinds[form] for form in forms if form in self.verified.kinds}
-        return len(kinds) > 0 and "mixed" not in kinds
+        return len(kinds) > 0 and kinds.isdisjoint(("mixed", "moving"))
 
 
 def without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,6 +20,7 @@ from proma_bench.backward.plan import Plan, Request, Verified, without_accumulat
 from proma_bench.backward.rows import digits_base, layout_of, seed_weights
 from proma_bench.backward.taps import Layer
 from proma_bench.backward.verification import (
+    Form,
     Found,
     Verification,
     form_of,
@@ -148,7 +149,8 @@ class Planner:
         forms = Counter([form_of(call.layer, call.shape, sequences) for call in found.calls])
         modes = tuple([module.training for module in self._engine.module.modules()])
         names = frozenset(map(self._parameters.name, plan.arriving))
-        return found.kinds, frozenset(forms.items()), modes, plan.layout.key, names, len(plan.leaves)
+        direct = () if plan.direct is None else _forms(plan.direct.operations, sequences)
+        return found.kinds, frozenset(forms.items()), modes, plan.layout.key, names, frozenset(direct), len(plan.leaves)
 
     def _may_be_trusted(self, known: Verified, found: Survey, plan: Plan) -> bool:
         """Whether what was found of the structure holds for this pass: nothing moves with the data, and all fits."""
@@ -248,6 +250,11 @@ class Planner:
             plan.by_autograd = one_by_one(request, plan.layout, list(mixed), edges)
 
 
+def _forms(operations: Iterable[Node], sequences: int) -> Iterator[Form]:
+    for node in operations:
+        yield from (form_of(type(node).__name__, shape, sequences) for shape in output_shapes(node))
+
+
 def _fits(node: Node, layout: Layout) -> bool:
     return all(layout_of("rows", shape, layout) is not None for shape in output_shapes(node))
 
@@ -259,7 +266,7 @@ def _verified(found: Found, plan: Plan, survey: Survey) -> tuple[Verified, bool]
     """
     cut = set() if plan.direct is None else set(plan.direct.cut)
     sequences = plan.layout.sequences
-    used = {form_of(type(node).__name__, shape, sequences) for node in cut for shape in output_shapes(node)}
+    used = set(_forms(cut, sequences))
     used |= {form for form in found.kinds if isinstance(form[0], Layer) or form[0] == "leaf"}
     own = {kind for form, kind in found.kinds.items() if form in used}
     is_turned = "second" in own or "turned" in own

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from proma_bench.backward.layout import Layout
 
-RowKind = Literal["rows", "flat", "second", "turned", "moving", "mixed", "unknown"]
+RowKind = Literal["rows", "flat", "second", "turned", "sums", "moving", "mixed", "unknown"]
 """How the rows of a tensor follow from the microbatch's layout.
 
 rows: as the layout says; flat: likewise, with the leading axes flattened, or joined with the next; second: the sequence
-is the second axis; turned: likewise, with both axes flattened; moving: by an order that depends on data; mixed: a row
-belongs to more than one sequence; unknown: too few rows have a gradient to tell.
+is the second axis; turned: likewise, with both axes flattened; sums: the first axis is the sequence although there are
+``sequence_ids``, as of rows that were added up by them; moving: by an order that depends on data; mixed: a row belongs
+to more than one sequence; unknown: too few rows have a gradient to tell.
 """
 
 _SIGNIFICANT = {torch.float64: 2.0**-40}  # of the largest row; what is smaller may be rounding
@@ -107,11 +108,13 @@ def row_kind(found: Int[Tensor, "*leading"] | None, shape: torch.Size, layout: L
         return "mixed"
     if bool((found < 0).all()):
         return "unknown"
-    kinds: tuple[RowKind, ...] = ("rows", "flat", "second", "turned")
+    kinds: tuple[RowKind, ...] = ("rows", "flat", "second", "turned", "sums")
     candidates = ((kind, layout_of(kind, shape, layout)) for kind in kinds)
     fitting = [(kind, own) for kind, own in candidates if own is not None and own.agrees(found)]
     if not fitting:
         return "moving"
+    if len(fitting) > 1 and fitting[-1][0] == "sums":
+        return "moving"  # these sequence_ids happen to be in order; others may not be
     orders = [own.spread(found.shape) for _, own in fitting]
     is_clear = all(torch.equal(order, orders[0]) for order in orders[1:])
     return fitting[0][0] if is_clear else "unknown"
@@ -125,7 +128,9 @@ def layout_of(kind: RowKind, shape: torch.Size, layout: Layout) -> Layout | None
         return layout.flat(shape)
     if kind == "second":
         return layout.second(shape)
-    return layout.turned(shape) if kind == "turned" else None
+    if kind == "turned":
+        return layout.turned(shape)
+    return layout.sums(shape) if kind == "sums" else None
 
 
 def moving_layout(found: Int[Tensor, "*leading"], sequences: int) -> Layout:

@@ -130,7 +130,11 @@ B2T3 = torch.arange(2).repeat_interleave(3)
         ([[0, 0, 1]], (1, 3, 5), Layout(2, torch.tensor([[0, 0, 1]])), "rows"),
         ([0, 0, 1], (3, 5), Layout(2, torch.tensor([[0, 0, 1]])), "flat"),
         ([0, 1, 1], (3, 5), Layout(2, torch.tensor([[0, 0, 1]])), "moving"),
-        ([[0], [1]], (2, 1, 5), Layout(2, torch.tensor([[0, 1]])), "flat"),
+        ([[0], [0], [1]], (3, 1, 5), Layout(2, torch.tensor([[0, 0, 1]])), "flat"),
+        ([0, 1], (2, 5), Layout(2, torch.tensor([0, 0, 1])), "sums"),
+        ([1, 0], (2, 5), Layout(2, torch.tensor([1, 0])), "rows"),
+        ([0, 1], (2, 5), Layout(2, torch.tensor([1, 0])), "sums"),
+        ([0, 1], (2, 5), Layout(2, torch.tensor([0, 1])), "moving"),  # rows, or sums of them: they are the same here
     ],
 )
 def test_rows_are_where_the_layout_says_or_move(
@@ -138,7 +142,7 @@ def test_rows_are_where_the_layout_says_or_move(
 ) -> None:
     result = None if ids is None else torch.tensor(ids)
     assert row_kind(result, torch.Size(shape), layout) == kind
-    if kind in ("rows", "flat", "second"):
+    if kind in ("rows", "flat", "second", "sums"):
         at = layout_of(kind, torch.Size(shape), layout)  # type: ignore[arg-type]
         assert at is not None and result is not None and at.agrees(result)
 

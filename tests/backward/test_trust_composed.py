@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from composed import BETWEEN, EVENTS, SOUND, SOUND_EVENTS, UNSOUND, WIDTH, Composed, failing
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from trust import Batch, Case, outcome, score
@@ -133,7 +133,34 @@ def _case(recipe: Recipe) -> Case:
     return Case(model, batches, leaves=lambda model: model.others, plainly=plainly, config=recipe.config)
 
 
+def _short(lengths: list[int], before: str = "nothing") -> Step:
+    return Step(lengths, None, before, "nothing", False)
+
+
+# Sequences of one row each: only their sequence_ids tell rows from sums of rows, and those may be in order by chance.
 @settings(max_examples=15 * settings.default.max_examples)
+@example(
+    Recipe(
+        ["scale", "batch norm", "scale"],
+        "flattened",
+        [_short([1, 1, 1], "freeze"), _short([1, 1, 1])],
+        "backward",
+        CONFIGS[0],
+        None,
+        False,
+    )
+)
+@example(
+    Recipe(
+        [],
+        "flattened",
+        [_short([1, 1, 2], "replace forward"), _short([1, 1, 1])],
+        "backward",
+        CONFIGS[0],
+        None,
+        False,
+    )
+)
 @given(recipes())
 def test_composed_networks_are_right_or_refused(recipe: Recipe) -> None:
     options = {"uncovered": "autograd"} if recipe.uncovered else {}
