@@ -91,7 +91,7 @@ def section(found: Results, plot_folder: Path, page_folder: Path) -> str:
         path = plot_folder / f"{found.device}-{name}.png"
         return path, f"![{alternative}]({path.relative_to(page_folder).as_posix()})"
 
-    for build in (_backward, _small, _memory, _full_size, _throughput, _sampling, _projection, _sweeps):
+    for build in (_backward, _check, _small, _memory, _full_size, _throughput, _sampling, _projection, _sweeps):
         parts += build(found, picture)
     return "\n\n".join(parts)
 
@@ -116,6 +116,18 @@ def _backward(found: Results, picture: Any) -> list[str]:
             parts += [f"Where the time goes, {tables.title(info)} (own time of the costliest operators):"]
             parts += [tables.hotspots(info)]
     return parts
+
+
+def _check(found: Results, picture: Any) -> list[str]:
+    cases = found.suite("check")
+    if not cases:
+        return []
+    return [
+        "#### The check of rows",
+        "Ratio to plain autograd, as above. The first microbatch of each structure finds out whose rows are whose "
+        "([how](../docs/coverage.md#how-rows-are-found)); later ones recognise the structure.",
+        tables.overhead(cases),
+    ]
 
 
 def _small(found: Results, picture: Any) -> list[str]:

@@ -187,6 +187,15 @@ def model_cases(settings: Settings) -> list[Case]:
     ]
 
 
+def small_network(settings: Settings) -> Case:
+    """The smallest thing that anybody trains, whose passes are too short to hide any fixed cost."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+
+    return _layer("MLP 64→64→64→10", make, _vectors(64, 16), settings)
+
+
 def memory_cases(settings: Settings) -> list[Case]:
     """Layers whose sequence gradients exceed the workspace (`memory_limit`), and the models."""
     if settings.full:
