@@ -93,10 +93,10 @@ def survey(roots: Sequence[Tensor]) -> Survey:
             is_opaque = is_opaque or kind is _CHECKPOINT_NODE
         if kind.__name__ in _MOVING:
             moving.append(node)
-        above = {parent for parent, _ in node.next_functions} - seen
-        if above:
-            seen |= above
-            stack.extend(above)
+        for parent, _ in node.next_functions:
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
     return Survey(calls, gates, leaves, is_opaque, frozenset(kinds), moving)
 
 

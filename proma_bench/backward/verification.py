@@ -69,6 +69,7 @@ class Verification:
         self._shapes: dict[Place, torch.Size] = {}
         self._uses: Counter[object] = Counter()
         self._owners: dict[Place, Tensor | None] = {}
+        self._kinds: dict[Place, RowKind] = {}
         self.problems: dict[Layer, str] = {}
         self.is_last = False
         self.is_nested = False
@@ -94,11 +95,11 @@ class Verification:
         self._forms[place], self._shapes[place] = form_of(owner, shape, sequences), shape
         complete = len(seen) == self._passes
         self._owners[place] = owners(seen[-1], seen[:-1], sequences, self._base) if complete else None
-        kind = row_kind(self._owners[place], shape, self._layout)
-        return self._layout_at(place, kind)
+        self._kinds[place] = row_kind(self._owners[place], shape, self._layout)
+        return self._layout_at(place)
 
-    def _layout_at(self, place: Place, kind: RowKind) -> Layout | None:
-        found, shape = self._owners[place], self._shapes[place]
+    def _layout_at(self, place: Place) -> Layout | None:
+        found, shape, kind = self._owners[place], self._shapes[place], self._kinds[place]
         if kind == "moving" and found is not None:
             return moving_layout(found, self._layout.sequences)
         if kind == "unknown":
@@ -119,8 +120,7 @@ class Verification:
     def found(self) -> Found:
         """What all of the passes have shown."""
         kinds: dict[Form, RowKind] = {}
-        every = {place: row_kind(found, self._shapes[place], self._layout) for place, found in self._owners.items()}
-        for place, kind in every.items():
+        for place, kind in self._kinds.items():
             form = self._forms[place]
             before = kinds.get(form, "unknown")
             if kind == "mixed" or before == "mixed":
@@ -129,18 +129,14 @@ class Verification:
                 kinds[form] = before if kind == "unknown" else kind
             else:
                 kinds[form] = "moving"  # two uses of one form differ
-        layouts = {place: self._layout_at(place, kind) for place, kind in every.items() if kind != "mixed"}
+        layouts = {place: self._layout_at(place) for place, kind in self._kinds.items() if kind != "mixed"}
         known = {place: layout for place, layout in layouts.items() if layout is not None}
-        silent = {self._forms[place] for place, kind in every.items() if kind == "unknown"}
+        silent = {self._forms[place] for place, kind in self._kinds.items() if kind == "unknown"}
         return Found(kinds, known, silent)
 
     def has_rows(self, node: Node) -> bool:
         """Whether each row that arrives at an operation belongs to one sequence."""
-        return all(
-            row_kind(self._owners[place], self._shapes[place], self._layout) != "mixed"
-            for place in ((node, number) for number in range(len(output_shapes(node))))
-            if place in self._owners
-        )
+        return all(self._kinds.get((node, number)) != "mixed" for number in range(len(output_shapes(node))))
 
 
 @contextmanager
