@@ -12,11 +12,15 @@ cross terms into the Gram matrix. A scalar parameter counts as one of shape [1].
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+AT_ONCE = 2**23  # elements that are converted, joined or written out at a time
 
 
 @runtime_checkable
@@ -47,21 +51,88 @@ class Dense:
 
 
 class OuterProducts:
-    """``S_i = sum_t left_it (x) right_it``: the weight of a linear layer, output gradients times inputs."""
+    """``S_i = sum_t left_it (x) right_it``: the weight of a linear layer, output gradients times inputs.
+
+    Both stay in the type in which they arrive, such as bfloat16 under autocast. Products of them are exact in
+    ``dtype``, and are summed in it. Where the device has no such product, they are converted for a few rows at a time.
+
+    Args:
+        left: the output gradients of one use of the layer.
+        right: its inputs, which are rounded to the type of ``left``, as they were for the product of the forward pass.
+        dtype: the type of the sequence gradients.
+    """
 
     def __init__(self, left: Float[Tensor, "B T o"], right: Float[Tensor, "B T i"], dtype: torch.dtype) -> None:
-        self.left, self.right = left.to(dtype), right.to(dtype)
+        self._lefts: tuple[Tensor, ...] = (left,)
+        self.right, self._dtype = right.to(left.dtype), dtype
+        self._is_mixed = left.dtype != dtype and on_gpu(left)
+        if not self._is_mixed:
+            self.right = self.right.to(dtype)
+
+    @classmethod
+    def joined(cls, uses: Sequence[OuterProducts]) -> OuterProducts:
+        """Several uses as one: a product over all of their tokens is faster than a product for each use.
+
+        The inputs are copied; the output gradients, which may be as wide as a vocabulary, for a few rows at a time.
+        """
+        use = copy.copy(uses[0])
+        use._lefts = tuple(left for one in uses for left in one._lefts)
+        use.right = torch.cat([one.right for one in uses], dim=1)
+        return use
+
+    @property
+    def form(self) -> object:
+        """What uses have in common that can be joined."""
+        return self._lefts[0].dtype, self._lefts[0].device, self.right.dtype
+
+    @property
+    def left(self) -> Float[Tensor, "B T o"]:
+        """The output gradients of all uses, in the type of the sequence gradients."""
+        return self._left(0, self.outputs).to(self._dtype)
+
+    @property
+    def outputs(self) -> int:
+        """How many rows the weight has."""
+        return self._lefts[0].shape[2]
+
+    def _left(self, start: int, stop: int) -> Float[Tensor, "B T R"]:
+        pieces = [left[:, :, start:stop] for left in self._lefts]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def write_rows(self, out: Tensor, start: int, *, add: bool) -> None:
-        left = self.left[:, :, start : start + out.shape[1]].transpose(1, 2)
-        if add:
-            out.baddbmm_(left, self.right)
+        left = self._left(start, start + out.shape[1]).transpose(1, 2)
+        if self._is_mixed:
+            if add:
+                torch.baddbmm(out, left, self.right, out_dtype=out.dtype, out=out)
+            else:
+                torch.bmm(left, self.right, out_dtype=out.dtype, out=out)
+        elif add:
+            out.baddbmm_(left.to(self._dtype), self.right)
         else:
-            torch.bmm(left, self.right, out=out)
+            torch.bmm(left.to(self._dtype), self.right, out=out)
 
     def weighted_sum(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
-        left, right = self.left[:, :, start : start + out.shape[0]], self.right
-        weights = weights.view(-1, 1, 1)
+        rows = out.shape[0]
+        if self._is_mixed:  # weights are not rounded to 16 bits, so they cannot be part of a factor
+            block = max(1, AT_ONCE // (weights.shape[0] * self.right.shape[-1]))
+        elif len(self._lefts) > 1 or self._lefts[0].dtype != self._dtype:
+            block = max(1, AT_ONCE // self.right.shape[:2].numel())
+        else:
+            block = rows
+        for first in range(0, rows, block):
+            self._weighted_rows(out[first : first + block], weights, start + first, add=add)
+
+    def _weighted_rows(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
+        if self._is_mixed:
+            written = out.new_empty(weights.shape[0], *out.shape, dtype=self._dtype)
+            self.write_rows(written, start, add=False)
+            Dense(written).weighted_sum(out, weights, 0, add=add)
+            return
+        left, right, weights = (
+            self._left(start, start + out.shape[0]).to(self._dtype),
+            self.right,
+            weights.view(-1, 1, 1),
+        )
         if left.shape[-1] < right.shape[-1]:
             left = left * weights
         else:
@@ -70,8 +141,8 @@ class OuterProducts:
 
     def token_gram(self) -> Float[Tensor, "B B"]:
         """``K_ij = sum_st <left_is, left_jt> <right_is, right_jt>``: without S, by products of all pairs of tokens."""
-        sequences, length = self.left.shape[:2]
-        left, right = self.left.flatten(0, 1), self.right.flatten(0, 1)
+        sequences, length = self.right.shape[:2]
+        left, right = self.left.flatten(0, 1), self.right.to(self._dtype).flatten(0, 1)
         pairs = (left @ left.T).mul_(right @ right.T)
         return pairs.view(sequences, length, sequences, length).sum(dim=(1, 3))
 
@@ -81,8 +152,8 @@ class OuterProducts:
 
     def rows(self, first: int, last: int) -> tuple[Float[Tensor, "N o"], Float[Tensor, "N i"], Int[Tensor, " N"]]:
         """The factors of sequences ``first`` to ``last`` (exclusive), row by row, and the sequence of each row."""
-        ids = torch.arange(first, last, device=self.left.device).repeat_interleave(self.left.shape[1])
-        return self.left[first:last].flatten(0, 1), self.right[first:last].flatten(0, 1), ids
+        ids = torch.arange(first, last, device=self.right.device).repeat_interleave(self.right.shape[1])
+        return self.left[first:last].flatten(0, 1), self.right[first:last].to(self._dtype).flatten(0, 1), ids
 
 
 class RaggedProducts:
@@ -104,7 +175,12 @@ class RaggedProducts:
         bounds: list[int],
         dtype: torch.dtype,
     ) -> None:
-        self.left, self.right, self.ids, self.bounds = left.to(dtype), right.to(dtype), ids, bounds
+        self.left, self.right, self.ids, self.bounds = left.to(dtype), right.to(left.dtype).to(dtype), ids, bounds
+
+    @property
+    def outputs(self) -> int:
+        """How many rows the weight has."""
+        return self.left.shape[1]
 
     def write_rows(self, out: Tensor, start: int, *, add: bool) -> None:
         left = self.left[:, start : start + out.shape[1]]
@@ -158,6 +234,24 @@ class Scattered:
         inside = (local >= 0) & (local < rows)
         target = offsets + local.clamp(0, rows - 1)
         out.index_add_(0, target.flatten(), grads.masked_fill(~inside.unsqueeze(-1), 0).flatten(0, 1))
+
+
+def joined(uses: Sequence[SequenceGrads]) -> Sequence[SequenceGrads]:
+    """The uses of one tensor, with those of linear layers as one: a head that was applied to chunks, for example."""
+    groups: dict[object, list[OuterProducts]] = {}
+    others: list[SequenceGrads] = []
+    for use in uses:
+        if isinstance(use, OuterProducts):
+            groups.setdefault(use.form, []).append(use)
+        else:
+            others.append(use)
+    linear = [group[0] if len(group) == 1 else OuterProducts.joined(group) for group in groups.values()]
+    return [*linear, *others]
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether 16-bit tensors can be multiplied into float32, and blocks need not stay in a cache."""
+    return tensor.is_cuda
 
 
 def compute_dtype(parameter: Tensor) -> torch.dtype:

@@ -16,9 +16,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from proma_bench.backward.cost import GramMethod, cheaper_gram_method
-from proma_bench.backward.factors import Dense, OuterProducts, RaggedProducts, Scattered, SequenceGrads
+from proma_bench.backward.factors import (
+    Dense,
+    OuterProducts,
+    RaggedProducts,
+    Scattered,
+    SequenceGrads,
+    joined,
+    on_gpu,
+)
 
-BLOCK_BYTES = 32 * 2**20  # of S at a time: the products that write fewer rows take up to twice as long
+BLOCK_BYTES = 32 * 2**20  # of S at a time on a CPU: the products that write fewer rows take up to twice as long
 CONTRACTION = 4096  # elements; see `gram_matrix`
 
 
@@ -76,6 +84,7 @@ def measure(
     gram_method: GramMethod = "auto",
 ) -> Measured:
     """Gram matrix and overlaps of the sequence gradients, summed over the uses; in the type of the advantages."""
+    uses = joined(uses)
     match uses:
         case [Dense(seq_grads=seq_grads)]:
             return _measure_dense(uses, seq_grads.flatten(1), shape[0], running)
@@ -91,9 +100,9 @@ def measure(
 def _chosen(gram_method: GramMethod, use: OuterProducts | RaggedProducts) -> GramMethod:
     if gram_method != "auto":
         return gram_method
-    sequences = use.left.shape[0] if isinstance(use, OuterProducts) else len(use.bounds) - 1
-    outputs, inputs = use.left.shape[-1], use.right.shape[-1]
-    return cheaper_gram_method(sequences, use.left.numel() // outputs, outputs, inputs)
+    sequences = use.right.shape[0] if isinstance(use, OuterProducts) else len(use.bounds) - 1
+    outputs, inputs = use.outputs, use.right.shape[-1]
+    return cheaper_gram_method(sequences, use.right.numel() // inputs, outputs, inputs)
 
 
 def _measure_dense(uses: Sequence[SequenceGrads], seq_grads: Tensor, rows: int, running: Tensor | None) -> Measured:
@@ -125,7 +134,8 @@ def _measure_rows(
     products = advantages.new_zeros(stacked, sequences)
     blocks: list[tuple[int, Tensor]] = []
     kept_rows, row_size = 0, math.prod(shape[1:])
-    largest = min(BLOCK_BYTES, workspace.limit_bytes // 2) // dtype.itemsize  # room for one to keep and one to write
+    room = workspace.limit_bytes // 2  # for one block to keep and one to write
+    largest = (room if on_gpu(advantages) else min(BLOCK_BYTES, room)) // dtype.itemsize
     for start, rows in _row_blocks(shape[0], stacked * row_size, largest):
         elements = rows * row_size
         stack = workspace.view(stacked * elements, dtype, advantages.device).view(stacked, elements)
@@ -205,6 +215,7 @@ def plain_gradient(
     uses: Sequence[SequenceGrads], weights: Float[Tensor, " B"], shape: torch.Size
 ) -> Float[Tensor, "*W"]:
     """``sum_i weights_i S_i`` over all uses of the tensor: one matrix product per use."""
+    uses = joined(uses)
     if not uses:
         return torch.zeros(shape, dtype=weights.dtype, device=weights.device)
     gradient = torch.empty(shape, dtype=weights.dtype, device=weights.device)
