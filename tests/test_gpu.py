@@ -12,6 +12,8 @@ from proma_bench import ProjectionConfig, Proma
 from proma_bench.backward.cost import GRAM_METHODS
 from proma_bench.experiments.training import Training, train
 from proma_bench.language.policy import LanguagePolicy
+from proma_bench.projection.fused import fused_settings
+from proma_bench.projection.gram import removal
 from proma_bench.tiers.transformer.tier import tiny_qwen3
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
@@ -49,6 +51,44 @@ def test_gradients_are_the_cpus(method, way):
     found = gradients("cuda", torch.float32, config, gram_method=way)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_under_autocast_are_the_cpus(method):
+    """Factors in bfloat16 on both; a GPU multiplies them as they are, a CPU converts them. One tensor occurs twice."""
+    found = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        layer, seeds = nn.Linear(48, 32, bias=False).to(device), torch.randn(2, 2, 8, 5, 32).bfloat16()
+        inputs = torch.randn(2, 2, 8, 5, 48).bfloat16()
+        with Proma(layer, ProjectionConfig(method), workspace_bytes=40_000) as proma:
+            for seed, rows in zip(seeds.to(device), inputs.to(device), strict=True):
+                with torch.autocast(device, torch.bfloat16):
+                    outputs = [layer(row) for row in rows]
+                log_probs = sum(
+                    (s.float() * output.float()).sum((1, 2)) for s, output in zip(seed, outputs, strict=True)
+                )
+                proma.backward(log_probs, torch.linspace(-1, 2, 8, device=device))
+        found[device] = layer.weight.grad.double().cpu()
+    assert (found["cuda"] - found["cpu"]).norm() <= 1e-3 * found["cpu"].norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sequences", [1, 3, 8, 64])
+def test_the_fused_kernel_is_the_solve_in_torch(method, sequences):
+    """Where Triton is installed, which comes with torch for a GPU."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    generator, config = torch.Generator().manual_seed(0), ProjectionConfig(method)
+    rows = torch.randn(6, sequences, 200, generator=generator, dtype=torch.float64)
+    rows[1, 0], rows[2] = 0, 1e-9 * rows[2]
+    overlap = rows @ torch.randn(200, generator=generator, dtype=torch.float64)
+    arguments = (rows @ rows.mT).float(), overlap.float(), torch.randn(sequences, generator=generator)
+    expected = removal(*arguments, config)
+    on_gpu = [argument.cuda() for argument in arguments]
+    assert fused_settings(on_gpu[0], on_gpu[2], config) is not None
+    found = removal(*on_gpu, config)
+    assert (found.coefficients.cpu() - expected.coefficients).norm() <= 1e-6 * expected.coefficients.norm()
+    assert torch.equal(found.clamped.cpu(), expected.clamped)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,6 +13,7 @@ cross terms into the Gram matrix. A scalar parameter counts as one of shape [1].
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -65,7 +66,7 @@ class OuterProducts:
     def __init__(self, left: Float[Tensor, "B T o"], right: Float[Tensor, "B T i"], dtype: torch.dtype) -> None:
         self._lefts: tuple[Tensor, ...] = (left,)
         self.right, self._dtype = right.to(left.dtype), dtype
-        self._is_mixed = left.dtype != dtype and on_gpu(left)
+        self._is_mixed = left.dtype != dtype and has_mixed_products(left)
         if not self._is_mixed:
             self.right = self.right.to(dtype)
 
@@ -103,9 +104,9 @@ class OuterProducts:
         left = self._left(start, start + out.shape[1]).transpose(1, 2)
         if self._is_mixed:
             if add:
-                torch.baddbmm(out, left, self.right, out_dtype=out.dtype, out=out)
+                torch.baddbmm(out, left, self.right, out.dtype, out=out)
             else:
-                torch.bmm(left, self.right, out_dtype=out.dtype, out=out)
+                torch.bmm(left, self.right, out.dtype, out=out)
         elif add:
             out.baddbmm_(left.to(self._dtype), self.right)
         else:
@@ -249,9 +250,19 @@ def joined(uses: Sequence[SequenceGrads]) -> Sequence[SequenceGrads]:
     return [*linear, *others]
 
 
-def on_gpu(tensor: Tensor) -> bool:
-    """Whether 16-bit tensors can be multiplied into float32, and blocks need not stay in a cache."""
-    return tensor.is_cuda
+def has_mixed_products(tensor: Tensor) -> bool:
+    """Whether tensors like this 16-bit one can be multiplied into float32."""
+    return tensor.is_cuda and _has_mixed_products(tensor.dtype, tensor.device)
+
+
+@functools.cache
+def _has_mixed_products(dtype: torch.dtype, device: torch.device) -> bool:
+    ones = torch.ones(1, 16, 16, dtype=dtype, device=device)
+    try:
+        torch.bmm(ones, ones, torch.float32)
+    except (NotImplementedError, RuntimeError, TypeError):  # torch before 2.8, or another device
+        return False
+    return True
 
 
 def compute_dtype(parameter: Tensor) -> torch.dtype:

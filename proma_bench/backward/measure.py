@@ -23,7 +23,6 @@ from proma_bench.backward.factors import (
     Scattered,
     SequenceGrads,
     joined,
-    on_gpu,
 )
 
 BLOCK_BYTES = 32 * 2**20  # of S at a time on a CPU: the products that write fewer rows take up to twice as long
@@ -135,7 +134,7 @@ def _measure_rows(
     blocks: list[tuple[int, Tensor]] = []
     kept_rows, row_size = 0, math.prod(shape[1:])
     room = workspace.limit_bytes // 2  # for one block to keep and one to write
-    largest = (room if on_gpu(advantages) else min(BLOCK_BYTES, room)) // dtype.itemsize
+    largest = (room if advantages.is_cuda else min(BLOCK_BYTES, room)) // dtype.itemsize
     for start, rows in _row_blocks(shape[0], stacked * row_size, largest):
         elements = rows * row_size
         stack = workspace.view(stacked * elements, dtype, advantages.device).view(stacked, elements)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from proma_bench.projection.config import ProjectionConfig, require_gram_method
+from proma_bench.projection.fused import fused_removal, fused_settings
 from proma_bench.projection.solve import projection_weights
 
 
@@ -58,6 +59,8 @@ def removal(
 ) -> Removal:
     """What one step removes, with its norm and the state of the clamp; arguments as in `corrected_advantages`."""
     require_gram_method(config)
+    if (settings := fused_settings(gram, advantages, config)) is not None:
+        return Removal(*fused_removal(gram, overlap, advantages, *settings))
     weights = projection_weights(gram, overlap, config)
     gram, advantages = gram.double(), advantages.double()
     norm, allowed = gram_norm(gram, weights), removable(gram_norm(gram, advantages), config)

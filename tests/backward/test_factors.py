@@ -49,21 +49,24 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.param == "as it is":
         return
 
-    def bmm(left: Tensor, right: Tensor, *, out_dtype: torch.dtype, out: Tensor) -> None:
+    def bmm(left: Tensor, right: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> None:
         assert left.dtype == right.dtype and left.dtype.itemsize == 2
         out.copy_((left.double() @ right.double()).to(out_dtype))
 
-    def baddbmm(base: Tensor, left: Tensor, right: Tensor, *, out_dtype: torch.dtype, out: Tensor) -> None:
+    def baddbmm(base: Tensor, left: Tensor, right: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> None:
         out.copy_((base.double() + left.double() @ right.double()).to(out_dtype))
 
     original: dict[str, Callable[..., Any]] = {"bmm": torch.bmm, "baddbmm": torch.baddbmm}
 
     def or_original(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: (own if "out_dtype" in kwargs else original[name])(*args, **kwargs)
+        def either(*args: Any, **kwargs: Any) -> Any:
+            return (own if isinstance(args[-1], torch.dtype) else original[name])(*args, **kwargs)
+
+        return either
 
     monkeypatch.setattr(torch, "bmm", or_original("bmm", bmm))
     monkeypatch.setattr(torch, "baddbmm", or_original("baddbmm", baddbmm))
-    monkeypatch.setattr(factors, "on_gpu", lambda _: True)
+    monkeypatch.setattr(factors, "has_mixed_products", lambda _: True)
 
 
 @pytest.mark.usefixtures("device")
