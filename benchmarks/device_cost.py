@@ -1,6 +1,6 @@
 """A model of what a microbatch costs on a GPU, made without one: which kernels run, on how many bytes and numbers.
 
-    python -m benchmarks.device_cost [--layers 28] [--answer 512]
+    python -m benchmarks.device_cost [--layers 28] [--answers 512 2048] [--write]
 
 Forward and backward pass of Qwen3-0.6B as the llm tier has it (bfloat16 over float32 weights, checkpointed layers, a
 head in chunks) run on tensors without data. Every operation that is more than a view counts as one kernel, which takes
@@ -17,6 +17,7 @@ import argparse
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -29,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from docs.marked import between_markers
 from proma_bench import Proma
 from proma_bench.backward import factors, measure
 from proma_bench.language.models import checkpoint_layers
@@ -260,13 +262,26 @@ def table(found: dict[str, Cost]) -> str:
     return markdown_table(header, rows)
 
 
+PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=28)
-    parser.add_argument("--answer", type=int, default=512, help="tokens of an answer")
+    parser.add_argument("--answers", type=int, nargs="+", default=[512, 2048], help="tokens of an answer")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/gpu.md")
     given = parser.parse_args(arguments)
-    print(f"{given.layers} layers, {SEQUENCES} × ({PROMPT} + {given.answer}) tokens; a model, not a measurement\n")
-    print(table(costs(given.layers, given.answer)))
+    parts = []
+    for answer in given.answers:
+        parts += [
+            f"{given.layers} layers, {SEQUENCES} × ({PROMPT} + {answer}) tokens:",
+            table(costs(given.layers, answer)),
+        ]
+        print(*parts[-2:], sep="\n\n", end="\n\n", flush=True)
+    if given.write:
+        replaced = between_markers(PAGE.read_text(), "device cost", "\n\n".join(parts))
+        assert replaced is not None, f"{PAGE} has no place for the tables"
+        PAGE.write_text(replaced)
 
 
 if __name__ == "__main__":
