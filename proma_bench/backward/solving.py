@@ -143,9 +143,9 @@ class Solver:
 
     def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
         running = [self._parameters.running(parameter) for parameter, _ in group]
-        zero = growth.new_zeros(())
-        norms = [zero if gradient is None else torch.linalg.vector_norm(gradient) for gradient in running]
-        squares = torch.stack([norm.double() for norm in norms]).square()
+        zero, dtype = group[0][1].gram.new_zeros(()), group[0][1].gram.dtype
+        norms = [zero if grad is None else torch.linalg.vector_norm(grad, dtype=dtype) for grad in running]
+        squares = torch.stack(norms).double().square()
         before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
         self.records.append(
             Records(
