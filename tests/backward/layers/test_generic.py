@@ -10,6 +10,7 @@ from oracle import Micro, assert_gradients, oracle_gradients
 from torch import Tensor, nn
 
 from proma_bench import Proma, register_rule
+from proma_bench.backward.factors import SequenceGrads
 from proma_bench.backward.layers.generic import generic
 
 
@@ -117,3 +118,19 @@ def test_a_gradient_of_zero_proves_nothing_about_a_rule() -> None:
         nn.init.ones_(module[1].weight)
         with pytest.raises(ValueError, match="its rule is wrong"):
             proma.backward(module(rows).squeeze(1).square(), ones)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_rule_that_runs_out_of_memory_is_not_called_wrong(trusted: bool) -> None:
+    """Trainers catch this error and try smaller microbatches."""
+
+    class Mine(nn.Linear):
+        pass
+
+    @register_rule(Mine, trusted=trusted)
+    def rule(*_: object) -> dict[str, SequenceGrads]:
+        raise torch.OutOfMemoryError("as a GPU's allocator says it")
+
+    module = nn.Sequential(Mine(3, 2))
+    with Proma(module) as proma, pytest.raises(torch.OutOfMemoryError):
+        proma.backward(module(torch.randn(4, 3)).sum(1), torch.ones(4))
