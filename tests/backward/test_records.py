@@ -7,6 +7,7 @@ import torch
 from backward_policies import Classifier, initialise, seeded
 
 from proma_bench import ProjectionConfig, Proma
+from proma_bench.backward.records import ProjectionRecord, averages
 
 
 def test_stats() -> None:
@@ -30,3 +31,31 @@ def test_stats() -> None:
         assert proma.stats() == []
     with Proma(module) as proma, pytest.raises(RuntimeError, match="record=True"):
         proma.stats()
+
+
+def test_nothing_is_removed_from_a_running_gradient_of_zero() -> None:
+    """A share of nothing is zero, not NaN; and microbatches are counted from the last `clear_stats` on."""
+    module = initialise(Classifier())
+    rows = torch.randn(8, 6, dtype=torch.float64, generator=seeded(0))
+    with Proma(module, record=True) as proma:
+        for _ in range(2):
+            for parameter in module.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            proma.clear_stats()
+            proma.backward(module(rows).log_softmax(-1)[:, 0], torch.ones(8, dtype=torch.float64))
+            records = proma.stats()
+            assert {record.parameter for record in records} == {name for name, _ in module.named_parameters()}
+            assert all(record[1:5] == (0, 0.0, 0.0, False) for record in records)
+
+
+def test_averages_are_over_tensors_and_microbatches() -> None:
+    found = averages(
+        [
+            ProjectionRecord("b", 1, 8.0, 0.5, True, "rows"),
+            ProjectionRecord("a", 1, 4.0, 0.5, False, "rows"),
+            ProjectionRecord("b", 2, 2.0, 0.25, True, "rows"),
+            ProjectionRecord("a", 2, 1.0, 0.0, True, "rows"),
+        ]
+    )
+    assert found == {"removed_ratio": 0.3125, "removed_by_layer": {"a": 0.25, "b": 0.375}, "clamped": 0.75}
+    assert averages([]) == {"removed_ratio": 0, "removed_by_layer": {}, "clamped": 0}
