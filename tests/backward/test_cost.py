@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from proma_bench import Proma
 from proma_bench.backward.cost import cheaper_gram_method, microbatches_per_pass
+from proma_bench.backward.measure import Workspace
 
 
 class CountProducts(TorchDispatchMode):
@@ -74,6 +75,25 @@ def test_gradients_are_released_layer_by_layer() -> None:
             module.zero_grad()
             proma.backward(module(torch.randn(2, 3, requires_grad=True)).sum(1), torch.ones(2))
     assert order == [f"{what} {n}" for n in (3, 2, 1, 0) for what in ("output", "weight")]
+
+
+def test_sequence_gradients_that_are_written_out_stay_within_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two of the four weights, which is then used again."""
+    module, limit = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)]).double(), 5500
+    rows, ones = torch.randn(4, 8, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    reached: list[int] = []
+    view = Workspace.view
+
+    def noting(self: Workspace, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        reached.append((self.used + elements) * dtype.itemsize)
+        return view(self, elements, dtype, device)
+
+    monkeypatch.setattr(Workspace, "view", noting)
+    with Proma(module, workspace_bytes=limit, gram_method="rows") as proma:
+        for _ in range(3):
+            proma.backward(module(rows).sum(1), ones)
+    assert limit / 2 < max(reached) <= limit
+    assert len(reached) == 2 * 4  # in one piece each; the first microbatch writes none
 
 
 # ------------------------------------------------------------------------------------------------ what is chosen

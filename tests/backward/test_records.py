@@ -33,19 +33,22 @@ def test_stats() -> None:
         proma.stats()
 
 
-def test_nothing_is_removed_from_a_running_gradient_of_zero() -> None:
-    """A share of nothing is zero, not NaN; and microbatches are counted from the last `clear_stats` on."""
+@pytest.mark.parametrize("advantage", [0.0, 1.0])
+@pytest.mark.parametrize("size", [None, 2])
+def test_nothing_is_removed_from_a_running_gradient_of_zero(size: int | None, advantage: float) -> None:
+    """A share of nothing is zero, not NaN, and no clamp is active, not even one that allows nothing."""
     module = initialise(Classifier())
     rows = torch.randn(8, 6, dtype=torch.float64, generator=seeded(0))
     with Proma(module, record=True) as proma:
         for _ in range(2):
             for parameter in module.parameters():
                 parameter.grad = torch.zeros_like(parameter)
-            proma.clear_stats()
-            proma.backward(module(rows).log_softmax(-1)[:, 0], torch.ones(8, dtype=torch.float64))
-            records = proma.stats()
-            assert {record.parameter for record in records} == {name for name, _ in module.named_parameters()}
-            assert all(record[1:5] == (0, 0.0, 0.0, False) for record in records)
+            proma.clear_stats()  # counts from 0 again
+            advantages = torch.full((8,), advantage, dtype=torch.float64)
+            proma.backward(module(rows).log_softmax(-1)[:, 0], advantages, microbatch_size=size)
+            first = [record for record in proma.stats() if record.microbatch == 0]
+            assert {record.parameter for record in first} == {name for name, _ in module.named_parameters()}
+            assert all(record[2:5] == (0.0, 0.0, False) for record in first)
 
 
 def test_averages_are_over_tensors_and_microbatches() -> None:
