@@ -71,6 +71,26 @@ def test_a_registered_module_is_one_layer() -> None:
     assert_gradients(module, wanted, 1e-9)
 
 
+def test_a_scalar_parameter_may_be_used_twice() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return (rows * self.scale).tanh()
+
+    register_rule(Scale)(generic)
+    module, rows = initialise(Scale()), torch.randn(3, 4, 6, dtype=torch.float64, generator=seeded(0))
+    ones = torch.ones(4, dtype=torch.float64)
+    micros = [Micro(lambda m, i, x=x: m(m(x[i : i + 1])).sum(), ones) for x in rows]
+    wanted = oracle_gradients(module, micros, EXACT)
+    with Proma(module, EXACT) as proma:
+        for x in rows:
+            proma.backward(module(module(x)).sum(1), ones)
+    assert_gradients(module, wanted, 1e-9)
+
+
 class Mixing(nn.Module):
     """Rows that see each other: no rule can tell their gradients apart."""
 
