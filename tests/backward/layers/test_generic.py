@@ -125,6 +125,22 @@ def test_a_wrong_rule_is_noticed() -> None:
         proma.backward(module(torch.randn(4, 3)).sum(1), torch.ones(4))
 
 
+def test_a_wrong_rule_has_no_part_where_autograd_takes_its_place() -> None:
+    class Mine(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input)
+
+    register_rule(Mine)(lambda m, inputs, grad, layout: generic(m, inputs, grad * 2, layout))
+    module, rows = initialise(nn.Sequential(Mine(3, 2), nn.Tanh())), torch.randn(2, 4, 3, generator=seeded(0)).double()
+    ones = torch.ones(4, dtype=torch.float64)
+    micros = [Micro(lambda m, i, x=x: m(x[i : i + 1]).sum(), ones) for x in rows]
+    wanted = oracle_gradients(module, micros, EXACT)
+    with Proma(module, EXACT, uncovered="autograd") as proma:
+        for x in rows:
+            proma.backward(module(x).sum(1), ones)
+    assert_gradients(module, wanted, 1e-9)
+
+
 def test_a_gradient_of_zero_proves_nothing_about_a_rule() -> None:
     class Mine(nn.Linear):
         pass
