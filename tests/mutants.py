@@ -30,6 +30,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
+from hypothesis import Phase, settings
 from parso.python.tree import Keyword
 
 ROOT = Path(__file__).parents[1]
@@ -110,10 +111,19 @@ def run_tests(command: list[str], limit: float, quiet: bool) -> None:
         os.dup2(null, 1)
         os.dup2(null, 2)
     try:
-        status = int(importlib.import_module("pytest").main(["-W", "ignore:Module already imported", *command]))
+        arguments = ["-W", "ignore:Module already imported", *command]
+        status = int(importlib.import_module("pytest").main(arguments, plugins=[WithoutShrinking()]))
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+class WithoutShrinking:
+    """Hypothesis does not make a failing example smaller: that it fails is all that is asked."""
+
+    def pytest_configure(self) -> None:
+        settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])  # what else is set stays
+        settings.load_profile("mutants")
 
 
 def main() -> None:

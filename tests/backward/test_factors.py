@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from proma_bench.backward import factors
+from proma_bench.backward.cost import GramMethod
 from proma_bench.backward.factors import Dense, OuterProducts, Scattered, joined
 from proma_bench.backward.measure import Workspace, add_weighted, measure, plain_gradient
 
@@ -139,14 +140,15 @@ def test_uses_of_one_form_are_joined_and_others_stay() -> None:
 
 
 @pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("method", ["rows", "tokens"])
 @pytest.mark.parametrize("limit", [1, 2000, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_measured_in_blocks_or_at_once(limit: int, dtype: torch.dtype) -> None:
+def test_measured_in_blocks_or_at_once(limit: int, dtype: torch.dtype, method: GramMethod) -> None:
     """Gram matrix, overlaps and the weighted sum, whatever the workspace allows to keep."""
     pairs, running = factors_of([2, 1, 3], dtype), torch.randn(OUT, IN, generator=torch.Generator().manual_seed(9))
     uses = [OuterProducts(left, right, torch.float32) for left, right in pairs]
     expected, weights = wanted(pairs), torch.tensor([0.3, -1.0, 2.0])
-    measured = measure(uses, running, running.shape, weights, Workspace(limit), "rows")
+    measured = measure(uses, running, running.shape, weights, Workspace(limit), method)
     torch.testing.assert_close(
         measured.gram.double(), torch.einsum("boi,coi->bc", expected, expected), rtol=1e-5, atol=1e-5
     )

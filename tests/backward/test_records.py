@@ -7,6 +7,7 @@ import torch
 from backward_policies import Classifier, initialise, seeded
 
 from proma_bench import ProjectionConfig, Proma
+from proma_bench.backward.records import ProjectionRecord, averages
 
 
 def test_stats() -> None:
@@ -30,3 +31,34 @@ def test_stats() -> None:
         assert proma.stats() == []
     with Proma(module) as proma, pytest.raises(RuntimeError, match="record=True"):
         proma.stats()
+
+
+@pytest.mark.parametrize("advantage", [0.0, 1.0])
+@pytest.mark.parametrize("size", [None, 2])
+def test_nothing_is_removed_from_a_running_gradient_of_zero(size: int | None, advantage: float) -> None:
+    """A share of nothing is zero, not NaN, and no clamp is active, not even one that allows nothing."""
+    module = initialise(Classifier())
+    rows = torch.randn(8, 6, dtype=torch.float64, generator=seeded(0))
+    with Proma(module, record=True) as proma:
+        for _ in range(2):
+            for parameter in module.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            proma.clear_stats()  # counts from 0 again
+            advantages = torch.full((8,), advantage, dtype=torch.float64)
+            proma.backward(module(rows).log_softmax(-1)[:, 0], advantages, microbatch_size=size)
+            first = [record for record in proma.stats() if record.microbatch == 0]
+            assert {record.parameter for record in first} == {name for name, _ in module.named_parameters()}
+            assert all(record[2:5] == (0.0, 0.0, False) for record in first)
+
+
+def test_averages_are_over_tensors_and_microbatches() -> None:
+    found = averages(
+        [
+            ProjectionRecord("b", 1, 8.0, 0.5, True, "rows"),
+            ProjectionRecord("a", 1, 4.0, 0.5, False, "rows"),
+            ProjectionRecord("b", 2, 2.0, 0.25, True, "rows"),
+            ProjectionRecord("a", 2, 1.0, 0.0, True, "rows"),
+        ]
+    )
+    assert found == {"removed_ratio": 0.3125, "removed_by_layer": {"a": 0.25, "b": 0.375}, "clamped": 0.75}
+    assert averages([]) == {"removed_ratio": 0, "removed_by_layer": {}, "clamped": 0}

@@ -10,6 +10,7 @@ from oracle import Micro, assert_gradients, oracle_gradients
 from torch import Tensor, nn
 
 from proma_bench import Proma, register_rule
+from proma_bench.backward.factors import SequenceGrads
 from proma_bench.backward.layers.generic import generic
 
 
@@ -70,6 +71,26 @@ def test_a_registered_module_is_one_layer() -> None:
     assert_gradients(module, wanted, 1e-9)
 
 
+def test_a_scalar_parameter_may_be_used_twice() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return (rows * self.scale).tanh()
+
+    register_rule(Scale)(generic)
+    module, rows = initialise(Scale()), torch.randn(3, 4, 6, dtype=torch.float64, generator=seeded(0))
+    ones = torch.ones(4, dtype=torch.float64)
+    micros = [Micro(lambda m, i, x=x: m(m(x[i : i + 1])).sum(), ones) for x in rows]
+    wanted = oracle_gradients(module, micros, EXACT)
+    with Proma(module, EXACT) as proma:
+        for x in rows:
+            proma.backward(module(module(x)).sum(1), ones)
+    assert_gradients(module, wanted, 1e-9)
+
+
 class Mixing(nn.Module):
     """Rows that see each other: no rule can tell their gradients apart."""
 
@@ -104,6 +125,22 @@ def test_a_wrong_rule_is_noticed() -> None:
         proma.backward(module(torch.randn(4, 3)).sum(1), torch.ones(4))
 
 
+def test_a_wrong_rule_has_no_part_where_autograd_takes_its_place() -> None:
+    class Mine(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input)
+
+    register_rule(Mine)(lambda m, inputs, grad, layout: generic(m, inputs, grad * 2, layout))
+    module, rows = initialise(nn.Sequential(Mine(3, 2), nn.Tanh())), torch.randn(2, 4, 3, generator=seeded(0)).double()
+    ones = torch.ones(4, dtype=torch.float64)
+    micros = [Micro(lambda m, i, x=x: m(x[i : i + 1]).sum(), ones) for x in rows]
+    wanted = oracle_gradients(module, micros, EXACT)
+    with Proma(module, EXACT, uncovered="autograd") as proma:
+        for x in rows:
+            proma.backward(module(x).sum(1), ones)
+    assert_gradients(module, wanted, 1e-9)
+
+
 def test_a_gradient_of_zero_proves_nothing_about_a_rule() -> None:
     class Mine(nn.Linear):
         pass
@@ -117,3 +154,19 @@ def test_a_gradient_of_zero_proves_nothing_about_a_rule() -> None:
         nn.init.ones_(module[1].weight)
         with pytest.raises(ValueError, match="its rule is wrong"):
             proma.backward(module(rows).squeeze(1).square(), ones)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_rule_that_runs_out_of_memory_is_not_called_wrong(trusted: bool) -> None:
+    """Trainers catch this error and try smaller microbatches."""
+
+    class Mine(nn.Linear):
+        pass
+
+    @register_rule(Mine, trusted=trusted)
+    def rule(*_: object) -> dict[str, SequenceGrads]:
+        raise torch.OutOfMemoryError("as a GPU's allocator says it")
+
+    module = nn.Sequential(Mine(3, 2))
+    with Proma(module) as proma, pytest.raises(torch.OutOfMemoryError):
+        proma.backward(module(torch.randn(4, 3)).sum(1), torch.ones(4))
