@@ -6,7 +6,7 @@ import multiprocessing
 from small_runs import tiny, without_timings
 
 from proma_bench.experiments.jobs import Job
-from proma_bench.experiments.workers import Event, run_all
+from proma_bench.experiments.workers import Event, Outcome, run_all
 from proma_bench.runs.directory import read_metrics, read_run
 
 
@@ -20,9 +20,9 @@ def test_a_worker_that_dies_is_replaced_and_its_run_finished(tmp_path):
             worker.kill()
 
     first, second, third = run_all(jobs, 1, kill_once)
-    assert first == Event(killed, "the process ended with code -9", final=False)
-    assert second == Event(dataclasses.replace(killed, attempt=2), None, final=True)
-    assert third == Event(undisturbed, None, final=True)
+    assert first == Event(killed, Outcome("the process ended with code -9"), final=False)
+    assert second == Event(dataclasses.replace(killed, attempt=2), Outcome(), final=True)
+    assert third == Event(undisturbed, Outcome(), final=True)
     histories = [read_run(job.path).metrics for job in jobs]
     assert without_timings(histories[0]) == without_timings(histories[1])
     assert len(histories[0]) == 300
@@ -38,6 +38,6 @@ def test_a_run_that_cannot_succeed_is_given_up_after_two_attempts(tmp_path):
         ("0", 2, True),
         ("1", 1, True),
     ]
-    assert "is a file" in events[1].problem
-    assert events[2].problem is None
+    assert "is a file" in events[1].outcome.problem
+    assert events[2].outcome == Outcome()
     assert read_run(tmp_path / "1").finished
