@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from small_runs import heed_ctrl_c
+from small_runs import heed_signals
 
 from proma_bench.errors import UsageError
 from proma_bench.experiments.ladder import make_plan
@@ -94,7 +94,7 @@ def test_ctrl_c_stops_the_workers_and_leaves_what_a_report_can_read(tmp_path):
     command = [sys.executable, "-m", "proma_bench", "ladder", "--budget", "full", "--jobs", "1", "--out", tmp_path]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     )  # fmt: skip
     while process.poll() is None and not any(file.stat().st_size for file in tmp_path.rglob("metrics.jsonl")):
         time.sleep(0.01)

@@ -53,6 +53,7 @@ def go_on(path, config):
     run_in(path, config, resume=True)
 
 
-def heed_ctrl_c():
-    """In a new process: a shell starts what is in the background with Ctrl-C ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def heed_signals():
+    """In a new process: children inherit ignored signals, as Ctrl-C in the background of a shell or SIGHUP in nohup."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from small_runs import heed_ctrl_c, tiny, without_timings
+from small_runs import heed_signals, tiny, without_timings
 
 from proma_bench.errors import RunError, UsageError
 from proma_bench.experiments.run import run_in
@@ -94,7 +94,7 @@ def test_a_killed_process_loses_nothing(tmp_path):
 def test_ctrl_c_leaves_a_run_that_can_be_read(tmp_path):
     command = [sys.executable, "-m", "proma_bench", "run", "bandit", "--steps", "100000", "--out", tmp_path]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
     while process.poll() is None and not read_metrics(tmp_path / "metrics.jsonl"):
         time.sleep(0.01)
