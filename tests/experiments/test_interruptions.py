@@ -31,7 +31,7 @@ def test_whatever_interrupts_a_command_the_next_one_goes_on(tmp_path, name):
     started = time.monotonic()
     undisturbed = Command(*arguments, "--out", tmp_path / "undisturbed")
     assert undisturbed.end(timeout=600) == 0, undisturbed.errors
-    latest = 1.2 * (time.monotonic() - started)
+    latest = 1.1 * (time.monotonic() - started)
     expected = contents(tmp_path / "undisturbed")
     chance, tally = random.Random(name), Tally()
     while tally.kills.total() < wanted:
@@ -47,7 +47,7 @@ def attempt(command, latest, chance, tally):
     """Whether the command gets through before it is interrupted."""
     end = time.monotonic() + chance.uniform(0, latest)
     while command.process.poll() is None and time.monotonic() < end:
-        time.sleep(0.005)
+        time.sleep(0.002)
     if command.process.poll() is None:
         return interrupt(command, chance.choice(SIGNALS), chance, tally)
     assert command.end() == 0, command.errors

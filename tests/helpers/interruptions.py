@@ -19,7 +19,7 @@ from small_runs import heed_signals, without_timings
 
 from proma_bench.runs.directory import read_run
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -signal.SIGKILL}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LONGEST = 30.0
 """Seconds for the end of a command, on a machine that is very busy."""
 
@@ -28,10 +28,11 @@ class Command:
     """``proma-bench`` in a session of its own, where signals mean what they mean in a terminal."""
 
     def __init__(self, *arguments: object) -> None:
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self._streams = [tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")]  # noqa: SIM115
+        out, err = self._streams
         command = [sys.executable, "-m", "proma_bench", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, stdout=self._out, stderr=self._err, start_new_session=True, preexec_fn=heed_signals
+            command, stdout=out, stderr=err, start_new_session=True, preexec_fn=heed_signals
         )
 
     def send(self, number: int, *, to_all: bool = False) -> None:
@@ -40,26 +41,20 @@ class Command:
             (os.killpg if to_all else os.kill)(self.process.pid, number)
 
     def end(self, timeout: float = LONGEST) -> int:
-        """Wait for the end and return the exit code."""
+        """Wait for the end and return the exit code; then there are ``output`` and ``errors``."""
         try:
-            return self.process.wait(timeout)
+            code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             for left in self.at_work():
                 os.kill(left, signal.SIGKILL)
             raise
-
-    @property
-    def output(self) -> str:
-        return self._read(self._out)
-
-    @property
-    def errors(self) -> str:
-        return self._read(self._err)
-
-    @staticmethod
-    def _read(file) -> str:
-        file.seek(0)
-        return file.read().decode()
+        texts = []
+        for stream in self._streams:
+            with stream:
+                stream.seek(0)
+                texts.append(stream.read())
+        self.output, self.errors = texts
+        return code
 
     def orphans(self, patience: float = 5.0) -> list[int]:
         """The processes that are still at work when the command has ended and some time has passed."""
@@ -95,26 +90,27 @@ def interrupt(command: Command, number: signal.Signals, chance: random.Random, t
 
     Asserts one line, the exit code and that nothing is left behind.
     """
-    sent = time.monotonic()
+    numbers, sent = [number], time.monotonic()
     command.send(number, to_all=number != signal.SIGKILL and chance.random() < 0.5)
     if chance.random() < 0.5:
         time.sleep(chance.uniform(0, 0.1))
-        command.send(chance.choice(list(CODES)[:3]))
+        numbers.append(chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))  # they may be waiting together
+        command.send(numbers[-1])
     code = command.end()
     tally.slowest = max(tally.slowest, time.monotonic() - sent)
     left = command.orphans()
     tally.orphans += len(left)
-    errors = command.errors
     assert not left
     if code == 0:
         return True
     tally.kills[number.name] += 1
+    errors = command.errors
     if number == signal.SIGKILL:
         assert code == -number
-    elif code == CODES[number]:
+    elif code in [CODES[number] for number in numbers]:
         assert errors.count("\n") == 1 and "interrupted" in errors, errors
     else:  # Python has not reached `main`: the signal's default action, or a traceback of Python's own for Ctrl-C
-        assert code in (-number, 1) and "in main" not in errors, (code, errors)
+        assert code in (*(-number for number in numbers), 1) and "in main" not in errors, (code, errors)
         tally.before_main += 1
     return False
 
