@@ -108,7 +108,7 @@ def test_what_is_ignored_stays_ignored():
 
 def test_a_forked_child_dies_of_a_signal_and_the_command_goes_on():
     work = (
-        "    child = os.fork()\n    if not child: time.sleep(60)\n"
+        "    child = os.fork()\n    if not child:\n        time.sleep(60)\n        os._exit(0)\n"
         "    time.sleep(0.3)\n    os.kill(child, signal.SIGTERM)\n    print(os.waitpid(child, 0)[1], flush=True)\n"
         "    time.sleep(1)\n    return 0\n"
     )
