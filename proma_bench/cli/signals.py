@@ -49,12 +49,12 @@ class Signals:
             yield
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         threading.Thread(target=self._end_in_time, args=(reader,), daemon=True, name="signals").start()
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # the thread hears of a signal at once
-        unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        self._usual_hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         try:
             for number in before:
                 signal.signal(number, self._on_signal)
@@ -63,7 +63,7 @@ class Signals:
             if self.received is None or not ends_process:
                 for number, handler in before.items():
                     signal.signal(number, signal.SIG_DFL if ends_process else handler)
-                sys.unraisablehook = unraisable
+                sys.unraisablehook = self._usual_hook
                 signal.set_wakeup_fd(wakeup)
                 self._is_over.set()
                 os.close(writer)
@@ -72,8 +72,7 @@ class Signals:
         """Say that the command was interrupted, and return its exit code."""
         for stream, text in ((sys.stdout, ""), (sys.stderr, _LINE)):
             with contextlib.suppress(OSError):  # the terminal may be gone
-                stream.write(text)
-                stream.flush()
+                print(text, end="", file=stream, flush=True)
         return 128 + (self.received or signal.SIGINT)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -87,7 +86,7 @@ class Signals:
     def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
         if isinstance(unraisable.exc_value, Interruption):
             self._end()
-        sys.__unraisablehook__(unraisable)
+        self._usual_hook(unraisable)
 
     def _end_in_time(self, reader: int) -> None:
         """In a thread, because the main thread handles no signal before it returns from a function in C."""

@@ -75,14 +75,12 @@ def _round(
         ready = wait([worker.connection for worker in busy], timeout=0.2)
         for worker in [worker for worker in busy if worker.connection in ready]:
             job, outcome = worker.finish()
-            if outcome.is_in_use:
-                in_use.append(job)
-                yield Event(job, outcome, final=is_last)
-                continue
             again = outcome.problem is not None and job.attempt < ATTEMPTS
             if again:
                 pending.appendleft(Job(job.path, job.config, job.attempt + 1))
-            yield Event(job, outcome, final=not again)
+            if outcome.is_in_use:
+                in_use.append(job)
+            yield Event(job, outcome, final=not again and (is_last or not outcome.is_in_use))
         on_wait([worker.job for worker in workers if worker.job])
     return in_use
 

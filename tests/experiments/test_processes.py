@@ -24,6 +24,7 @@ def in_c():
 
 def work(kind, by_main_thread):
     if kind == "late":
+        processes._end_after = lambda parent: None  # for the pipe would do as well
         print(os.getpid(), flush=True)
         time.sleep(0.5)
     if kind == "by the pipe":  # as where there is no prctl
@@ -34,6 +35,7 @@ def work(kind, by_main_thread):
 
 def start(kind, by_main_thread):
     multiprocessing.get_context("spawn").Process(target=work, args=(kind, by_main_thread), daemon=True).start()
+    sys.stdin.readline()
 
 if __name__ == "__main__":
     if sys.argv[1] == "by a thread":
@@ -58,13 +60,15 @@ def is_alive(pid):
 def parent_and_worker(tmp_path, request):
     (tmp_path / "program.py").write_text(PROGRAM)
     parent = subprocess.Popen(
-        [sys.executable, tmp_path / "program.py", request.param], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, tmp_path / "program.py", request.param],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     worker = int(parent.stdout.readline())
     yield parent, worker
     parent.kill()
     parent.wait()
     parent.stdout.close()
+    parent.stdin.close()
     if is_alive(worker):
         os.kill(worker, signal.SIGKILL)
 
@@ -83,7 +87,9 @@ def test_a_worker_ends_when_its_parent_is_killed(parent_and_worker):
 
 @pytest.mark.parametrize("parent_and_worker", ["by a thread"], indirect=True)
 def test_a_worker_outlives_the_thread_that_started_it(parent_and_worker):
-    _, worker = parent_and_worker
+    parent, worker = parent_and_worker
+    parent.stdin.write("\n")  # the thread ends
+    parent.stdin.flush()
     time.sleep(0.5)
     assert is_alive(worker)
 
