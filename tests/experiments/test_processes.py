@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import heed_signals
 
 from proma_bench.experiments.processes import SIGNALS, undisturbed_start
 
@@ -61,7 +62,7 @@ def parent_and_worker(tmp_path, request):
     (tmp_path / "program.py").write_text(PROGRAM)
     parent = subprocess.Popen(
         [sys.executable, tmp_path / "program.py", request.param],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     worker = int(parent.stdout.readline())
     yield parent, worker
