@@ -79,7 +79,7 @@ class Tally:
     """What has been seen."""
 
     kills: collections.Counter[str] = field(default_factory=collections.Counter)
-    before_main: int = 0
+    outside_main: collections.Counter[str] = field(default_factory=collections.Counter)
     orphans: int = 0
     slowest: float = 0.0
     finished: int = 0
@@ -109,9 +109,10 @@ def interrupt(command: Command, number: signal.Signals, chance: random.Random, t
         assert code == -number
     elif code in [CODES[number] for number in numbers]:
         assert errors.count("\n") == 1 and "interrupted" in errors, errors
-    else:  # Python has not reached `main`: the signal's default action, or a traceback of Python's own for Ctrl-C
-        assert code in (*(-number for number in numbers), 1) and "in main" not in errors, (code, errors)
-        tally.before_main += 1
+    else:  # before `main` or after it: the default action, or for Ctrl-C a traceback of a Python that is starting
+        assert "in main" not in errors and (not errors or "KeyboardInterrupt" in errors), (code, errors)
+        assert code in [-number for number in numbers] or errors, code
+        tally.outside_main[f"{number.name}, code {code}"] += 1
     return False
 
 
