@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+
+from proma_bench.cli.signals import Signals
 
 EXTRAS = {"hypothesis": "testing", "jupyterlab": "tutorials"}
 """The extra that a module comes with, where it is not ``ladder``."""
@@ -16,8 +19,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None is that of this process.
 
     Returns:
-        The exit code: 0, 1 for a run that failed, 2 for a wrong use, 130 for Ctrl-C.
+        The exit code: 0, 1 for a run that failed, 2 for a wrong use; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
     """
+    is_own_process, code = arguments is None, None
+    signals = Signals()
+    try:
+        with signals.heeded(ends_process=is_own_process):
+            code = _run(arguments)
+    except BaseException as error:  # after a signal, whatever is raised comes from it
+        if signals.received is None and not isinstance(error, KeyboardInterrupt):
+            raise
+    if code is not None and signals.received is None:
+        return code
+    code = signals.report()
+    if is_own_process:  # at once: what Python still does, such as a flush to a terminal that is gone, can only fail
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         from proma_bench.cli.commands import run
 

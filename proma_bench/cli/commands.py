@@ -170,7 +170,7 @@ COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0, 1 for a run that failed, 2 for a wrong use, 130 for Ctrl-C."""
+    """Run a command and return the exit code: 0, 1 for a run that failed, 2 for a wrong use."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console() if sys.stdout.isatty() else Console(width=120)  # a log has no width of its own
     try:
@@ -180,8 +180,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except (RunError, OSError) as error:
         return _complain(error, 1)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what is recorded is safe, and `proma-bench report` can read it", 130)
     return 0
 
 

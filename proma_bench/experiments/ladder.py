@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from rich.markup import escape
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
-from proma_bench.experiments.workers import run_all
+from proma_bench.experiments.workers import Event, Outcome, run_all
 from proma_bench.learning.config import BUDGETS
 from proma_bench.learning.methods import METHODS
 from proma_bench.runs.criteria import criteria_for
@@ -88,40 +89,50 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
 
     Raises:
         UsageError: ``root`` holds a ladder of another plan.
-        RunError: at the end, when a run has failed twice.
+        RunError: at the end, when runs are not finished.
     """
     _record(plan, root)
-    jobs = plan.jobs(root)
-    alone = [job for job in jobs if job.config.threads is None and _has_gpu()]  # a GPU has room for one of them
-    finish([job for job in jobs if job not in alone], processes, console)
-    if alone:
-        finish(alone, 1, console)
+    finish(plan.jobs(root), processes, console)
 
 
 def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
-    """Do those of the jobs that are not finished, with bars.
+    """Do those of the jobs that are not finished, with bars; those that need a whole GPU come last, one at a time.
 
     Raises:
-        RunError: at the end, when one has failed twice.
+        RunError: at the end, when one has failed twice, or another process is still at work in it.
     """
     todo = [job for job in jobs if not _finished(job)]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
-    failed = 0
+    alone = [job for job in todo if job.config.threads is None and _has_gpu()]
+    others = [job for job in todo if job not in alone]
+    unfinished: list[Outcome] = []
     with progress_bars(console) as progress:
         overall = progress.add_task("ladder", total=len(jobs), completed=len(jobs) - len(todo), state="")
         running = RunningJobs(progress)
-        for event in run_all(todo, processes, running.show):
-            name = event.job.config.name
-            if event.problem is None:
-                progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics)}")
-            else:
-                fate = "given up" if event.final else "starting it once more"
-                progress.console.print(f"[red]{name} failed[/]; {fate}: {escape(event.problem)}")
-                failed += event.final
-            progress.advance(overall, event.final)
-    if failed:
-        raise RunError(f"{failed} of {len(jobs)} runs failed; the same command tries them again")
+        for group, side_by_side in ((others, processes), (alone, 1)):
+            with contextlib.closing(run_all(group, side_by_side, running.show)) as events:
+                for event in events:
+                    progress.console.print(_line(event), soft_wrap=True)
+                    progress.advance(overall, event.final)
+                    if event.final and event.outcome != Outcome():
+                        unfinished.append(event.outcome)
+    if unfinished:
+        in_use = sum(outcome.is_in_use for outcome in unfinished)
+        failed = len(unfinished) - in_use
+        counts = [(failed, "failed"), (in_use, "are in use by another process")]
+        words = ", ".join(f"{count} of {len(jobs)} runs {what}" for count, what in counts if count)
+        raise RunError(f"{words}; the same command tries them again")
+
+
+def _line(event: Event) -> str:
+    name = event.job.config.name
+    if event.outcome.is_in_use:
+        return f"{name} is in use by another process" + ("" if event.final else "; it is left for the end")
+    if event.outcome.problem is not None:
+        fate = "given up" if event.final else "starting it once more"
+        return f"[red]{name} failed[/]; {fate}: {escape(event.outcome.problem)}"
+    return f"{name}: {describe(read_run(event.job.path).metrics)}"
 
 
 def _record(plan: Plan, root: Path) -> None:

@@ -106,27 +106,43 @@ def read_json(path: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ writing
 
 
+class InUseError(UsageError):
+    """Another process is at work in the directory."""
+
+
 @contextlib.contextmanager
 def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
     """Hold a directory for a run, alone, from here to the end of the ``with`` block.
 
     Raises:
-        UsageError: the directory holds a different run, or holds this one already and ``resume`` is not set, or another
-            process is at work in it. Nothing has changed then.
+        UsageError: the directory holds a different run, or holds this one already and ``resume`` is not set. Nothing
+            has changed then.
+        InUseError: another process is at work in it.
+        RunError: its file system has no locks.
     """
     _require_free(path, config, resume)
     path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as lock:
+    with open(path / ".lock", "ab", opener=_unless_link) as lock:  # it stays there: only its lock means something
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{path} is in use by another process") from None
+            raise InUseError(f"{path} is in use by another process") from None
+        except OSError as error:  # NFS without its lock daemon, for example
+            raise RunError(
+                f"{path}: its file system cannot lock files ({error.strerror}), so nothing keeps two processes from "
+                "writing there at once; choose an --out on another file system, such as a local disk"
+            ) from None
         _require_free(path, config, resume)
         if not (path / "config.json").exists():
             judged = None if config.is_smoke_run else criteria.to_json(criteria.criteria_for(config))
             about = {"format": FORMAT, "title": config.title, "versions": _versions(), "criteria": judged}
             write_json(path / "config.json", {**about, **to_json(config)})
         yield path
+
+
+def _unless_link(path: str, flags: int) -> int:
+    """Open a file of a directory that somebody else may have prepared: a link leads to a file that is none of ours."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _require_free(path: Path, config: RunConfig, resume: bool) -> None:

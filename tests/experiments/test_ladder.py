@@ -1,7 +1,6 @@
 """The ladder as a user runs it, and that every method learns on the way."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import time
 
 import pytest
 import torch
-from small_runs import heed_ctrl_c
+from interruptions import Command
 
 from proma_bench.errors import UsageError
 from proma_bench.experiments.ladder import make_plan
@@ -90,22 +89,39 @@ def test_another_plan_does_not_go_into_the_same_directory(ladder):
     assert "holds a different ladder (seeds 1, not 2)" in result.stderr
 
 
-def test_ctrl_c_stops_the_workers_and_leaves_what_a_report_can_read(tmp_path):
-    command = [sys.executable, "-m", "proma_bench", "ladder", "--budget", "full", "--jobs", "1", "--out", tmp_path]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-    )  # fmt: skip
-    while process.poll() is None and not any(file.stat().st_size for file in tmp_path.rglob("metrics.jsonl")):
+@pytest.mark.parametrize(
+    ("number", "to_all", "code"),
+    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGKILL, False, -signal.SIGKILL)],
+    ids=["Ctrl-C in a terminal", "SIGTERM", "SIGKILL"],
+)
+def test_workers_end_with_the_ladder_and_leave_what_a_report_can_read(tmp_path, number, to_all, code):
+    command = Command("ladder", "--budget", "full", "--tiers", "bandit", "--jobs", "1", "--out", tmp_path)
+    until_a_run_is_under_way(command, tmp_path)
+    command.send(number, to_all=to_all)
+    assert command.end() == code
+    assert not command.orphans()
+    if number != signal.SIGKILL:
+        assert command.errors.count("\n") == 1
+        assert "interrupted" in command.errors
+    (run,) = read_runs(tmp_path).runs
+    assert run.metrics and not run.finished
+
+
+def test_a_ladder_that_was_killed_is_finished_by_the_same_command(tmp_path):
+    arguments = ["ladder", "--budget", "smoke", "--tiers", "bandit", "--seeds", "1", "--jobs", "1", "--out", tmp_path]
+    command = Command(*arguments)
+    until_a_run_is_under_way(command, tmp_path)
+    command.send(signal.SIGKILL)
+    command.end()
+    again = proma_bench(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "failed" not in again.stdout and "in use" not in again.stdout
+    assert all(run.finished for run in read_runs(tmp_path).runs)
+
+
+def until_a_run_is_under_way(command, root):
+    while command.process.poll() is None and not any(file.stat().st_size for file in root.rglob("metrics.jsonl")):
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert errors.count("\n") == 1
-    assert "interrupted" in errors
-    result = proma_bench("report", tmp_path)
-    assert result.returncode == 0
-    assert "1 of 1 runs are unfinished" in result.stdout
 
 
 def test_seeds_are_paired_and_directories_distinct(tmp_path):

@@ -1,21 +1,26 @@
-"""SIGKILL, again and again, whatever a run is doing: at the end it holds what an undisturbed run gives."""
+"""A run is interrupted again and again, whatever it is doing: at the end it holds what an undisturbed run gives."""
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import random
 import signal
+import sys
 import time
 
 import pytest
-from small_runs import go_on, tiny, tiny_gym, without_timings
+from small_runs import heed_signals, options_of, tiny, tiny_gym, without_timings
 
+from proma_bench.cli import main
 from proma_bench.experiments.training import train
 from proma_bench.runs.directory import read_run
 
 KILLS = 12  # on each tier, at least
-IMPORTED = """pytest torch._dynamo proma_bench.experiments.run proma_bench.runs.checkpoints
-proma_bench.tiers.bandit.tier proma_bench.tiers.gym.tier"""
+SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+IMPORTED = """pytest torch._dynamo proma_bench.cli.commands proma_bench.experiments.run proma_bench.experiments.trackers
+proma_bench.runs.checkpoints proma_bench.tiers.bandit.tier proma_bench.tiers.gym.tier"""
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +35,33 @@ def recorded(file):
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+def go_on(path, config, begun):
+    """What a process does that is going to be interrupted."""
+    heed_signals()
+    begun.set()
+    sys.argv = ["proma-bench", "run", config.tier, *options_of(config), "--out", str(path), "--resume"]
+    sys.exit(main())
+
+
 def kills_until_done(path, config, processes, chance):
     """Kill each process some steps on, at any moment of a step, or before it has done anything; how often it took."""
     kills = 0
     while True:
         target = recorded(path / "metrics.jsonl") + chance.randrange(8)
-        process = processes.Process(target=go_on, args=(path, config))
+        begun = processes.Event()
+        process = processes.Process(target=go_on, args=(path, config, begun))
         process.start()
+        assert begun.wait(timeout=60)
         while process.is_alive() and recorded(path / "metrics.jsonl") < target:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.01))
-        process.kill()
-        process.join()
+        number = chance.choice(SIGNALS)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+        process.join(timeout=60)
         if process.exitcode == 0:
             return kills
-        assert process.exitcode == -signal.SIGKILL
+        assert process.exitcode in (128 + number, -number)
         kills += 1
 
 

@@ -2,9 +2,6 @@
 
 import signal
 
-import torch
-
-from proma_bench.experiments.run import run_in
 from proma_bench.tiers.bandit.config import BanditConfig
 from proma_bench.tiers.gym.config import GymConfig
 from proma_bench.tiers.transformer.config import TransformerConfig
@@ -47,12 +44,14 @@ def without_timings(history):
     return [{name: value for name, value in step.items() if name != "seconds"} for step in history]
 
 
-def go_on(path, config):
-    """What a process does that is going to be killed."""
-    torch.set_num_threads(1)
-    run_in(path, config, resume=True)
+def options_of(config):
+    """A run's settings for the command line."""
+    usual = vars(type(config)())
+    changed = {name: value for name, value in vars(config).items() if value != usual[name]}
+    return [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def heed_ctrl_c():
-    """In a new process: a shell starts what is in the background with Ctrl-C ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def heed_signals():
+    """In a new process: children inherit ignored signals, as Ctrl-C in the background of a shell or SIGHUP in nohup."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

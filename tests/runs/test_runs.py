@@ -2,13 +2,14 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from small_runs import heed_ctrl_c, tiny, without_timings
+from small_runs import heed_signals, tiny, without_timings
 
 from proma_bench.errors import RunError, UsageError
 from proma_bench.experiments.run import run_in
@@ -94,7 +95,7 @@ def test_a_killed_process_loses_nothing(tmp_path):
 def test_ctrl_c_leaves_a_run_that_can_be_read(tmp_path):
     command = [sys.executable, "-m", "proma_bench", "run", "bandit", "--steps", "100000", "--out", tmp_path]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
     while process.poll() is None and not read_metrics(tmp_path / "metrics.jsonl"):
         time.sleep(0.01)
@@ -189,6 +190,36 @@ def test_one_process_at_a_time(tmp_path):
     with claim(tmp_path, tiny(), resume=False), pytest.raises(UsageError, match="in use by another process"):
         run_in(tmp_path, tiny(), resume=True)
     assert run_in(tmp_path, tiny(), resume=True).finished
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, number):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunError, match=f"cannot lock files .{os.strerror(number)}.*choose an --out"):
+        run_in(tmp_path / "run", tiny())
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_a_dead_process_has_left_does_not_matter(tmp_path, expected):
+    interrupted(tmp_path, tiny(), 5)
+    (tmp_path / ".lock").write_text("12345\n")
+    (tmp_path / "summary.unfinished").write_text("{")
+    (tmp_path / "config.unfinished").write_text("{")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "rew')
+    assert without_timings(run_in(tmp_path, tiny(), resume=True, on_note=pytest.fail).metrics) == expected
+
+
+def test_a_lock_that_is_a_link_touches_nothing_else(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic link"):
+        run_in(tmp_path / "run", tiny())
+    assert (tmp_path / "mine").read_text() == "precious"
 
 
 @pytest.mark.parametrize("change", [{"method": "grpo"}, {"seed": 1}, {"learning_rate": 0.1}, {"hidden": 32}])
