@@ -24,7 +24,7 @@ import re
 from fractions import Fraction
 
 from proma_bench.tasks.readable import ARGUMENT, readable
-from proma_bench.tasks.statements import NUMERAL, OPEN, SCALE, is_doubtful, number
+from proma_bench.tasks.statements import NUMERAL, OPEN, SCALE, is_denied, is_doubtful, number
 
 TAIL = 300
 """Number of characters at the end of a completion that are read (the same as in VeRL)."""
@@ -134,7 +134,8 @@ def _after_cue(text: str) -> Fraction | None:
         return None
     cue = cues[-1]
     statement, end, rest = [*_END.split(text[cue.end() :].lstrip(" \n:*_#`"), maxsplit=1), "", ""][:3]
-    found = None if end == "?" or NUMERAL.search(statement) else number(statement)
+    denied = is_denied(_END.split(text[: cue.start()])[-1] + cue[0])
+    found = None if denied or end == "?" or NUMERAL.search(statement) else number(statement)
     is_heading = not cue["verb"] and not re.search(r"\w", text[: cue.start()])
     if is_heading and re.search("[0-9]", rest):  # perhaps of the whole solution
         result = _in_last_sentence(rest, is_cut=False)

@@ -24,12 +24,14 @@ _NUMERALS = """
 _SCALES = """
     half halves third thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths
     ninth ninths tenth tenths hundredth hundredths thousandth thousandths hundred hundreds thousand thousands million
-    millions billion billions trillion trillions dozen dozens lakh crore mil mio mn bn
+    millions billion billions trillion trillions dozen dozens tens lakh lakhs crore crores grand mil mio mln mn bn tn
 """
-_NEGATIONS = "not never wrong incorrect isn't aren't wasn't cannot can't doesn't don't couldn't shouldn't neither nor"
-_OPERATORS = "or plus minus negative divided multiplied squared cubed halved doubled tripled factorial point mod choose"
+_DENIALS = r"not never wrong incorrect cannot neither nor if suppose assume assuming whether \w+n['’]t"
+_OPERATORS = (
+    "or plus minus negative divided multiplied squared cubed halved doubled tripled factorial point power mod choose"
+)
 _BOUNDS = "than least most between over under above below exceeds exceeding from within unless except without"
-_SHARES = "product multiple factor power percent out one some most each"
+_SHARES = "product multiple factor power percent out instead one some most each"
 _FUNCTIONS = "half twice double triple square cube root times log ln sin cos tan max min gcd lcm exp mod abs"
 _LABELS = """
     step day week month year part question problem example case chapter page line figure table equation option method
@@ -49,19 +51,18 @@ NUMERAL = re.compile(_any_of("zero one", _NUMERALS, _SCALES), re.IGNORECASE)
 
 _UNIT = re.compile("(?:[cmk]m|[mk]?g|m[lL]|ft|in|lbs?|oz|yd|mi|[mk]ph|hrs?|mins?|secs?|k?m/[hs]|USD|EUR|GBP)")
 _AFTER = re.compile(
-    rf"{_any_of(_NUMERALS, _SCALES, _NEGATIONS, _OPERATORS)}|{OPEN}\s*(?-i:[kKMBxyznie]|pi)\s*{CLOSE}|(?<!\w)pi(?!\w)",
+    rf"{_any_of(_NUMERALS, _SCALES, _DENIALS, _OPERATORS)}|{OPEN}\s*(?-i:[kKMBxyznie]|pi)\s*{CLOSE}|(?<!\w)pi(?!\w)",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
-    rf"{_any_of(_NEGATIONS)}"
+    rf"{_any_of(_DENIALS)}"
     rf"|(?:{_any_of(_NUMERALS, _SCALES, _OPERATORS, _BOUNDS, _FUNCTIONS, _LABELS)}"
     rf"|{_any_of('divided multiplied increased decreased reduced')}\s+by"
     rf"|{_any_of(_NUMERALS, _SCALES, _FUNCTIONS, _SHARES)}\s+of(?:\s+the)?)[\s#:$]*{CLOSE}?\s*\Z",
     re.IGNORECASE,
 )
-_LEFT = re.compile(
-    _any_of(_NEGATIONS, "or if half twice double triple square cube root log ln sin cos tan"), re.IGNORECASE
-)
+_DENIAL = re.compile(_any_of(_DENIALS), re.IGNORECASE)
+_LEFT = re.compile(_any_of(_DENIALS, "or half twice double triple square cube root log ln sin cos tan"), re.IGNORECASE)
 
 _LETTER = r"[^\W\d_]"
 _RAISED = r"(?:\^\{?-?[1-3]\}?)?"
@@ -75,6 +76,12 @@ _EQUALS = re.compile(r"(?<![<>!:=])=(?![=>])|\\approx(?![a-zA-Z])|≈")
 _OTHER_RELATION = re.compile(r"[<>≤≥≠±∓→∈∝]|[!:=]=|\\(?:[lg](?:eq?|t|eqslant)|neq?|pm|mp|in|sim|to)(?![a-zA-Z])")
 _DOTS = re.compile(r"\.\.|…|dots")
 _NAME = re.compile(rf"\\?{_LETTER}+(?:_\{{?\w+\}}?)?(?:\s?\([^()]*\))?")
+# 2x, 2 * width, width * 2: a quantity of which the number is a multiple
+_BINARY = r"(?:[+×÷]|\\(?:times|cdot|div)(?![a-zA-Z])|(?<!\*)\*(?!\*)|(?<=\s)[-/](?=\s))"
+_UNKNOWN = re.compile(
+    rf"[0-9](?:{OPEN}(?!\s)|{_LETTER})|[0-9].*{_BINARY}\s*{OPEN}?\s*{_LETTER}{{2}}"
+    rf"|^[^0-9]*[^\W0-9_]\s*{CLOSE}?\s*{_BINARY}\s*[$\\]*[0-9]"
+)
 _VARIABLE = re.compile(
     rf"(?<![\\a-zA-Z]){_LETTER}|\\(?!(?:[dtc]?frac|times|cdot|div|sqrt|left|right|q?quad)(?![a-zA-Z]))[a-zA-Z]"
 )
@@ -114,15 +121,24 @@ def is_doubtful(before: str) -> bool:
     return _BEFORE.search(before) is not None
 
 
+def is_denied(words: str) -> bool:
+    """Whether words deny what follows them, or only suppose it.
+
+    Args:
+        words: what stands before it in its sentence.
+    """
+    return _DENIAL.search(words) is not None
+
+
 def _is_left(side: str, boxed: bool) -> bool:
     r"""Whether the right side is the value of this side, and not that of an unknown in it, as in ``2x = 18``."""
-    rest = _WORD.sub(" ", side).strip(" *_$:,;.`\"'-" if not boxed else " $:")
-    if _LEFT.search(side) or re.search(rf"[0-9]{_LETTER}", side):
+    rest = _WORD.sub(" ", side).strip(" $:" if boxed else " *_$:,;.`\"'-")
+    if _LEFT.search(side) or _UNKNOWN.search(side) or ("^" in side and not re.search("[0-9]", rest)):
         return False
     if _VARIABLE.search(rest):
         return _NAME.fullmatch(rest) is not None
-    has_words = re.search(rf"(?<![\\a-zA-Z]){_LETTER}{{2}}", re.sub(f"{OPEN}.*?{CLOSE}", "", side))
-    return not (boxed and has_words and rest)
+    has_letters = re.search(rf"(?<![\\a-zA-Z]){_LETTER}{{2}}", re.sub(f"{OPEN}.*?{CLOSE}", "", side))
+    return not (boxed and has_letters and rest)
 
 
 def _is_between(side: str) -> bool:

@@ -43,10 +43,10 @@ ANSWERS: dict[str, dict[str, Fraction | int | str | None]] = {
         r"\boxed{1.5e3}": 1500,
         r"\boxed{12,5}": None,
         r"\boxed{1.234,5}": None,
-        r"\boxed{0.333\ldots}": None,
+        r"\boxed{0.333\ldots}": "1/3",
         r"\boxed{1.2.3}": None,
         r"\boxed{3-5}": None,
-        r"\boxed{1010_2}": None,
+        r"\boxed{1010_2}": 10,
     },
     "Expressions": {
         r"\boxed{2^3 \times 4}": 32,
@@ -67,8 +67,7 @@ ANSWERS: dict[str, dict[str, Fraction | int | str | None]] = {
         r"\boxed{2^{10}}": 1024,
         r"\boxed{6/2(1+2)}": None,
         r"\boxed{5/0}": None,
-        r"\boxed{5!}": None,
-        r"\boxed{9^{9^{9}}}": None,
+        r"\boxed{5!}": 120,
     },
     "No rational number": {
         r"\boxed{3x+18}": None,
