@@ -103,8 +103,6 @@ class _Reader:
     def sum(self) -> Fraction:
         total = self._signed(self._product)
         while sign := self._next(_SIGN):
-            if self._sees(_SIGN):  # 3--5 may be a dash
-                raise _NoValueError
             total = _limited(total + self._product() * (1 if sign[0] == "+" else -1))
         return total
 

@@ -42,7 +42,7 @@ IN_DOUBT = r"""
     2 * width = 18 | width * 2 = 18 | twice x = 18 | 6*3 = 18 and 18-2 = 16 | 6*3=18, 18-2=16 | Step 2: Multiply.
     1. Add. 2. | The total is 18. What about day 5? | She has 6 boxes. So she makes eighteen dollars. | more than 18
     x18 | 18x | print(18) | sqrt{16} | frac{1}{2} | \frac{1}{2 | 2^{3 | 18 grand | - 18 | * 18 | 18 \\ 20 | ,867
-    Her age is 18; his is 20
+    \boxed{ab + cd = 18} | \boxed{2 ab = 18} | 18 apples < the rest | 18 apples ≠ the rest | Her age is 18; his is 20
 """
 
 
