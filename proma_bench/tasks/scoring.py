@@ -4,38 +4,30 @@ r"""The number at the end of the solution of a word problem, read in two ways; b
 such number within the last 300 characters, without thousands separators. There is one difference: VeRL compares
 strings, so ``18.`` and ``18.00`` do not equal ``18``; here numbers are compared.
 
-*lenient*: if there is no such number, the answer that math-verify finds: ``\boxed{18}``, ``The answer is $18.``
+*lenient*: if there is no such number, what the last 300 characters state as the answer. This is the first of
 
-Both give exact fractions. A completion is untrusted input. math-verify passes its findings to a LaTeX parser and to
-sympy, which can take hours for a short text (``9^{9^{9}}``, ``|1||1||1|...``). The time limits of math-verify use
-signals, which fail outside the main thread. Therefore `readable` limits the time: it removes everything that can take
-long from the text.
+    the last box        ``\boxed{18}``
+    after "answer is"   ``The answer is $18.``, ``**Answer:** 18``, ``####18``
+    the last sentence   ``So she makes 9 * 2 = 18 dollars.``
+
+that is there. If its number is in doubt, there is none: the others are not asked, and nothing is left out until a
+number remains. The lenient number is the one that a careful reader finds, or None. ``docs/answers.md`` compares.
+
+Both give exact fractions. A completion is untrusted input: what is read of it is short, every step takes a bounded
+time, and none of it reaches a parser or an evaluator of a general language. (math-verify passes it to a LaTeX parser
+and to sympy, which can take hours for a short text such as ``9^{9^{9}}`` or ``|1||1||1|...``.)
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from fractions import Fraction
 
-import math_verify
-from math_verify.grader import is_equation, take_last_relation
-from sympy import Basic, Float, Rational
+from proma_bench.tasks.readable import ARGUMENT, readable
+from proma_bench.tasks.statements import NUMERAL, OPEN, SCALE, is_denied, is_doubtful, number
 
 TAIL = 300
 """Number of characters at the end of a completion that are read (the same as in VeRL)."""
-
-DEEPEST = 3
-"""Largest depth of nested brackets. The parser's time grows exponentially with the depth."""
-
-WORDS = "final answer is".split()
-"""The words that math-verify looks for before an answer."""
-
-COMMANDS = "boxed frac dfrac tfrac times cdot div left right".split()
-"""The LaTeX commands that are read. All of them are arithmetic."""
-
-# Without a time limit, math-verify prints a warning.
-logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def strict_number(completion: str) -> Fraction | None:
@@ -58,63 +50,19 @@ def lenient_number(completion: str) -> Fraction | None:
         completion: the text of a model.
 
     Returns:
-        The number in the strict form if there is one, otherwise the number that math-verify finds; None if it finds
-        none.
+        The number in the strict form if there is one, otherwise the number that is stated as the answer; None if there
+        is none, or it is in doubt.
     """
     strict = strict_number(completion)
     if strict is not None:
         return strict
-    found = math_verify.parse(readable(completion), fallback_mode="no_fallback", parsing_timeout=None)
-    return _value(found[0]) if found else None
-
-
-def readable(completion: str) -> str:
-    """The part of a completion that math-verify reads: simple arithmetic in its last characters.
-
-    This is ASCII digits, signs, brackets up to the depth `DEEPEST`, `WORDS` and `COMMANDS`. Powers, factorials, symbols
-    and units, including percent, are removed.
-
-    Args:
-        completion: the text of a model.
-
-    Returns:
-        The text for math-verify; empty if brackets are nested too deeply.
-    """
-    text = completion[-TAIL:].translate(_PLAIN)
-    for pattern, replacement in _REPLACEMENTS:
-        text = pattern.sub(replacement, text)
-    return text if _depth(text) <= DEEPEST else ""
-
-
-_PLAIN = str.maketrans({"−": "-", "×": "*", "÷": "/", **dict.fromkeys("€£¥₹", "$")})
-
-_REPLACEMENTS = [
-    (re.compile(pattern, re.IGNORECASE), replacement)
-    for pattern, replacement in [
-        (r"[^\S\n]", " "),
-        (r"[^\x20-\x7e\n]", "?"),
-        (r"#{4,}", " answer: "),  # almost the strict form
-        (r"\\text\{[^{}]*\}", " "),
-        (r"\\[,;:! ]", ""),  # thin spaces, also within numbers
-        (r"\\?%", " "),
-        (r"[\w.()]*(?:\^|(?<=[\d)])\*\*(?=[\d(-]))(?:\{[^{}]*\}|[\w.+-]*)", " "),  # powers
-        (r"\*\*|_", " "),  # bold
-        (rf"\\(?!(?:{'|'.join(COMMANDS)})(?![a-z]))[a-z]+", " "),
-        (rf"(?<![\\a-z])(?!(?:{'|'.join(WORDS)})\b)[a-z]\w*", " "),
-        (r"-\\\$|(?<!\S)-\$(?=[\d.])", "-"),  # -$18
-        (r"\\\$", " "),
-        (r"\\[{}]|(?<!\\)[\[\]]|[^\w\s.,:=+*/(){}$\\\[\]?-]", " "),
-    ]
-]
-
-
-def _depth(text: str) -> int:
-    """The largest depth of nested brackets of all kinds. A closing bracket without an opening one is ignored."""
-    depth = deepest = 0
-    for sign in text:
-        depth = max(0, depth + (sign in "([{") - (sign in ")]}"))
-        deepest = max(deepest, depth)
-    return deepest
+    is_cut = len(completion) > TAIL
+    text = readable(completion[-TAIL:])
+    if box := _last_box(text):
+        return _in_box(text, *box, is_cut)
+    if _COLUMN.search(text):
+        return None
+    return _after_cue(text) if _CUE.search(text) else _in_last_sentence(text, is_cut)
 
 
 def _decimal(text: str) -> Fraction | None:
@@ -122,12 +70,88 @@ def _decimal(text: str) -> Fraction | None:
     return Fraction(plain) if re.fullmatch(r"-?([0-9]+(\.[0-9]+)?|\.[0-9]+)", plain) else None
 
 
-def _value(found: object) -> Fraction | None:
-    """The value of an expression, or of the right-hand side of an equation (6*3 = 18)."""
-    try:
-        if isinstance(found, Basic) and is_equation(found):
-            found = take_last_relation(found).rhs
-        number = found.doit() if isinstance(found, Basic) else None
-        return Fraction(str(number)) if isinstance(number, Rational | Float) else None
-    except Exception:  # sympy can raise anything for the text of a model
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_UNBRACED = re.compile(r"-?\\?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?=[.,]?(?:[\s$)\]}]|\Z))")
+_INNER_BOX = re.compile(_BOX.pattern + ARGUMENT)
+_SPACES = r"(?:[ $]|\\[,;: ])*"
+_SIGNS = "-+_×÷·±∓<>≤≥≠"
+# What makes a box a part of an expression: -\boxed{18}, 2 \times \boxed{9}, \frac{\boxed{36}}{2}, \boxed{2}^3
+_JOINED_BEFORE = re.compile(
+    rf"(?:[{_SIGNS}*/^(|{{!√]|\\(?!therefore|implies|[a-zA-Z]*rightarrow|approx|quad|qquad)[a-zA-Z]+){_SPACES}\Z"
+    r"|[0-9_)}] *\Z",
+    re.IGNORECASE,
+)
+_JOINED_AFTER = re.compile(
+    rf"{_SPACES}(?:[{_SIGNS}{{|]|\^(?!\{{?\\circ)|/(?!\s?[a-zA-Z{OPEN}])|\*\s*[0-9\\(]|{OPEN}?\s*{SCALE.pattern}"
+    r"|\\(?!end|checkmark|blacksquare|square|qed|quad|qquad|approx)[a-zA-Z])| *[0-9]|\(",
+    re.IGNORECASE,
+)
+_CUE = re.compile(
+    r"\banswers?\b(?:[^.\n0-9\\$=:]{0,60}?(?:\b(?P<verb>is|are|be|equals?)\b|[:=])|[^\w.]*\n)"
+    r"|#{4,}(?=[\s*_]*[-+]?\s*(?:\\|\$|\.?[0-9]))",
+    re.IGNORECASE,
+)
+_END = re.compile(r"([.!?](?=[\"'*_)”]*(?:\s|\Z))|\n)")
+_COLUMN = re.compile(r"^[ $\\\d.,+-]*\d[ $\\\d.,+-]*\n\s*[$\\\d.,+-]*\d[ $.]*$", re.MULTILINE)
+
+
+def _last_box(text: str) -> tuple[int, int, str] | None:
+    """The beginning and the end of the last box, and its content, which is empty if it is damaged."""
+    found, position = None, 0
+    while box := _BOX.search(text, position):
+        content, position = _content(text, box.end())
+        found = box.start(), position, content
+    return found
+
+
+def _content(text: str, start: int) -> tuple[str, int]:
+    """What is in a box, and where it ends."""
+    if not text.startswith("{", start):
+        unbraced = _UNBRACED.match(text, start)
+        return (unbraced[0], unbraced.end()) if unbraced else ("", start)
+    depth = 0
+    for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[start + 1 : start + brace.start()], start + brace.end()
+    return "", len(text)
+
+
+def _in_box(text: str, start: int, end: int, content: str, is_cut: bool) -> Fraction | None:
+    """The number in a box, if the box is not part of an expression and no other answer follows."""
+    before, after = text[:start], text[end:]
+    is_joined = _JOINED_BEFORE.search(before) or _JOINED_AFTER.match(after)
+    if is_joined or is_doubtful(_END.split(before)[-1]) or (is_cut and len(before) < len(r"\times $$ ")):
         return None
+    found, later = number(_INNER_BOX.sub(r"\1", content), boxed=True), _after_cue(after)
+    return found if later in (None, found) else None
+
+
+def _after_cue(text: str) -> Fraction | None:
+    """What is said after the last "answer is"."""
+    cues = list(_CUE.finditer(text))
+    if not cues:
+        return None
+    cue = cues[-1]
+    statement, end, rest = [*_END.split(text[cue.end() :].lstrip(" \n:*_#`"), maxsplit=1), "", ""][:3]
+    denied = is_denied(_END.split(text[: cue.start()])[-1] + cue[0])
+    found = None if denied or end == "?" or NUMERAL.search(statement) else number(statement)
+    is_heading = not cue["verb"] and not re.search(r"\w", text[: cue.start()])
+    if is_heading and re.search("[0-9]", rest):  # perhaps of the whole solution
+        result = _in_last_sentence(rest, is_cut=False)
+        return result if result == found or not re.search("[0-9]", statement) else None
+    return found
+
+
+def _in_last_sentence(text: str, is_cut: bool) -> Fraction | None:
+    """What the last sentence with a number says."""
+    parts = [*_END.split(text), ""]
+    sentences, ends = parts[::2], parts[1::2]
+    for place in reversed(range(len(sentences))):
+        sentence, end = sentences[place], ends[place]
+        if re.search("[0-9]", sentence):
+            is_item = place > 0 and end == "." and sentence.strip().isdigit()
+            return None if end == "?" or is_item or (is_cut and place == 0) else number(sentence)
+        if NUMERAL.search(sentence):
+            return None
+    return None

@@ -1,19 +1,20 @@
 """The number that a completion ends in: which one it is, and that nothing it holds can cost much time."""
 
-import itertools
 import random
 import re
+import subprocess
+import sys
 import threading
+import time
 from decimal import Decimal
 from fractions import Fraction
 
-import math_verify
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proma_bench.tasks.gsm8k import GSM8K
-from proma_bench.tasks.scoring import COMMANDS, WORDS, lenient_number, strict_number
+from proma_bench.tasks.scoring import lenient_number, strict_number
 
 numbers = st.decimals(-(10**12), 10**12, allow_nan=False, allow_infinity=False, places=4)
 
@@ -113,7 +114,7 @@ def test_the_strict_form_is_the_one_of_verl(completion, number):
         ("1 234 apples", 1234),
         (r"1\,234 apples", 1234),
         ("The answer is 18. But #### 20", 20),  # the strict form decides where it is kept
-        (r"\boxed{2^{5}}", None),  # powers are not read
+        (r"\boxed{2^{5}}", 32),
         ("5/0", None),
         (r"$\frac{5}{0}$", None),
         ("١٨", None),
@@ -172,31 +173,157 @@ def hostile_completions(count: int) -> list[str]:
     return completions
 
 
-WORD = rf"(?<![a-z])({'|'.join(WORDS)})(?![a-z])|\\({'|'.join(COMMANDS)})(?![a-z])"
-
-
-def test_ten_thousand_hostile_completions_score_0_or_1_and_cost_little(monkeypatch):
-    """The cost is bounded by what math-verify gets to read, so that is what the test asserts, and no time."""
-    read = []
-    original = math_verify.parse
-
-    def spy(text, **options):
-        assert options["parsing_timeout"] is None  # it would be a signal
-        assert len(text) <= 600 and text.isascii()
-        assert re.fullmatch(rf"({WORD}|[0-9\s.,:=+*/(){{}}$\\\[\]?-])*", text, re.IGNORECASE), text
-        assert "**" not in text and deepest_nesting(text) <= 3
-        read.append(text)
-        return original(text, **options)
-
-    monkeypatch.setattr(math_verify, "parse", spy)
+def test_ten_thousand_hostile_completions_score_0_or_1_and_do_not_hang():
     task = GSM8K("synthetic", 8)
     for completion in hostile_completions(10_000):
+        start = time.perf_counter()
         strict, lenient = (score(task.validation[0], completion) for score in (task.score, task.score_lenient))
         assert strict in (0.0, 1.0) and lenient in (0.0, 1.0) and strict <= lenient
-    assert len(read) > 5000
+        assert time.perf_counter() - start < 10, completion[:1000]  # it takes milliseconds
 
 
-def deepest_nesting(text: str) -> int:
-    """How many more brackets open than close in any part of the text."""
-    sums = list(itertools.accumulate(((sign in "([{") - (sign in ")]}") for sign in text), initial=0))
-    return max(end - start for start, end in zip(itertools.accumulate(sums, min), sums, strict=True))
+REPEATED = [
+    *(
+        "1",
+        "9",
+        ",",
+        ".",
+        " ",
+        "\n",
+        "-",
+        "+",
+        "*",
+        "**",
+        "^",
+        "/",
+        "(",
+        ")",
+        "{",
+        "}",
+        "[",
+        "|1|",
+        "|",
+        "!",
+        "$",
+        "\\",
+        "_",
+    ),
+    *(
+        "½",
+        "²",
+        "√",
+        "1,",
+        "1,234",
+        "1 ",
+        "1/",
+        "1-",
+        "9^",
+        "9**",
+        "9!",
+        "2^{",
+        "(1",
+        "1)",
+        "{1",
+        "-1",
+        "1 1/2 ",
+        "= ",
+        "1 = ",
+    ),
+    *(
+        r"\frac{1}{",
+        r"\frac",
+        r"\frac{",
+        r"\sqrt{",
+        r"\sqrt[3]{9^{99}}",
+        r"\boxed{",
+        r"\boxed",
+        r"\text{",
+        r"\text{1}",
+        r"\[",
+    ),
+    *(
+        r"\mathbf{",
+        r"\left(",
+        r"\,",
+        r"\, ",
+        "$$",
+        "<<",
+        "</a>",
+        "answer ",
+        "answer is ",
+        "answer:\n",
+        "a",
+        "a ",
+        "a'",
+        "‹",
+        "x ",
+    ),
+    *(
+        "9^99*",
+        "9^99+",
+        "9^{-99}-",
+        "1/3+",
+        "1e99*",
+        r"1\sqrt{9}",
+        "****1",
+        "** **",
+        "Question:",
+        "\nQ:",
+        "not ",
+        "two ",
+        "\ufe0f",
+    ),
+]
+
+
+@pytest.mark.parametrize("opening", ["", "\\boxed{", "The answer is "])
+def test_what_is_repeated_does_not_hang(opening):
+    start = time.perf_counter()
+    for first in REPEATED:
+        for second in ("", "1", "}", "^", "\n"):
+            lenient_number(opening + (first + second) * (300 // len(first + second)))
+            lenient_number(opening + first * (200 // len(first)) + second * (99 // max(1, len(second))) + "}")
+    assert time.perf_counter() - start < 60
+
+
+HOSTILE_CODE = """
+import sys
+from proma_bench.tasks.scoring import lenient_number
+
+texts = sys.stdin.read().split("\\0")
+for text in texts:  # what is compiled and imported once
+    lenient_number("18")
+
+def forbid(event, arguments):
+    if running and event in ("compile", "exec", "import", "open", "os.system", "subprocess.Popen", "code.__new__"):
+        raise SystemExit(f"{event} {arguments} at {running}")
+
+running = ""
+sys.addaudithook(forbid)
+for running in texts:
+    print(lenient_number(running))
+running = ""
+"""
+
+
+def test_nothing_of_a_completion_is_executed(tmp_path):
+    canary = tmp_path / "canary"
+    codes = [
+        f"__import__('os').system('touch {canary}')",
+        f"open('{canary}','w')",
+        f"().__class__.__base__.__subclasses__()[0]('{canary}')",
+        f"exec(\"open('{canary}', 'w')\")",
+        f"[1 for _ in [open('{canary}', 'w')]][0]",
+        f"(lambda: open('{canary}', 'w'))() + 18",
+        r"\input{/etc/passwd} 18",
+        r"\write18{touch canary} 18",
+        "18 .__class__",
+        "9**9**9**9",
+    ]
+    forms = ["%s", r"\boxed{%s}", "The answer is %s.", "$%s$", "#### %s", "1 + %s", "%s = 18", r"\text{%s}"]
+    texts = [form % code for code in codes for form in forms]
+    program = [sys.executable, "-c", HOSTILE_CODE]
+    run = subprocess.run(program, input="\0".join(texts), capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == len(texts)
+    assert not canary.exists()

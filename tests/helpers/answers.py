@@ -1,0 +1,158 @@
+r"""Ends of solutions as models write them, and the number that a careful reader takes each for.
+
+The kinds are those of public reports about scores of GSM8K, in huggingface/Math-Verify,
+EleutherAI/lm-evaluation-harness, volcengine/verl and openai/grade-school-math. The samples are made up. None: there is
+no number, or more than one, or it could be one or the other. Units, also percent, are not part of a number (18% is 18).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+ANSWERS: dict[str, dict[str, Fraction | int | str | None]] = {
+    "The strict form": {
+        "9 * 2 = 18 dollars\n#### 18": 18,
+        "#### 1,234": 1234,
+        "#### -7": -7,
+        "#### 18.00": 18,
+        "#### 18.": 18,
+        "#### 3\nWait, that is one day.\n#### 18": 18,
+        "#### 18\n\nQuestion: Tom has 5 apples.": 18,
+        "#### 0.5": "1/2",
+    },
+    "Almost the strict form": {
+        "####18": 18,
+        "#### $18": 18,
+        "#### \\$1,234.50": "2469/2",
+        "#### \\boxed{18}": 18,
+        "### Answer\n\n18": 18,
+        "####  **18** apples": 18,
+        "#### eighteen": None,
+        "#### Step 2: add the boxes": None,
+    },
+    "Numbers": {
+        r"\boxed{18}": 18,
+        r"\boxed{18.0}": 18,
+        r"\boxed{.5}": "1/2",
+        r"\boxed{1,234,567}": 1234567,
+        r"\boxed{1{,}234}": 1234,
+        r"\boxed{1\,234}": 1234,
+        "She sold 1 234 apples.": 1234,
+        r"\boxed{004}": 4,
+        r"\boxed{−7}": -7,
+        r"\boxed{1.5e3}": 1500,
+        r"\boxed{12,5}": None,
+        r"\boxed{1.234,5}": None,
+        r"\boxed{0.333\ldots}": "1/3",
+        r"\boxed{1.2.3}": None,
+        r"\boxed{3-5}": None,
+        r"\boxed{1010_2}": 10,
+    },
+    "Expressions": {
+        r"\boxed{2^3 \times 4}": 32,
+        r"\boxed{5^2 + 3}": 28,
+        r"\boxed{10\sqrt{4}}": 20,
+        r"$1.5 \times 10^{3}$": 1500,
+        r"\boxed{\frac{36}{2}}": 18,
+        r"\boxed{\dfrac{1}{2}}": "1/2",
+        r"\boxed{\frac12}": "1/2",
+        r"\boxed{2\frac{1}{2}}": "5/2",
+        "It takes 2 1/2 hours.": "5/2",
+        r"\boxed{2½}": "5/2",
+        r"\boxed{(6 + 3) \cdot 2}": 18,
+        r"\boxed{2(9)}": 18,
+        r"\boxed{36 \div 2}": 18,
+        r"\boxed{-2^2}": -4,
+        r"\boxed{\left(\frac{3}{2}\right)^2 \cdot 8}": 18,
+        r"\boxed{2^{10}}": 1024,
+        r"\boxed{6/2(1+2)}": None,
+        r"\boxed{5/0}": None,
+        r"\boxed{5!}": 120,
+    },
+    "No rational number": {
+        r"\boxed{3x+18}": None,
+        r"\boxed{18x}": None,
+        r"\boxed{\sqrt{2}}": None,
+        r"\boxed{3\pi}": None,
+        r"\boxed{x^2 = 18}": None,
+        r"\boxed{2x = 18}": None,
+        r"\boxed{x > 18}": None,
+        r"\boxed{18 \pm 3}": None,
+        r"\boxed{3:4}": None,
+        r"\boxed{(3, 18)}": None,
+        r"\boxed{[3, 18]}": None,
+        r"\boxed{1, 2, 3}": None,
+        r"\boxed{\{3, 18\}}": None,
+        r"\boxed{3 \text{ or } 18}": None,
+        r"\boxed{}": None,
+        r"\boxed{18": None,
+        r"\boxed{\text{None}}": None,
+    },
+    "Units, money, percent": {
+        r"\boxed{18 \text{ dollars}}": 18,
+        r"\boxed{18\text{ cm}^2}": 18,
+        r"\boxed{18 km/h}": 18,
+        r"\boxed{18^\circ}": 18,
+        r"\boxed{\$18}": 18,
+        r"\boxed{-\$18}": -18,
+        r"\boxed{18\%}": 18,
+        r"\boxed{18 \text{ million}}": 18_000_000,
+        r"\boxed{\$1,234.50}": "2469/2",
+        "It costs €18.": 18,
+        "That is 20 percent.": 20,
+        "She has 18 thousand dollars.": 18_000,
+        "It takes 2 hours and 30 minutes.": None,
+    },
+    "Typefaces and boxes": {
+        r"\boxed{\text{18}}": 18,
+        r"\boxed{\textbf{18}}": 18,
+        r"\boxed{\mathbf{18}}": 18,
+        r"\boxed{\mathrm{18}}": 18,
+        r"\boxed{\text{18 dollars}}": 18,
+        r"\boxed{\boxed{18}}": 18,
+        r"\fbox{18}": 18,
+        r"\boxed 5": 5,
+        r"First \boxed{6}, then \boxed{18}.": 18,
+        r"\[ \boxed{x = 18} \]": 18,
+        r"-\boxed{18}": -18,
+        r"\boxed{9} \times 2": 18,
+        r"\boxed{18}. Wait, I forgot a day. The answer is 20.": 20,
+        "**18**": 18,
+        "✅ Final Answer: **73**": 73,
+    },
+    "Sentences": {
+        "The answer is 18.": 18,
+        "The answer is $18.": 18,
+        "**Answer:** 18 apples": 18,
+        "Answer: 18\n\nQuestion: Tom has 5 apples.\nAnswer: 5": 18,
+        "The final answer is 18. I hope it is correct.": 18,
+        "The answer is 18. That is 2 more than on day 1.": 18,
+        "The answer is not 18.": None,
+        "The answer is 18 or 20.": None,
+        "The answer is twenty, 2 more than before.": 20,
+        "The answer is at least 18.": None,
+        "She makes 9 * 2 = 18 dollars.": 18,
+        "6*3=<<6*3=18>>18 apples": 18,
+        "x = 18": 18,
+        r"$x \approx 18.3$": "183/10",
+        r"$\frac{22}{7} \approx 3.14$": None,
+        "Janet sells 9 eggs.\nSo she makes\n9 * 2\n= 18 dollars.": 18,
+        "So 3 friends pay 18 dollars each.": 18,
+        "She pays 18 dollars for 3 days.": 18,
+        "She has 6 * 3 = 18 apples and 2 pears.": None,
+        "We need 3-5 days.": None,
+        "He is the 3rd.": None,
+        "I cannot tell.": None,
+        "": None,
+    },
+}
+"""By kind: the completion, and the careful reader's number."""
+
+
+def cases() -> list[tuple[str, str, Fraction | None]]:
+    """The kind, the completion and the number of all answers."""
+    return [
+        (kind, text, None if number is None else Fraction(number))
+        for kind, answers in ANSWERS.items()
+        for text, number in answers.items()
+    ]
