@@ -18,7 +18,7 @@ from proma_bench.experiments.workers import run_all
 from proma_bench.learning.config import BUDGETS
 from proma_bench.learning.methods import METHODS
 from proma_bench.runs.criteria import criteria_for
-from proma_bench.runs.directory import read_json, read_run, write_json
+from proma_bench.runs.directory import read_divergence, read_json, read_run, write_json
 from proma_bench.tiers import TIERS
 
 SEEDS = {"smoke": 2, "quick": 10, "full": 10}
@@ -88,7 +88,7 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
 
     Raises:
         UsageError: ``root`` holds a ladder of another plan.
-        RunError: at the end, when a run has failed twice.
+        RunError: at the end, when a run has failed twice. A run that diverged has a result: it counts as ended.
     """
     _record(plan, root)
     jobs = plan.jobs(root)
@@ -99,12 +99,12 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
 
 
 def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
-    """Do those of the jobs that are not finished, with bars.
+    """Do those of the jobs that have not ended, with bars.
 
     Raises:
         RunError: at the end, when one has failed twice.
     """
-    todo = [job for job in jobs if not _finished(job)]
+    todo = [job for job in jobs if not _ended(job)]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
     failed = 0
@@ -115,11 +115,15 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
             name = event.job.config.name
             if event.problem is None:
                 progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics)}")
+            elif divergence := read_divergence(event.job.path):
+                progress.console.print(f"[yellow]{name}[/] {escape(str(divergence))}")
             else:
                 fate = "given up" if event.final else "starting it once more"
                 progress.console.print(f"[red]{name} failed[/]; {fate}: {escape(event.problem)}")
                 failed += event.final
             progress.advance(overall, event.final)
+    if diverged := sum(read_divergence(job.path) is not None for job in jobs):
+        console.print(f"{diverged} of {len(jobs)} runs diverged")
     if failed:
         raise RunError(f"{failed} of {len(jobs)} runs failed; the same command tries them again")
 
@@ -142,5 +146,8 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
 
 
-def _finished(job: Job) -> bool:
-    return (job.path / "config.json").exists() and read_run(job.path).finished
+def _ended(job: Job) -> bool:
+    if not (job.path / "config.json").exists():
+        return False
+    run = read_run(job.path)
+    return run.finished or run.diverged is not None
