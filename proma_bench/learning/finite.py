@@ -97,16 +97,16 @@ def require_finite_weights(policy: nn.Module, optimizer: torch.optim.Optimizer) 
         DivergenceError: one is not finite; the message names its parameter.
     """
     weights = dict(policy.named_parameters())
-    if not is_finite(weights.values()):
-        raise DivergenceError(f"the weights of {_first(weights)} are not finite after the step; {ADVICE}")
     moments = {
-        f"{moment} of {name}": value
+        f"the optimizer's {moment} of {name}": value
         for name, weight in weights.items()
         for moment, value in optimizer.state.get(weight, {}).items()
-        if isinstance(value, Tensor) and value.is_floating_point()
+        if isinstance(value, Tensor) and value.is_floating_point() and moment != "step"
     }
-    if not is_finite(moments.values()):
-        raise DivergenceError(f"the optimizer's {_first(moments)} is not finite: the gradient is too large; {ADVICE}")
+    if is_finite([*weights.values(), *moments.values()]):
+        return
+    wrong = _first({f"the weight {name}": weight for name, weight in weights.items()} | moments)
+    raise DivergenceError(f"{wrong} is not finite after the step; {ADVICE}")
 
 
 def require_finite_metrics(metrics: Mapping[str, Any]) -> None:

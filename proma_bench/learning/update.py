@@ -64,7 +64,6 @@ def optimizer_step(
                 _project(proma, objective, experience, ids, size)
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
-    require_finite_gradients(policy)
     result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
     _apply(optimizer)
     require_finite_weights(policy, optimizer)
@@ -75,7 +74,8 @@ def optimizer_step(
 def _gradient_norm(policy: Policy) -> float:
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     norm = get_total_norm(gradients)
-    if not norm.isfinite():  # the squares of finite numbers are beyond float32
+    if not norm.isfinite():
+        require_finite_gradients(policy)  # else only their squares are beyond float32
         norm = get_total_norm([gradient.double() for gradient in gradients])
     return float(norm)
 

@@ -143,11 +143,11 @@ def outputs(monkeypatch):
 
 CASES = {
     "step": (learning_rate(3e38), 4, "the step is beyond float32"),
-    "weights": (from_step(4, weights), 4, "the weights of layers.2.weight are not finite after the step"),
+    "weights": (from_step(4, weights), 4, "the weight layers.2.weight is not finite after the step"),
     "outputs": (learning_rate(1e20), 4, "the metric score_sampled is nan"),
     "gradient NaN": (gradient(math.nan), 4, "gradient of layers.0.weight is not finite"),
     "gradient infinite": (gradient(math.inf), 4, "gradient of layers.0.weight is not finite"),
-    "second moment": (gradient(1e28), 4, "exp_avg_sq of layers.0.weight is not finite: the gradient is too large"),
+    "second moment": (gradient(1e28), 4, "exp_avg_sq of layers.0.weight is not finite after the step"),
     "reward NaN": (third_batch(rewards=math.nan), 5, "the reward of sequence 5 of the batch is nan"),
     "reward infinite": (third_batch(rewards=-math.inf), 5, "the reward of sequence 5 of the batch is -inf"),
     "reward huge": (third_batch(rewards=1e38), 5, "the reward of sequence 5 of the batch is 1e+38; rewards must be"),

@@ -40,13 +40,12 @@ class Checked(gymnasium.Wrapper):
             name: its name for messages.
         """
         super().__init__(environment)
-        self._name = name
-        self._reset = self._call = "reset"
+        self._name, self._space = name, getattr(environment, "observation_space", None)
+        self._seed: int | None = None
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Any]:
-        self._reset = self._call = f"reset(seed={seed})"
-        self._steps = 0
+        self._seed, self._steps = seed, 0
         answer = self._ask(lambda: self.env.reset(seed=seed))
         if not isinstance(answer, tuple) or len(answer) != 2:
             self._refuse(shown(answer), "(observation, info)")
@@ -54,7 +53,6 @@ class Checked(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, Any]:
         self._steps += 1
-        self._call = f"step {self._steps} after {self._reset}"
         answer = self._ask(lambda: self.env.step(action))
         if not isinstance(answer, tuple) or len(answer) != 5:
             self._refuse(shown(answer), "(observation, reward, terminated, truncated, info)")
@@ -72,10 +70,10 @@ class Checked(gymnasium.Wrapper):
             return call()
         except Exception as error:
             expected = "; expected are reset(*, seed, options) and step(action)" if type(error) is TypeError else ""
-            raise RunError(f"{self._name}: {self._call} raised {described(error)}{expected}") from error
+            raise RunError(f"{self._name}: {self._call()} raised {described(error)}{expected}") from error
 
     def _observation(self, value: Any) -> Array:
-        space, array = self.observation_space, _array(value)
+        space, array = self._space, _array(value)
         if isinstance(space, Discrete):
             whole = array.dtype.kind in "iu" and array.shape == ()
             if not whole or not space.start <= array < space.start + space.n:
@@ -84,11 +82,13 @@ class Checked(gymnasium.Wrapper):
         assert isinstance(space, Box)
         if array.dtype.kind not in "biuf" or array.shape != space.shape:
             self._refuse(f"the observation {shown(value)}", f"numbers of shape {space.shape}")
-        if not np.abs(array).max() <= LARGEST:
+        if array.dtype.kind == "f" and not np.abs(array).max() <= LARGEST:  # which is not true of NaN either
             self._refuse(f"the observation {shown(value)}", "finite numbers", DivergenceError)
         return array
 
     def _number(self, value: Any) -> float:
+        if type(value) is float and math.isfinite(value):  # as nearly always
+            return value
         array = _array(value)
         if array.dtype.kind not in "biuf" or array.size != 1:
             self._refuse(f"the reward {shown(value)}", "one number")
@@ -98,13 +98,20 @@ class Checked(gymnasium.Wrapper):
         return number
 
     def _flag(self, name: str, value: Any) -> bool:
+        if type(value) is bool:
+            return value
         array = _array(value)
         if array.dtype.kind != "b" or array.size != 1:
             self._refuse(f"{name} {shown(value)}", "True or False")
         return bool(array.item())
 
     def _refuse(self, answer: str, expected: str, error: type[RunError] = RunError) -> NoReturn:
-        raise error(f"{self._name}: {self._call} returned {answer}; expected: {expected}")
+        raise error(f"{self._name}: {self._call()} returned {answer}; expected: {expected}")
+
+    def _call(self) -> str:
+        """The last call, in such a way that it can be repeated."""
+        reset = f"reset(seed={self._seed})"
+        return f"step {self._steps} after {reset}" if self._steps else reset
 
 
 def shown(value: object) -> str:
