@@ -42,7 +42,7 @@ class ClaimResult:
     ci_high: float | None
     n: int
     verdict: Verdict
-    diverged: int
+    diverged: int = 0
     """Pairs that are missing because one of their runs, or both, diverged."""
 
 

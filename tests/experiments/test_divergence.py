@@ -230,7 +230,7 @@ def some_right(experience):
     return dataclasses.replace(experience, rewards=(experience.actions[:, 0] % 2).float())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["grpo", "proma"])
 @pytest.mark.parametrize(
     "config",
     [
@@ -241,7 +241,7 @@ def some_right(experience):
     ],
     ids=["bandit", "cartpole", "pendulum", "transformer"],
 )
-@pytest.mark.parametrize("rate", [1e6, 1e20, 1e38])
+@pytest.mark.parametrize("rate", [1e6, 1e38])
 def test_whatever_the_learning_rate_only_finite_numbers_are_recorded(config, method, rate, tmp_path, monkeypatch):
     sample = Transformer.sample
     monkeypatch.setattr(Transformer, "sample", lambda *arguments: some_right(sample(*arguments)))
