@@ -11,7 +11,20 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A run cannot continue: the disk is full, the directory is damaged, or numbers are no longer finite."""
+    """A run cannot continue: the disk is full, or the directory is damaged, or an environment has failed."""
+
+
+class DivergenceError(RunError):
+    """Numbers of a run are no longer finite. Nothing helps but other settings: the same step gives the same numbers.
+
+    Attributes:
+        reason: what is not finite, and what to do.
+        step: the optimizer step; None until the training loop adds it.
+    """
+
+    def __init__(self, reason: str, step: int | None = None) -> None:
+        super().__init__(reason if step is None else f"diverged at step {step}: {reason}")
+        self.reason, self.step = reason, step
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:

@@ -80,7 +80,9 @@ def _jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:
 
 def _cell(jobs: Sequence[Job]) -> Cell:
     config = jobs[0].config
-    return Cell(config.title, config.method, config.learning_rate, [read_run(job.path) for job in jobs])
+    runs = [read_run(job.path) for job in jobs]
+    finished, diverged = [run for run in runs if run.finished], [run for run in runs if not run.finished]
+    return Cell(config.title, config.method, config.learning_rate, finished, diverged)
 
 
 def _stored(config: RunConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from proma_bench.experiments.workers import Event, Outcome, run_all
 from proma_bench.learning.config import BUDGETS
 from proma_bench.learning.methods import METHODS
 from proma_bench.runs.criteria import criteria_for
-from proma_bench.runs.directory import read_json, read_run, write_json
+from proma_bench.runs.directory import read_divergence, read_json, read_run, write_json
 from proma_bench.tiers import TIERS
 
 SEEDS = {"smoke": 2, "quick": 10, "full": 10}
@@ -89,19 +89,19 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
 
     Raises:
         UsageError: ``root`` holds a ladder of another plan.
-        RunError: at the end, when runs are not finished.
+        RunError: at the end, when runs are not finished. A run that diverged has a result: it counts as ended.
     """
     _record(plan, root)
     finish(plan.jobs(root), processes, console)
 
 
 def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
-    """Do those of the jobs that are not finished, with bars; those that need a whole GPU come last, one at a time.
+    """Do those of the jobs that have not ended, with bars; those that need a whole GPU come last, one at a time.
 
     Raises:
         RunError: at the end, when one has failed twice, or another process is still at work in it.
     """
-    todo = [job for job in jobs if not _finished(job)]
+    todo = [job for job in jobs if not _ended(job)]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
     alone = [job for job in todo if job.config.threads is None and _has_gpu()]
@@ -115,8 +115,10 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
                 for event in events:
                     progress.console.print(_line(event), soft_wrap=True)
                     progress.advance(overall, event.final)
-                    if event.final and event.outcome != Outcome():
+                    if event.final and event.outcome != Outcome() and not read_divergence(event.job.path):
                         unfinished.append(event.outcome)
+    if diverged := sum(read_divergence(job.path) is not None for job in jobs):
+        console.print(f"{diverged} of {len(jobs)} runs diverged")
     if unfinished:
         in_use = sum(outcome.is_in_use for outcome in unfinished)
         failed = len(unfinished) - in_use
@@ -130,6 +132,8 @@ def _line(event: Event) -> str:
     if event.outcome.is_in_use:
         return f"{name} is in use by another process" + ("" if event.final else "; it is left for the end")
     if event.outcome.problem is not None:
+        if divergence := read_divergence(event.job.path):
+            return f"[yellow]{name}[/] {escape(str(divergence))}"
         fate = "given up" if event.final else "starting it once more"
         return f"[red]{name} failed[/]; {fate}: {escape(event.outcome.problem)}"
     return f"{name}: {describe(read_run(event.job.path).metrics)}"
@@ -153,5 +157,8 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
 
 
-def _finished(job: Job) -> bool:
-    return (job.path / "config.json").exists() and read_run(job.path).finished
+def _ended(job: Job) -> bool:
+    if not (job.path / "config.json").exists():
+        return False
+    run = read_run(job.path)
+    return run.finished or run.diverged is not None

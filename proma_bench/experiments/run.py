@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from proma_bench.errors import DivergenceError, RunError
 from proma_bench.experiments.progress import describe, progress_bars
 from proma_bench.experiments.training import Training
 from proma_bench.learning.config import RunConfig
 from proma_bench.runs import checkpoints
 from proma_bench.runs.directory import (
+    DIVERGED,
     Metrics,
     MetricsFile,
     Run,
@@ -39,13 +42,20 @@ def run_in(
 
     Raises:
         UsageError: the directory cannot be claimed (see `claim`), or the tier refuses the settings.
-        RunError: the run cannot go on.
+        DivergenceError: numbers of the run are no longer finite. Its directory says so from then on.
+        RunError: the run cannot go on, or it diverged before.
     """
     training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
     with claim(path, config, resume):
-        if read_run(path).finished:
-            return read_run(path)
-        with disk_errors(path):
+        before = read_run(path)
+        if before.finished:
+            return before
+        if before.diverged is not None:
+            raise RunError(
+                f"{path} {before.diverged}; it would diverge again, so it is not continued (without its diverged.json, "
+                "--resume tries again)"
+            )
+        with disk_errors(path), _recorded_divergence(path):
             recorded = read_metrics(path / "metrics.jsonl")
             for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
                 on_note(problem)
@@ -64,6 +74,17 @@ def run_in(
             initial = training.tier.evaluate(training.initial)
             write_json(path / "summary.json", summary(read_metrics(path / "metrics.jsonl"), initial))
         return read_run(path)
+
+
+@contextlib.contextmanager
+def _recorded_divergence(path: Path) -> Iterator[None]:
+    """Record a divergence in the run's directory, so that nobody repeats the run, and every report counts it."""
+    try:
+        yield
+    except DivergenceError as error:
+        if error.step is not None:
+            write_json(path / DIVERGED, {"step": error.step, "reason": error.reason})
+        raise
 
 
 def train_with_progress(

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from proma_bench.backward.proma import Proma
+from proma_bench.errors import DivergenceError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.experience import Experience
+from proma_bench.learning.finite import require_finite_advantages, require_finite_metrics, require_usable_rewards
 from proma_bench.learning.methods import METHODS
 from proma_bench.learning.metrics import Step, measured
 from proma_bench.learning.update import optimizer_step
@@ -43,17 +45,30 @@ class Training:
         self.proma = make_proma(self.policy, config) if METHODS[config.method].projects else None
 
     def sample(self) -> Experience:
-        """One batch of sequences, with the method's advantages."""
+        """One batch of sequences, with the method's advantages.
+
+        Raises:
+            DivergenceError: a number in it is not finite.
+        """
         experience = self.tier.sample(self.policy, self.generators)
+        require_usable_rewards(experience.rewards)
         advantages = METHODS[self.config.method].advantages_function(experience.rewards, self.config.group_size)
+        require_finite_advantages(advantages)
         return dataclasses.replace(experience, advantages=advantages)
 
     def batch(self) -> Iterator[Metrics]:
-        """Sample one batch and take its optimizer steps, at most as many as the run still has."""
-        experience = self.sample()
-        for part in experience.split(self.config.steps_per_batch):
-            if self.step < self.config.steps:
-                yield self._optimizer_step(part)
+        """Sample one batch and take its optimizer steps, at most as many as the run still has.
+
+        Raises:
+            DivergenceError: a number of the next step is not finite. ``step`` is the last good one, but the policy may
+                be damaged.
+        """
+        try:
+            for part in self.sample().split(self.config.steps_per_batch):
+                if self.step < self.config.steps:
+                    yield self._optimizer_step(part)
+        except DivergenceError as error:
+            raise DivergenceError(error.reason, self.step + 1) from error
 
     def _optimizer_step(self, experience: Experience) -> Metrics:
         started = time.perf_counter()
@@ -66,11 +81,11 @@ class Training:
         with torch.no_grad():
             after = self.policy.on(experience)
             initial = self.initial.on(experience)
-        self.step += 1
-        return {
-            "step": self.step,
+        step = self.step + 1
+        metrics = {
+            "step": step,
             "reward": float(experience.rewards.mean()),
-            **self._validation(),
+            **self._validation(step),
             **measured(Step(experience, before, after, initial)),
             **update,
             "seconds": time.perf_counter() - started,
@@ -78,6 +93,9 @@ class Training:
             **_of_text(experience),
             **{name: int(flag.sum()) for name, flag in experience.flags.items()},
         }
+        require_finite_metrics(metrics)
+        self.step = step
+        return metrics
 
     def _warm_up(self) -> None:
         """The learning rate of the coming step: it rises linearly to its value and stays there."""
@@ -85,9 +103,9 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = share * self.config.learning_rate
 
-    def _validation(self) -> dict[str, float | None]:
+    def _validation(self, step: int) -> dict[str, float | None]:
         """The scores of the policy; those that all tiers have are None where it is not validated."""
-        if self.step % self.config.validate_every and self.step < self.config.steps:
+        if step % self.config.validate_every and step < self.config.steps:
             return {"score": None, "score_sampled": None}
         return self.tier.evaluate(self.policy)
 

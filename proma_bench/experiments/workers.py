@@ -1,7 +1,7 @@
 """Runs side by side, each worker a process of its own with one thread.
 
 A worker that dies takes only its run with it: the run is started once more in a new process, from its last
-checkpoint, and the others never notice.
+checkpoint, and the others never notice. A run that diverged is not: it would diverge again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.processes import live_with_parent, undisturbed_start
+from proma_bench.runs.directory import DIVERGED
 
 ATTEMPTS = 2
 
@@ -75,7 +76,7 @@ def _round(
         ready = wait([worker.connection for worker in busy], timeout=0.2)
         for worker in [worker for worker in busy if worker.connection in ready]:
             job, outcome = worker.finish()
-            again = outcome.problem is not None and job.attempt < ATTEMPTS
+            again = outcome.problem is not None and job.attempt < ATTEMPTS and not (job.path / DIVERGED).exists()
             if again:
                 pending.appendleft(Job(job.path, job.config, job.attempt + 1))
             if outcome.is_in_use:

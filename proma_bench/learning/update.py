@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from proma_bench.backward.records import averages
-from proma_bench.errors import RunError
+from proma_bench.errors import DivergenceError, RunError
 from proma_bench.learning.experience import Experience
+from proma_bench.learning.finite import ADVICE, require_finite_gradients, require_finite_weights
 from proma_bench.learning.methods import METHODS
 from proma_bench.projection.methods import PROJECTION_METHODS
 
@@ -44,8 +45,8 @@ def optimizer_step(
         ``grad_norm`` and the statistics of the projection (None without one).
 
     Raises:
-        RunError: an objective is not finite, there is not enough memory, or PROMA refuses the policy. The weights are
-            unchanged then.
+        DivergenceError: an objective, a gradient, or a weight after the step is not finite.
+        RunError: there is not enough memory, or PROMA refuses the policy. The weights are unchanged then.
     """
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
     rows = sum(microbatch.rows for microbatch in microbatches)
@@ -63,16 +64,36 @@ def optimizer_step(
                 _project(proma, objective, experience, ids, size)
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
-    gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
-    result = {"grad_norm": float(get_total_norm(gradients)), **_projection_stats(proma)}
-    optimizer.step()
+    result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
+    _apply(optimizer)
+    require_finite_weights(policy, optimizer)
     optimizer.zero_grad()
     return result
+
+
+def _gradient_norm(policy: Policy) -> float:
+    gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+    norm = get_total_norm(gradients)
+    if not norm.isfinite():
+        require_finite_gradients(policy)  # else only their squares are beyond float32
+        norm = get_total_norm([gradient.double() for gradient in gradients])
+    return float(norm)
+
+
+def _apply(optimizer: torch.optim.Optimizer) -> None:
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise DivergenceError(f"the step is beyond float32 ({error}); {ADVICE}") from error
 
 
 def _project(proma: Proma, objective: Tensor, experience: Experience, ids: Tensor | None, size: int) -> None:
     try:
         proma.backward(objective, experience.advantages, ids, microbatch_size=size)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # gradients that cannot be decomposed
+        raise DivergenceError(f"PROMA cannot project the gradients ({error}); {ADVICE}") from error
     except ValueError as error:  # a policy that mixes the sequences of a batch, for one
         raise RunError(f"PROMA cannot take this step: {error}") from error
 
@@ -83,7 +104,7 @@ def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: 
     objective = METHODS[config.method].objective_function(log_probs, experience, config)
     objective = experience.per_sequence(objective) * _weights(experience, config, rows, sequences)
     if not objective.isfinite().all():
-        raise RunError("log-probabilities are no longer finite; a lower learning rate may help")
+        raise DivergenceError(f"log-probabilities are no longer finite; {ADVICE}")
     return objective
 
 

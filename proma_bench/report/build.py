@@ -25,7 +25,9 @@ def report(root: Path, console: Console) -> Path:
         RunError: nothing of it can be used.
     """
     reading = read_runs(root)
-    tiers = [tier for tier in evaluate(reading.runs) if any(run.metrics for run in tier.comparable.members)]
+    tiers = [
+        tier for tier in evaluate(reading.runs) if any(run.metrics or run.diverged for run in tier.comparable.members)
+    ]
     for tier in tiers:
         console.print(summary_table(printable(tier.comparable.title), cells(tier.comparable.members)))
     console.print(claims_table(tiers))

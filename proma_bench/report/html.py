@@ -30,7 +30,7 @@ ALONG_SCORE = (
     "rates, mean over seeds and interval; thin: each learning rate. Lower is better for KL, higher for entropy."
 )
 LAYERS = "Share of the running gradient's norm that PROMA removed, tensor by tensor over training (0: nothing)."
-FILES = ("config.json", "metrics.jsonl", "summary.json")
+FILES = ("config.json", "metrics.jsonl", "diverged.json", "summary.json")
 
 
 def write_page(root: Path, tiers: Sequence[TierClaims], problems: Sequence[str]) -> Path:
@@ -91,7 +91,7 @@ def _frontier(tier: TierClaims) -> Figure | None:
 
 def _layers(tier: TierClaims) -> Figure | None:
     shown = [cell for cell in at_rate(cells(tier.comparable.members), tier.rate) if cell.method == "proma"]
-    return removed_by_layer(tier.comparable.title, shown[0].runs) if shown else None
+    return removed_by_layer(tier.comparable.title, shown[0].runs) if shown and shown[0].runs else None
 
 
 def _data_uri(figure: Figure) -> str:

@@ -42,6 +42,8 @@ class ClaimResult:
     ci_high: float | None
     n: int
     verdict: Verdict
+    diverged: int = 0
+    """Pairs that are missing because one of their runs, or both, diverged."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,10 @@ def _result(
     # Each of several parts must hold, and one that fails decides. The row shows the part that decides: the weakest.
     weakest = min(range(len(measures)), key=lambda part: _strength(claim.statement, estimates[part], verdicts[part]))
     shown = estimates[weakest]
-    centre, low, high = (None if math.isnan(number) else number for number in shown[:3])
+    centre, low, high = (number if math.isfinite(number) else None for number in shown[:3])
+    diverged = len(found.diverged_seeds("proma", baseline, rates)) if rates else 0
     return ClaimResult(
-        found.tier, found.task, claim.name, baseline, protocol, centre, low, high, shown.n, verdicts[weakest]
+        found.tier, found.task, claim.name, baseline, protocol, centre, low, high, shown.n, verdicts[weakest], diverged
     )
 
 
@@ -135,14 +138,15 @@ def _strength(statement: Statement, found: Estimate, verdict: Verdict) -> tuple[
 def _learning_rates(found: Comparable, criteria: Criteria) -> tuple[float | None, list[float]]:
     """The same-settings rate and the sweep.
 
-    The former is that of the criteria, or, where nothing ran with that, the one with the most pairs. The sweep is every
-    rate that has at least half as many pairs as the one with the most: a stray run with another rate must not cost all
-    pairs.
+    The former is that of the criteria, or, where nothing ended with that, the one with the most pairs: that its runs
+    diverged is no reason to judge by another. The sweep is every rate that has at least half as many pairs as the one
+    with the most: a stray run with another rate must not cost all pairs.
     """
     pairs: dict[float, int] = {}
     for baseline in dict.fromkeys(baseline for claim in CLAIMS.values() for baseline in claim.baselines):
-        for rate, seeds in found.rates("proma", baseline).items():
-            pairs[rate] = pairs.get(rate, 0) + len(seeds)
+        finished = found.rates("proma", baseline)
+        for rate in found.ended_rates("proma", baseline):
+            pairs[rate] = pairs.get(rate, 0) + len(finished.get(rate, []))
     if not pairs:
         return None, []
     most = max(sorted(pairs), key=pairs.__getitem__)

@@ -90,4 +90,5 @@ def _cell(result: ClaimResult | None, brief: bool) -> str:
     if result is None:
         return "-"
     verdict = f"[{_COLOURS[result.verdict]}]{result.verdict}[/]"
-    return f"{verdict}\nn {result.n}" if brief else f"{verdict}, n {result.n}\n{escape(figures(result))}"
+    n = f"n {result.n}" + (f", {result.diverged} diverged" if result.diverged else "")
+    return f"{verdict}\n{n}" if brief else f"{verdict}, {n}\n{escape(figures(result))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,6 +62,10 @@ def estimate(differences: Sequence[float], criteria: Criteria) -> Estimate:
 # ----------------------------------------------------------------------------------------------------- pairing
 
 
+Key = tuple[str, float, int]
+"""Of a run: its method, learning rate and seed."""
+
+
 @dataclass(frozen=True)
 class Comparable:
     """The runs of one tier that differ in method, learning rate and seed only; and why others are left out.
@@ -69,11 +73,13 @@ class Comparable:
     Attributes:
         members: all of them, unfinished ones as well.
         runs: the finished ones, by method, learning rate and seed.
+        diverged: those that diverged, likewise. They are in no pair, so every claim says how many pairs this costs.
     """
 
     title: str
     members: list[Run]
-    runs: dict[tuple[str, float, int], Run]
+    runs: dict[Key, Run]
+    diverged: dict[Key, Run]
     notes: list[str]
 
     @property
@@ -87,11 +93,17 @@ class Comparable:
 
     def rates(self, ours: str, theirs: str) -> dict[float, list[int]]:
         """The learning rates at which both methods ran, each with the seeds that both have."""
-        found = collections.defaultdict[float, list[int]](list)
-        for method, rate, seed in sorted(self.runs):
-            if method == ours and (theirs, rate, seed) in self.runs:
-                found[rate].append(seed)
-        return dict(found)
+        return _shared_seeds(self.runs, ours, theirs)
+
+    def ended_rates(self, ours: str, theirs: str) -> dict[float, list[int]]:
+        """`rates`, if the runs that diverged were finished as well."""
+        return _shared_seeds(self.runs | self.diverged, ours, theirs)
+
+    def diverged_seeds(self, ours: str, theirs: str, rates: Sequence[float]) -> set[int]:
+        """The seeds that would be pairs at all of these learning rates if no run had diverged."""
+        ended, finished = self.ended_rates(ours, theirs), self.rates(ours, theirs)
+        pairs = [set.intersection(*(set(found.get(rate, [])) for rate in rates)) for found in (ended, finished)]
+        return pairs[0] - pairs[1]
 
     def select(self, method: str, rates: Sequence[float], seed: int) -> list[Run]:
         """The runs of one method and seed at these learning rates."""
@@ -117,19 +129,52 @@ def _comparable(title: str, runs: list[Run]) -> Comparable:
     notes = []
     if other := [run for run in runs if run not in members]:
         notes.append(f"{title}: {len(other)} of {len(runs)} runs have other settings and are left out: {_paths(other)}")
-    if unfinished := [run for run in members if not _complete(run)]:
+    diverged = {_key(run): run for run in members if run.diverged is not None}
+    notes += [f"{title}: {line}" for line in _divergences(members)]
+    if unfinished := [run for run in members if not _complete(run) and run.diverged is None]:
         notes.append(f"{title}: {len(unfinished)} of {len(runs)} runs are unfinished and count in no claim")
-    found: dict[tuple[str, float, int], Run] = {}
+    found: dict[Key, Run] = {}
     for run in filter(_complete, members):
-        key = run.config["method"], float(run.config["learning_rate"]), run.config["seed"]
+        key = _key(run)
         if key in found:
             notes.append(f"{title}: {run.path} repeats {found[key].path} and counts in no claim")
         found.setdefault(key, run)
-    return Comparable(title, members, found, notes)
+    return Comparable(title, members, found, {key: diverged[key] for key in diverged.keys() - found.keys()}, notes)
+
+
+def _key(run: Run) -> Key:
+    return run.config["method"], float(run.config["learning_rate"]), run.config["seed"]
+
+
+def _shared_seeds(keys: Iterable[Key], ours: str, theirs: str) -> dict[float, list[int]]:
+    """The learning rates that two methods have in common, each with the seeds that both have."""
+    known = set(keys)
+    found = collections.defaultdict[float, list[int]](list)
+    for method, rate, seed in sorted(known):
+        if method == ours and (theirs, rate, seed) in known:
+            found[rate].append(seed)
+    return dict(found)
+
+
+def _divergences(members: Sequence[Run]) -> list[str]:
+    """For each method and learning rate: how many of how many seeds diverged, at which step, and a reason."""
+    by_setting = collections.defaultdict[tuple[str, float], list[Run]](list)
+    for run in sorted(members, key=_key):
+        by_setting[_key(run)[:2]].append(run)
+    lines = []
+    for (method, rate), runs in by_setting.items():
+        ends = [(run.config["seed"], run.diverged) for run in runs if run.diverged is not None]
+        if ends:
+            steps = ", ".join(f"seed {seed} at step {end.step}" for seed, end in ends)
+            lines.append(
+                f"{method} with lr {rate:g} diverged with {len(ends)} of {len(runs)} seeds ({steps}); they count in no "
+                f"claim, which favours what diverges more often. The first: {ends[0][1].reason:.200}"
+            )
+    return lines
 
 
 def _complete(run: Run) -> bool:
-    return len(run.metrics) == run.config["steps"]
+    return run.diverged is None and len(run.metrics) == run.config["steps"]
 
 
 def _majority(runs: list[Run], key: Callable[[Run], str]) -> list[Run]:

@@ -46,6 +46,7 @@ def learning_curves(title: str, cells: Sequence[Cell], score: str) -> Figure:
 
     Only steps count at which all seeds were measured.
     """
+    cells = [cell for cell in cells if cell.runs]
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     for axes, metric in zip(figure.subplots(2, 2).flat, (score, *BESIDE_SCORE), strict=True):
         for cell in cells:
@@ -55,7 +56,7 @@ def learning_curves(title: str, cells: Sequence[Cell], score: str) -> Figure:
             if measured.any():
                 _draw(axes, steps, values[:, measured], style_of(cell.method), _label(cell, cells))
         axes.set(xlabel="optimizer step", ylabel=METRICS[metric].label)
-    seeds = sorted({len(cell.runs) for cell in cells})
+    seeds = sorted({len(cell.runs) for cell in cells} or {0})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     _finish(figure, f"{plain(title)}: mean over {count} seeds, shaded {CONFIDENCE:.0%} bootstrap intervals")
     return figure

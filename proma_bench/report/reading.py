@@ -52,7 +52,7 @@ def read_runs(root: Path) -> Reading:
     if not runs:
         raise UsageError(f"no runs (no config.json) under {root}")
     problems += [f"unknown metric {name!r}: not reported" for name in sorted(unknown)[:10]]
-    if not any(run.metrics for run in runs):
+    if not any(run.metrics or run.diverged for run in runs):
         raise UsageError("none of the runs has recorded a step yet")
     return Reading(runs, list(map(printable, problems)))
 

@@ -50,34 +50,46 @@ def interval(values: Array) -> Interval:
 
 @dataclass(frozen=True)
 class Cell:
-    """The seeds of one method at one learning rate on one tier."""
+    """The seeds of one method at one learning rate on one tier.
+
+    Attributes:
+        runs: those that figures are about; none if all diverged.
+        diverged: those that diverged, which no figure contains.
+    """
 
     title: str
     method: str
     learning_rate: float
     runs: Sequence[Run]
+    diverged: Sequence[Run] = ()
+
+    @property
+    def seeds(self) -> str:
+        """The number of seeds behind the figures, and of those that diverged."""
+        return f"n {len(self.runs)}" + (f", {len(self.diverged)} diverged" if self.diverged else "")
 
     def series(self, metric: str) -> Array:
         """``[seeds, steps]``, cut to the shortest run; NaN where a metric was not measured."""
-        steps = min(len(run.metrics) for run in self.runs)
+        steps = min((len(run.metrics) for run in self.runs), default=0)
         values = [[step.get(metric) for step in run.metrics[:steps]] for run in self.runs]
-        return np.array(values, dtype=float)
+        return np.array(values, dtype=float).reshape(len(self.runs), steps)
 
 
 def cells(runs: Sequence[Run]) -> list[Cell]:
-    """The runs by tier, method and learning rate. Unfinished runs are left out where a cell has finished ones.
+    """The runs by tier, method and learning rate. Unfinished runs are left out where other seeds have ended.
 
     Raises:
         UsageError: no run has recorded a step.
     """
-    started = sorted((run for run in runs if run.metrics), key=_order)
+    started = sorted((run for run in runs if run.metrics or run.diverged), key=_order)
     if not started:
         raise UsageError("none of the runs has recorded a step yet")
     found = []
     for (title, method, learning_rate), members in itertools.groupby(started, key=_setting):
         seeds = list(members)
         finished = [run for run in seeds if run.finished]
-        found.append(Cell(title, method, learning_rate, finished or seeds))
+        diverged = [run for run in seeds if run.diverged is not None]
+        found.append(Cell(title, method, learning_rate, finished or ([] if diverged else seeds), diverged))
     return found
 
 

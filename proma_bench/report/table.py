@@ -18,6 +18,8 @@ from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
 def _figures(metric: Metric, column: Column, cell: Cell) -> Array:
     """The column's figure of each run of a cell [seeds]."""
     series = cell.series(metric.name)
+    if not cell.runs:
+        return np.empty(0)
     return series[:, -1] if column.over_steps == "end" else series.mean(axis=1)
 
 
@@ -25,14 +27,14 @@ def _columns(cells: Iterable[Cell]) -> list[tuple[Metric, Column]]:
     """What samples score is told once: on validation data where that is measured, else in training."""
     columns = {name: (metric, metric.column) for name, metric in METRICS.items() if metric.column is not None}
     sampled = columns["score_sampled"]
-    is_measured = all(bool((~np.isnan(_figures(*sampled, cell))).all()) for cell in cells)
+    is_measured = all(bool((~np.isnan(_figures(*sampled, cell))).all()) for cell in cells if cell.runs)
     left_out = "reward" if is_measured else "score_sampled"
     return [column for name, column in columns.items() if name != left_out]
 
 
 def summary_table(title: str, cells: Sequence[Cell]) -> Table:
     """One row per cell of runs (all on one tier), one figure per column: mean over seeds [interval]."""
-    lengths = sorted({cell.series("step").shape[1] for cell in cells})
+    lengths = sorted({cell.series("step").shape[1] for cell in cells if cell.runs} or {0})
     steps = " to ".join(str(length) for length in {lengths[0]: None, lengths[-1]: None})
     heading = f"{escape(title)}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
     table = Table(title=heading, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
@@ -41,7 +43,7 @@ def summary_table(title: str, cells: Sequence[Cell]) -> Table:
     for _, column in columns:
         table.add_column(column.heading, justify="right")
     for cell in cells:
-        name = f"{escape(cell.method)}\nlr {cell.learning_rate:g}, n {len(cell.runs)}"
+        name = f"{escape(cell.method)}\nlr {cell.learning_rate:g}, {cell.seeds}"
         table.add_row(name, *(_shown(*column, cell) for column in columns))
     return table
 
@@ -56,6 +58,7 @@ def ablation_table(config: RunConfig, cells: Mapping[str, Cell], seeds: int) -> 
     for _, column in columns:
         table.add_column(column.heading, justify="right")
     for name, cell in cells.items():
+        name = f"{name} ({cell.seeds})" if cell.diverged else name
         table.add_row(name, *(_shown(*column, cell) for column in columns))
     return table
 
@@ -69,6 +72,8 @@ def markdown(table: Table) -> str:
 
 def _shown(metric: Metric, column: Column, cell: Cell) -> str:
     values = _figures(metric, column, cell)
+    if not len(values):
+        return "diverged"
     if np.isnan(values).any():  # not measured, as the clamp of a method that has none
         return "-"
     mean, low, high = interval(values)

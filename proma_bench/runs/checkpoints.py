@@ -38,7 +38,7 @@ def save(folder: Path, training: Training) -> None:
     try:
         save_model(training.policy, str(unfinished / "policy.safetensors"))
         save_file(_tensors(training), unfinished / "training.safetensors")
-        (unfinished / "state.json").write_text(json.dumps({"step": training.step}) + "\n")
+        (unfinished / "state.json").write_text(json.dumps({"step": training.step}, allow_nan=False) + "\n")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # a full disk needs the room
         raise OSError(f"cannot write a checkpoint: {error}") from error

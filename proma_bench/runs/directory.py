@@ -3,6 +3,7 @@
     config.json     the settings, the versions and the criteria that will judge the run, written before the first step
     metrics.jsonl   one object per optimizer step, flushed as it is written
     checkpoint/     the last two checkpoints (see `proma_bench.runs.checkpoints`)
+    diverged.json   the step whose numbers were no longer finite, and the reason; the run ends before this step
     summary.json    the initial scores, the last step's and the mean metrics; there once the run is finished
 
 A process may be killed at any moment: a resumed run cuts ``metrics.jsonl`` back to its checkpoint and repeats the
@@ -20,7 +21,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from proma_bench.errors import RunError, UsageError
 from proma_bench.learning.config import RunConfig, to_json
@@ -33,10 +34,23 @@ FORMAT = 1
 ABOUT = frozenset({"format", "title", "versions", "criteria"})
 """What ``config.json`` holds besides the settings."""
 
+DIVERGED = "diverged.json"
+
 _PACKAGES = ("proma-bench", "torch", "numpy", "scikit-learn", "gymnasium", "transformers", "reasoning_gym")
 
 
 # ------------------------------------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The optimizer step at which numbers of a run were no longer finite, and the reason."""
+
+    step: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"diverged at step {self.step}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,7 @@ class Run:
     config: dict[str, Any]
     metrics: list[Metrics]
     finished: bool
+    diverged: Divergence | None = None
 
 
 def read_run(path: Path) -> Run:
@@ -66,7 +81,10 @@ def read_run(path: Path) -> Run:
         raise RunError(f"{path / 'config.json'} lacks {', '.join(sorted(missing))}")
     metrics = read_metrics(path / "metrics.jsonl")
     finished = (path / "summary.json").exists() and len(metrics) == config["steps"]
-    return Run(path, config, metrics, finished)
+    diverged = None if finished else read_divergence(path)
+    if diverged is not None and len(metrics) >= diverged.step:
+        raise RunError(f"{path / DIVERGED} has step {diverged.step}, but {len(metrics)} steps are recorded")
+    return Run(path, config, metrics, finished, diverged)
 
 
 def read_metrics(path: Path) -> list[Metrics]:
@@ -79,13 +97,40 @@ def read_metrics(path: Path) -> list[Metrics]:
     history = []
     for number, line in enumerate(lines, start=1):
         try:
-            metrics = json.loads(line)
+            metrics = json.loads(line, parse_constant=_no_number)
+        except _NotANumber as error:
+            raise RunError(
+                f"{path}, line {number}: {error}, which older versions recorded when a run diverged; run it again"
+            ) from None
         except ValueError:
             raise RunError(f"{path}, line {number}: not JSON") from None
         if not isinstance(metrics, dict) or metrics.get("step") != number:
             raise RunError(f"{path}, line {number}: not the metrics of step {number}")
         history.append(metrics)
     return history
+
+
+def read_divergence(path: Path) -> Divergence | None:
+    """Where a run diverged; None if it did not.
+
+    Raises:
+        RunError: the file that says so is damaged.
+    """
+    if not (path / DIVERGED).exists():
+        return None
+    stored = read_json(path / DIVERGED)
+    step, reason = stored.get("step"), stored.get("reason")
+    if type(step) is not int or step < 1 or not isinstance(reason, str):
+        raise RunError(f"{path / DIVERGED} has no step and reason; without this file, --resume tries again")
+    return Divergence(step, reason)
+
+
+class _NotANumber(ValueError):
+    """A constant of Python's that JSON does not have."""
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise _NotANumber(f"{constant} is not JSON")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -95,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: the file is not one.
     """
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from None
     if not isinstance(stored, dict):
@@ -161,6 +206,8 @@ def _require_free(path: Path, config: RunConfig, resume: bool) -> None:
     if different:
         raise UsageError(f"{path} holds a different run ({'; '.join(different)}); choose another --out")
     if not resume:
+        if run.diverged is not None:
+            raise UsageError(f"{path} holds this run already, which {run.diverged}; choose other settings and --out")
         done = f"{len(run.metrics)} of {config.steps} steps"
         raise UsageError(f"{path} holds this run already ({done}); --resume continues it")
 
@@ -176,7 +223,7 @@ class MetricsFile:
 
     def append(self, metrics: Metrics) -> None:
         """Write one step, whole."""
-        line = json.dumps(metrics).encode() + b"\n"
+        line = json.dumps(metrics, allow_nan=False).encode() + b"\n"
         while line:
             line = line[self._file.write(line) :]
 
@@ -200,7 +247,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write a whole file or none."""
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     os.replace(unfinished, path)
 
 
@@ -212,7 +259,7 @@ def summary(history: list[Metrics], initial: Metrics) -> dict[str, Any]:
         for name in last
         if name != "step"
     }
-    mean = {name: sum(values) / len(values) for name, values in present.items() if values}
+    mean = {name: sum(value / len(values) for value in values) for name, values in present.items() if values}
     return {"initial": initial, "last": last, "mean": mean}
 
 

@@ -1,4 +1,4 @@
-"""An environment whose every step is known beforehand."""
+"""Environments whose every step is known beforehand, and such that answer wrongly."""
 
 import contextlib
 import math
@@ -27,7 +27,10 @@ class Clock(gymnasium.Env):
         return self._observation(), 1.0, self.time == self.end, False, {}
 
     def _observation(self):
-        return np.array([self.end, self.time], dtype=np.float32)
+        if self.observation_space.shape != (2,):
+            self.observation_space.seed(self.time)
+            return self.observation_space.sample()
+        return np.array([min(self.end, 1000), self.time], dtype=np.float32)
 
 
 class Endless(Clock):
@@ -37,6 +40,28 @@ class Endless(Clock):
         observation, info = super().reset(seed=seed)
         self.end = math.inf
         return observation, info
+
+
+class Wrong(Endless):
+    """Answers ``change(answer)`` to a reset (step 0) or to one step of each episode; an exception is raised instead."""
+
+    def __init__(self, change, at, observations=None, actions=None):
+        super().__init__(observations, actions)
+        self.change, self.at = change, at
+
+    def reset(self, *, seed=None, options=None):
+        return self._changed(super().reset(seed=seed), 0)
+
+    def step(self, action):
+        return self._changed(super().step(action), self.time)
+
+    def _changed(self, answer, time):
+        if time != self.at:
+            return answer
+        changed = self.change(answer)
+        if isinstance(changed, Exception):
+            raise changed
+        return changed
 
 
 @contextlib.contextmanager

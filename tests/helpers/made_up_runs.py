@@ -1,5 +1,6 @@
 """Runs whose truth is known, in memory or as they would lie on disk."""
 
+import dataclasses
 import json
 
 from proma_bench.runs.criteria import Criteria, to_json
@@ -36,4 +37,6 @@ def store(run):
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in run.metrics))
     if run.finished:
         write_json(run.path / "summary.json", {})
+    if run.diverged is not None:
+        write_json(run.path / "diverged.json", dataclasses.asdict(run.diverged))
     return run

@@ -274,6 +274,7 @@ def test_claims_json_has_a_row_a_claim_baseline_and_protocol(tmp_path):
     for row in rows:
         assert list(row) == [
             "tier", "task", "claim", "baseline", "protocol", "estimate", "ci_low", "ci_high", "n", "verdict",
+            "diverged",
         ]  # fmt: skip
     assert {(row["claim"], row["baseline"]) for row in rows} == {
         ("score", "grpo"), ("kl_local", "grpo"), ("kl_local", "reinforce"),

@@ -19,6 +19,18 @@ def replace(name, content):
     return lambda path: (path / name).write_bytes(content)
 
 
+def replace_text(name, old, new):
+    return lambda path: (path / name).write_text((path / name).read_text().replace(old, new))
+
+
+def write(name, text):
+    def damage(path):
+        (path / "summary.json").unlink()
+        (path / name).write_text(text)
+
+    return damage
+
+
 def configured(**changes):
     def damage(path):
         config = json.loads((path / "config.json").read_text())
@@ -55,19 +67,25 @@ DAMAGES = {
     "tier a number": (configured(tier=3), "tier must be a name"),
     "tier with controls": (configured(tier="\x1b[2J"), "tier must be a name"),
     "seed a text": (configured(seed="0"), "seed must be a whole number"),
-    "steps infinite": (configured(steps=float("inf")), "steps must be a whole number"),
-    "rate NaN": (configured(learning_rate=float("nan")), "learning_rate must be a number"),
+    "steps infinite": (configured(steps=float("inf")), "Infinity is not JSON"),
+    "rate NaN": (configured(learning_rate=float("nan")), "config.json: NaN is not JSON"),
+    "rate infinite": (replace_text("config.json", ": 0.1", ": 1e999"), "learning_rate must be a number"),
     "rate huge": (configured(learning_rate=10**400), "learning_rate must be a number"),
     "metrics a folder": (a_folder("metrics.jsonl"), "metrics.jsonl"),
     "metrics malformed": (append("metrics.jsonl", "{step: 5}\n"), "line 5: not JSON"),
     "metrics not text": (append("metrics.jsonl", '{"step": 5, "a": "\x00\n'), "line 5: not JSON"),
     "metrics nested": (append("metrics.jsonl", '{"step": 5, "a": ' + "[" * 100_000 + "\n"), "nested too deeply"),
     "steps out of order": (append("metrics.jsonl", '{"step": 7}\n'), "line 5: not the metrics of step 5"),
-    "metric NaN": (append("metrics.jsonl", '{"step": 5, "kl_local": NaN}\n'), "line 5: kl_local is nan"),
+    "metric NaN": (append("metrics.jsonl", '{"step": 5, "kl_local": NaN}\n'), "line 5: NaN is not JSON, which older"),
+    "metric -inf": (append("metrics.jsonl", '{"step": 5, "kl_local": -Infinity}\n'), "line 5: -Infinity is not JSON"),
     "metric infinite": (append("metrics.jsonl", '{"step": 5, "kl_local": 1e999}\n'), "line 5: kl_local is inf"),
     "metric huge": (append("metrics.jsonl", f'{{"step": 5, "kl_local": {10**400}}}\n'), "line 5: kl_local is 1000"),
     "metric a text": (append("metrics.jsonl", '{"step": 5, "score": "high"}\n'), "line 5: score is 'high'"),
-    "layer NaN": (append("metrics.jsonl", '{"step": 5, "removed_by_layer": {"a": NaN}}\n'), "is an object"),
+    "layer NaN": (append("metrics.jsonl", '{"step": 5, "removed_by_layer": {"a": 1e999}}\n'), "is an object"),
+    "divergence cut short": (write("diverged.json", '{"step": 5'), "diverged.json"),
+    "divergence without a step": (write("diverged.json", '{"reason": "x"}'), "has no step and reason"),
+    "divergence at NaN": (write("diverged.json", '{"step": NaN, "reason": "x"}'), "NaN is not JSON"),
+    "divergence in the past": (write("diverged.json", '{"step": 2, "reason": "x"}'), "but 4 steps are recorded"),
     "score a layer": (append("metrics.jsonl", '{"step": 5, "score": {"a": 1}}\n'), "line 5: score is an object"),
     "layers a number": (append("metrics.jsonl", '{"step": 5, "removed_by_layer": 1}\n'), "removed_by_layer is 1"),
 }

@@ -20,6 +20,7 @@ from proma_bench.language.key_values import cached, repeated
 from proma_bench.language.precision import computing_in
 from proma_bench.language.sampling import Prompts, Rollout, padded_left
 from proma_bench.learning.experience import PADDING
+from proma_bench.learning.finite import require_finite_outputs
 
 
 class HuggingFaceSampler:
@@ -164,6 +165,7 @@ def _draw(
     logits: Float[Tensor, "R vocabulary"], generator: torch.Generator | None
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
     log_probs = logits.log_softmax(dim=1)
+    require_finite_outputs(log_probs[:, 0].exp())  # one NaN or inf among its logits makes a whole row NaN
     if generator is None:
         token = log_probs.argmax(dim=1, keepdim=True)
     else:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from proma_bench.learning.experience import Experience
+from proma_bench.learning.finite import require_finite_outputs
 from proma_bench.learning.mlp import mlp
 from proma_bench.learning.policy import Generators, Policy
 from proma_bench.tiers.bandit.config import BanditConfig
@@ -55,7 +56,8 @@ class Bandit:
         images = images.repeat_interleave(self.config.group_size)
         observations = self.images[images]
         distribution = policy.distribution(observations)
-        actions = torch.multinomial(distribution.probs, 1, generator=generators["actions"]).squeeze(1)
+        probs = require_finite_outputs(distribution.probs)
+        actions = torch.multinomial(probs, 1, generator=generators["actions"]).squeeze(1)
         rewards = (actions == self.labels[images]).float()
         return Experience(
             observations=observations,

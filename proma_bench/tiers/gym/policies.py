@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
+from proma_bench.learning.finite import require_finite_outputs
 from proma_bench.learning.mlp import mlp
 from proma_bench.learning.policy import Policy
 
@@ -23,6 +24,9 @@ class ActorPolicy(Policy):
 
         Returns:
             One action per row, in the shape that the distribution's ``log_prob`` accepts.
+
+        Raises:
+            DivergenceError: the outputs of the policy are not finite.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no draw")
 
@@ -34,6 +38,9 @@ class ActorPolicy(Policy):
 
         Returns:
             One action per row.
+
+        Raises:
+            DivergenceError: the outputs of the policy are not finite.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no greedy")
 
@@ -49,11 +56,11 @@ class CategoricalPolicy(ActorPolicy):
         return Categorical(logits=self.layers(observations), validate_args=False)
 
     def draw(self, observations: Float[Tensor, "rows features"], generator: torch.Generator) -> Int[Tensor, " rows"]:
-        probs = self.layers(observations).softmax(dim=1)
+        probs = require_finite_outputs(self.layers(observations)).softmax(dim=1)
         return torch.multinomial(probs, 1, generator=generator).squeeze(1)
 
     def greedy(self, observations: Float[Tensor, "rows features"]) -> Int[Tensor, " rows"]:
-        return self.layers(observations).argmax(dim=1)
+        return require_finite_outputs(self.layers(observations)).argmax(dim=1)
 
 
 class GaussianPolicy(ActorPolicy):
@@ -76,10 +83,10 @@ class GaussianPolicy(ActorPolicy):
         self, observations: Float[Tensor, "rows features"], generator: torch.Generator
     ) -> Float[Tensor, "rows actions"]:
         mean = self.layers(observations)
-        return mean + self.log_std(mean).exp() * torch.randn(mean.shape, generator=generator)
+        return require_finite_outputs(mean + self.log_std(mean).exp() * torch.randn(mean.shape, generator=generator))
 
     def greedy(self, observations: Float[Tensor, "rows features"]) -> Float[Tensor, "rows actions"]:
-        return self.layers(observations)
+        return require_finite_outputs(self.layers(observations))
 
 
 class LogStd(nn.Module):
