@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from proma_bench.cli.streams import patient_streams
+
 EXTRAS = {"hypothesis": "testing", "jupyterlab": "tutorials"}
 """The extra that a module comes with, where it is not ``ladder``."""
 
 
+@patient_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; without the packages that it needs, say in one line which extra has them.
 
@@ -17,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 for a run that failed, 2 for a wrong use, 130 for Ctrl-C.
+
+    Raises:
+        SystemExit: with 1, where standard output was closed or full.
     """
     try:
         from proma_bench.cli.commands import run

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from proma_bench import files
+from proma_bench.console import say
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
@@ -92,6 +93,8 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
     """
     _record(plan, root)
     jobs = plan.jobs(root)
+    for job in jobs:
+        files.require_inside(root, job.path)
     alone = [job for job in jobs if job.config.threads is None and _has_gpu()]  # a GPU has room for one of them
     finish([job for job in jobs if job not in alone], processes, console)
     if alone:
@@ -106,7 +109,7 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
     """
     todo = [job for job in jobs if not _finished(job)]
     if len(todo) < len(jobs):
-        console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
+        say(console, f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
     failed = 0
     with progress_bars(console) as progress:
         overall = progress.add_task("ladder", total=len(jobs), completed=len(jobs) - len(todo), state="")
@@ -114,10 +117,10 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
         for event in run_all(todo, processes, running.show):
             name = event.job.config.name
             if event.problem is None:
-                progress.console.print(f"{name}: {describe(read_run(event.job.path).metrics)}")
+                say(progress.console, f"{name}: {describe(read_run(event.job.path).metrics)}")
             else:
                 fate = "given up" if event.final else "starting it once more"
-                progress.console.print(f"[red]{name} failed[/]; {fate}: {escape(event.problem)}")
+                say(progress.console, (f"{name} failed", "red"), f"; {fate}: {event.problem}")
                 failed += event.final
             progress.advance(overall, event.final)
     if failed:
@@ -134,7 +137,7 @@ def _record(plan: Plan, root: Path) -> None:
         if different:
             raise UsageError(f"{root} holds a different ladder ({'; '.join(different)}); choose another --out")
     else:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root)
         write_json(path, wanted)
 
 
@@ -143,4 +146,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _finished(job: Job) -> bool:
-    return (job.path / "config.json").exists() and read_run(job.path).finished
+    if not (job.path / "config.json").exists():
+        return False
+    run = read_run(job.path)
+    return run.finished and run.config["steps"] == job.config.steps

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from proma_bench.console import say
 from proma_bench.experiments.progress import describe, progress_bars
 from proma_bench.experiments.training import Training
 from proma_bench.learning.config import RunConfig
-from proma_bench.runs import checkpoints
+from proma_bench.runs import checkpoints, versions
 from proma_bench.runs.directory import (
     Metrics,
     MetricsFile,
@@ -30,26 +31,31 @@ def run_in(
     config: RunConfig,
     *,
     resume: bool = False,
+    strict: bool = False,
     on_step: Callable[[Metrics], None] = lambda metrics: None,
     on_note: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Train in a directory, from its last checkpoint on where there is one, and return what it then holds.
 
-    ``on_step`` gets every step's metrics, ``on_note`` a line for everything unusual that a resumed run found.
+    ``strict`` refuses to resume with other versions than the run was started with. ``on_step`` gets every step's
+    metrics, ``on_note`` a line for everything unusual that a resumed run found.
 
     Raises:
         UsageError: the directory cannot be claimed (see `claim`), or the tier refuses the settings.
         RunError: the run cannot go on.
     """
     training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
-    with claim(path, config, resume):
-        if read_run(path).finished:
-            return read_run(path)
+    with claim(path, config, resume, strict):
+        run = read_run(path)
+        if run.finished:
+            return run
+        if other := versions.changes(run.config):
+            on_note(f"resumed with {other}: the results may differ from those of the versions at the start")
         with disk_errors(path):
             recorded = read_metrics(path / "metrics.jsonl")
             for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
                 on_note(problem)
-            with MetricsFile(path / "metrics.jsonl", recorded[: training.step]) as file:
+            with MetricsFile(path / "metrics.jsonl", training.step) as file:
                 saved, remarked = training.step, False
                 while training.step < config.steps:
                     for metrics in training.batch():
@@ -67,7 +73,12 @@ def run_in(
 
 
 def train_with_progress(
-    path: Path, config: RunConfig, resume: bool, console: Console, track: Callable[[Metrics], None]
+    path: Path,
+    config: RunConfig,
+    resume: bool,
+    console: Console,
+    track: Callable[[Metrics], None],
+    strict: bool = False,
 ) -> Run:
     """`run_in` with a bar; a console that is no terminal gets ten lines instead.
 
@@ -86,11 +97,14 @@ def train_with_progress(
             state = f"{describe(history)}{_pace(history, time.monotonic() - started, config.steps)}"
             progress.update(task, completed=step, state=state)
             if not console.is_terminal and step % max(1, config.steps // 10) == 0:
-                console.print(f"step {step} of {config.steps}: {state}")
+                say(console, f"step {step} of {config.steps}: {state}")
 
-        run = run_in(path, config, resume=resume, on_step=on_step, on_note=progress.console.print)
+        def on_note(line: str) -> None:
+            say(progress.console, line)
+
+        run = run_in(path, config, resume=resume, strict=strict, on_step=on_step, on_note=on_note)
         progress.update(task, completed=len(run.metrics), state=describe(run.metrics))
-    console.print(f"run: {path}", soft_wrap=True)
+    say(console, f"run: {path}")
     return run
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
@@ -119,14 +118,14 @@ def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ writing them
+# ----------------------------------------------------------------------------------------------- their bytes
 
 
-def write_png(figure: Figure, path: Path) -> Path:
-    """Write the figure, with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> bytes:

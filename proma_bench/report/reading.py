@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proma_bench import files
+from proma_bench.console import printable
 from proma_bench.errors import RunError, UsageError
 from proma_bench.learning.metrics import METRICS
 from proma_bench.runs.directory import Run, read_run
@@ -35,15 +37,15 @@ def read_runs(root: Path) -> Reading:
         RunError: none can be used.
     """
     runs: list[Run] = []
-    problems: list[str] = []
     unknown: set[str] = set()
     if not root.is_dir():
         raise UsageError(f"{root} is not a directory")
-    for path in sorted(root.rglob("config.json")):
+    found, problems = files.find(root, "config.json")
+    for path in found:
         try:
             run = _checked(read_run(path.parent))
-        except (RunError, OSError, RecursionError) as error:
-            problems.append(f"left out: {_reason(error, path.parent)}")
+        except RunError as error:
+            problems.append(f"left out: {error}")
             continue
         unknown |= {name for step in run.metrics for name in step.keys() - METRICS.keys()}
         runs.append(run)
@@ -55,15 +57,6 @@ def read_runs(root: Path) -> Reading:
     if not any(run.metrics for run in runs):
         raise UsageError("none of the runs has recorded a step yet")
     return Reading(runs, list(map(printable, problems)))
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-
-
-def _reason(error: Exception, path: Path) -> str:
-    return f"{path}: nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _checked(run: Run) -> Run:
