@@ -6,7 +6,7 @@ report counts on: names are strings, the seed and the number of steps are whole 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from proma_bench.learning.metrics import METRICS
 from proma_bench.runs.directory import Run, read_run
 
 LONGEST_NAME = 120
+LARGEST = 1e100
+"""Of a metric, in size: those of float32 are below 1e39, and sums of larger ones overflow."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,12 @@ def _checked(run: Run) -> Run:
         for name, value in metrics.items():
             if not _is_metric(name, value):
                 shown = "an object" if isinstance(value, dict) else _shown(value)
-                wanted = "an object of finite numbers" if _is_by_layer(name) else "a finite number"
-                raise RunError(f"{run.path / 'metrics.jsonl'}, line {number}: {name:.40} is {shown}, not {wanted}")
+                wanted = (
+                    f"{'an object of finite numbers' if _is_by_layer(name) else 'a finite number'} up to {LARGEST:g}"
+                )
+                raise RunError(
+                    f"{run.path / 'metrics.jsonl'}, line {number}: {name:.40} is {shown}, not {wanted} up to {LARGEST:g}"
+                )
     return run
 
 
@@ -85,15 +91,15 @@ def _problems_of(config: dict[str, Any]) -> Iterator[str]:
         value = config[name]
         if type(value) is not int or value < least:
             yield f"{name} must be a whole number from {least} on, got {_shown(value)}"
-    if not _is_finite(config["learning_rate"]) or config["learning_rate"] <= 0:
+    if not _is_number(config["learning_rate"], sys.float_info.max) or config["learning_rate"] <= 0:
         yield f"learning_rate must be a number above 0, got {_shown(config['learning_rate'])}"
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """A finite number, None where nothing was measured; by layer, an object of such."""
+    """A number, None where nothing was measured; by layer, an object of such."""
     if _is_by_layer(name) and isinstance(value, dict):
         return all(_is_metric("", share) for share in value.values())
-    return value is None or (not _is_by_layer(name) and _is_finite(value))
+    return value is None or (not _is_by_layer(name) and _is_number(value, LARGEST))
 
 
 def _is_by_layer(name: str) -> bool:
@@ -107,10 +113,6 @@ def _shown(value: object) -> str:
         return "too long a number"
 
 
-def _is_finite(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return isinstance(value, bool)
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
+def _is_number(value: object, largest: float) -> bool:
+    """Not for NaN, nor for a whole number beyond any float."""
+    return isinstance(value, int | float) and abs(value) <= largest
