@@ -119,6 +119,16 @@ def _comparable(title: str, runs: list[Run]) -> Comparable:
         notes.append(f"{title}: {len(other)} of {len(runs)} runs have other settings and are left out: {_paths(other)}")
     if unfinished := [run for run in members if not _complete(run)]:
         notes.append(f"{title}: {len(unfinished)} of {len(runs)} runs are unfinished and count in no claim")
+    if resumed := [run for run in members if run.config.get("resumed")]:
+        notes.append(
+            f"{title}: {len(resumed)} of {len(runs)} runs were resumed with other versions of packages, so that their "
+            f"results may differ: {_paths(resumed)}"
+        )
+    if extended := [run for run in members if run.config.get("extended")]:
+        notes.append(
+            f"{title}: {len(extended)} of {len(runs)} runs went on beyond the number of steps that they were started "
+            f"with, and have one more score for it: {_paths(extended)}"
+        )
     found: dict[tuple[str, float, int], Run] = {}
     for run in filter(_complete, members):
         key = run.config["method"], float(run.config["learning_rate"]), run.config["seed"]

@@ -73,12 +73,9 @@ def _checked(run: Run) -> Run:
         for name, value in metrics.items():
             if not _is_metric(name, value):
                 shown = "an object" if isinstance(value, dict) else _shown(value)
-                wanted = (
-                    f"{'an object of finite numbers' if _is_by_layer(name) else 'a finite number'} up to {LARGEST:g}"
-                )
-                raise RunError(
-                    f"{run.path / 'metrics.jsonl'}, line {number}: {name:.40} is {shown}, not {wanted} up to {LARGEST:g}"
-                )
+                wanted = "an object of finite numbers" if _is_by_layer(name) else "a finite number"
+                place = f"{run.path / 'metrics.jsonl'}, line {number}"
+                raise RunError(f"{place}: {name:.40} is {shown}, not {wanted} up to {LARGEST:g}")
     return run
 
 
