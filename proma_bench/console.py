@@ -30,15 +30,19 @@ def make_console(*, stderr: bool = False) -> Console:
 def text(*parts: Styled) -> Text:
     """Text for a console, a table or a bar. Line breaks stay."""
     shown = Text()
-    for part in parts:
-        words, style = part if isinstance(part, tuple) else (part, "")
+    for words, style in map(_with_style, parts):
         shown.append("\n".join(map(printable, words.split("\n"))), style)
     return shown
 
 
 def say(console: Console, *parts: Styled) -> None:
-    """Print a line, however long it is."""
-    console.print(text(*parts), soft_wrap=True)
+    """Print one line, however long it is and whatever is in it."""
+    line = [(printable(words), style) for words, style in map(_with_style, parts)]
+    console.print(text(*line), soft_wrap=True)
+
+
+def _with_style(part: Styled) -> tuple[str, str]:
+    return part if isinstance(part, tuple) else (part, "")
 
 
 def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, lines: bool = False) -> Table:

@@ -33,6 +33,7 @@ def patient_streams() -> Iterator[None]:
     Raises:
         SystemExit: after the block, with code 1, where standard output did not take everything.
     """
+    own = sys.stdout, sys.stderr
     output = _patient("stdout", 1)
     _patient("stderr", 2)
     try:
@@ -41,8 +42,14 @@ def patient_streams() -> Iterator[None]:
         if output is not None:
             sys.stdout.flush()
             if output.problem is not None:
-                print(f"proma-bench: standard output: {output.problem}; all files are written", file=sys.stderr)
-                raise SystemExit(1)
+                print(
+                    f"proma-bench: standard output: {output.problem}; printed lines are lost, files are not",
+                    file=sys.stderr,
+                )
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = own
+        if output is not None and output.problem is not None:
+            raise SystemExit(1)
 
 
 def _patient(name: str, descriptor: int) -> _Stream | None:

@@ -38,12 +38,14 @@ def verify(name: str, exact: bool, console: Console) -> None:
         words = _one_line(finding.invariant.__doc__ if finding.holds else finding.failure)
         say(console, state, f"  {finding.name:<26}{words}")
     for problem, breaks in counterexamples(fn, findings):
-        say(console, f"\nbreaks {', '.join(breaks)}:\n{describe(fn, problem)}")
+        for line in ("", f"breaks {', '.join(breaks)}:", *describe(fn, problem).split("\n")):
+            say(console, line)
     broken = sum(not finding.holds for finding in findings)
     kind = "an exact" if exact else "an inexact"
     if broken:
         raise RunError(f"{name} breaks {broken} of {len(findings)} promises of {kind} projection")
-    say(console, f"\n{name} keeps all {len(findings)} promises of {kind} projection, on {EXAMPLES} inputs")
+    say(console, "")
+    say(console, f"{name} keeps all {len(findings)} promises of {kind} projection, on {EXAMPLES} inputs")
 
 
 def load_function(name: str) -> Callable[..., Any]:

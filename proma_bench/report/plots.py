@@ -25,6 +25,7 @@ from proma_bench.runs.directory import Run
 BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
 POINTS = 40  # of a curve along the score
+MOST_NAMES = 400  # of layers, written beside the figure
 
 
 def style_of(method: str) -> Style:
@@ -108,8 +109,9 @@ def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
     image = axes.imshow(
         mean, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, extent=(0.5, steps + 0.5, len(layers), 0)
     )
-    names = [plain(layer) for layer in layers]
-    axes.set_yticks(np.arange(len(layers)) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
+    every = -(-len(layers) // MOST_NAMES)
+    names = [plain(layer) for layer in layers[::every]]
+    axes.set_yticks(np.arange(0, len(layers), every) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
     axes.set(xlabel="optimizer step")
     axes.set_title(
         f"{plain(title)}: share of the running gradient's norm that PROMA removed, mean of {len(runs)} seeds"
