@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from proma_bench.cli.signals import Signals
+from proma_bench.cli.streams import patient_streams
 
 EXTRAS = {"hypothesis": "testing", "jupyterlab": "tutorials"}
 """The extra that a module comes with, where it is not ``ladder``."""
 
 
+@patient_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; without the packages that it needs, say in one line which extra has them.
 
@@ -20,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 for a run that failed, 2 for a wrong use; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+
+    Raises:
+        SystemExit: with 1, where standard output was closed or full.
     """
     is_own_process, code = arguments is None, None
     signals = Signals()

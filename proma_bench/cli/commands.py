@@ -10,8 +10,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
+from proma_bench.console import make_console, say
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.learning.config import RunConfig
 from proma_bench.plugins import load_plugins
@@ -35,7 +35,13 @@ class RunOptions(Generic[Config]):
     out: Annotated[Path | None, _default("runs/TIER[/ENV]/METHOD/lr-RATE/seed-N")] = None
     """Directory of the run."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Continue the run that the directory holds from its last checkpoint."""
+    """Continue the run that the directory holds from its last checkpoint; with larger --steps, a finished run, too.
+
+    The results are those of a run that had the larger number from the start, but for one more score in the former last
+    step, which is always validated.
+    """
+    strict: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --resume: refuse other versions of Python, torch and so on than the run was started with."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Instead of one run, PROMA with one setting changed at a time, and the other methods, in one table."""
     seeds: int = 3
@@ -62,12 +68,12 @@ class RunOptions(Generic[Config]):
         default = Path("runs", config.title, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
         path = self.out or default
         with Tracker(self.tracker, config, path) as tracker:
-            train_with_progress(path, config, self.resume, console, tracker.log)
+            train_with_progress(path, config, self.resume, console, tracker.log, self.strict)
         if self.evaluate == "test":
             from proma_bench.experiments.test_set import score_test_set
 
             scores = score_test_set(path, config)
-            console.print("test set: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
+            say(console, "test set: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
 
     def _ablate(self, console: Console) -> None:
         from proma_bench.experiments.ablation import ablate
@@ -172,13 +178,15 @@ COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0, 1 for a run that failed, 2 for a wrong use."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log has no width of its own
+    console = make_console()
     try:
         load_plugins()
         _parse(arguments)(console)
     except UsageError as error:
         return _complain(error, 2)
-    except (RunError, OSError) as error:
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except RunError as error:
         return _complain(error, 1)
     return 0
 
@@ -202,5 +210,5 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
 
 
 def _complain(problem: object, code: int) -> int:
-    Console(stderr=True).print(f"[red]proma-bench:[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
+    say(make_console(stderr=True), ("proma-bench:", "red"), f" {problem}")
     return code

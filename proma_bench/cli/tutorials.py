@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
+from proma_bench import files
+from proma_bench.console import say
 from proma_bench.errors import UsageError
 
 PATTERNS = ("*.ipynb", "*.mplstyle", "checks/*.py")
+LARGEST = 64 * files.MEGABYTE
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -32,16 +34,12 @@ def copy_tutorials(folder: Path) -> tuple[list[str], list[str]]:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a directory; name another one with --out")
     new, kept = [], []
+    files.make_folder(folder)
     for name, content in _files():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with target.open("xb") as file:  # never an existing file, nor one that a link leads to
-                file.write(content)
+        if files.create(folder, name, content):
             new.append(name)
-        except FileExistsError:
-            if not target.is_file() or target.read_bytes() != content:
-                kept.append(name)
+        elif not files.is_file(folder / name) or files.read(folder / name, LARGEST) != content:
+            kept.append(name)
     return new, kept
 
 
@@ -49,7 +47,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
     home = shipped()
     for pattern in PATTERNS:
         for path in sorted(home.glob(pattern)):
-            yield path.relative_to(home).as_posix(), path.read_bytes()
+            yield path.relative_to(home).as_posix(), files.read(path, LARGEST)
 
 
 def open_tutorials(folder: Path, console: Console) -> None:
@@ -61,9 +59,9 @@ def open_tutorials(folder: Path, console: Console) -> None:
     if importlib.util.find_spec("jupyterlab") is None:  # the command line says what to install
         raise ModuleNotFoundError("No module named 'jupyterlab'", name="jupyterlab")
     new, kept = copy_tutorials(folder)
-    console.print(f"tutorials: {escape(str(folder))} ({len(new)} new files)", soft_wrap=True)
+    say(console, f"tutorials: {folder} ({len(new)} new files)")
     if kept:
-        console.print(f"left as you changed them: {escape(', '.join(kept))} (delete for a fresh copy)", soft_wrap=True)
+        say(console, f"left as you changed them: {', '.join(kept)} (delete for a fresh copy)")
     first = min(folder.glob("0_*.ipynb"))
     sys.stdout.flush()
     address = f"--LabApp.default_url=/lab/tree/{first.name}"  # where no browser opens, the printed link leads there

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
+from proma_bench.console import say
 from proma_bench.errors import RunError, UsageError
 from proma_bench.testing import Finding, Projection, ProjectionProblem, examine_projection
 from proma_bench.testing.checks import undisturbed
@@ -34,18 +34,18 @@ def verify(name: str, exact: bool, console: Console) -> None:
     fn = undisturbed(load_function(name))
     findings = examine_projection(fn, exact=exact, examples=EXAMPLES)
     for finding in findings:
-        state = "[green]holds [/]" if finding.holds else "[red]broken[/]"
+        state = ("holds ", "green") if finding.holds else ("broken", "red")
         words = _one_line(finding.invariant.__doc__ if finding.holds else finding.failure)
-        console.print(f"{state}  {finding.name:<26}{escape(words)}", soft_wrap=True, highlight=False)
+        say(console, state, f"  {finding.name:<26}{words}")
     for problem, breaks in counterexamples(fn, findings):
-        words = f"\nbreaks {', '.join(breaks)}:\n{describe(fn, problem)}"
-        console.print(escape(words), soft_wrap=True, highlight=False)
+        for line in ("", f"breaks {', '.join(breaks)}:", *describe(fn, problem).split("\n")):
+            say(console, line)
     broken = sum(not finding.holds for finding in findings)
     kind = "an exact" if exact else "an inexact"
     if broken:
         raise RunError(f"{name} breaks {broken} of {len(findings)} promises of {kind} projection")
-    verdict = f"\n{name} keeps all {len(findings)} promises of {kind} projection, on {EXAMPLES} inputs"
-    console.print(escape(verdict), soft_wrap=True, highlight=False)
+    say(console, "")
+    say(console, f"{name} keeps all {len(findings)} promises of {kind} projection, on {EXAMPLES} inputs")
 
 
 def load_function(name: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
+from proma_bench import files
+from proma_bench.console import say
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.learning.config import RunConfig
@@ -61,14 +64,16 @@ def ablate(config: RunConfig, seeds: int, root: Path, processes: int, console: C
     `proma_bench.experiments.run.run_in`, and RunError when runs failed.
     """
     runs = {name: _jobs(config, name, seeds, root) for name in variants()}
+    for job in itertools.chain(*runs.values()):
+        files.require_inside(root, job.path)
     finish([job for jobs in zip(*runs.values(), strict=True) for job in jobs], processes, console)
     cells = {name: _cell(jobs) for name, jobs in runs.items()}
     table = ablation_table(config, cells, seeds)
     console.print(table)
     command = f"{run_command(_stored(config))} --ablate --seeds {seeds}"
-    path = root / "ablation.md"
-    path.write_text(f"Made by\n\n    {command}\n\n{markdown(table)}\n")
-    console.print(f"table: {path}", soft_wrap=True, markup=False)
+    page = f"Made by\n\n    {command}\n\n{markdown(table)}\n"
+    path = files.write(root, "ablation.md", page.encode("utf-8", "backslashreplace"))
+    say(console, f"table: {path}")
 
 
 def _jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:

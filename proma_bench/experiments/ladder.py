@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from proma_bench import files
+from proma_bench.console import Styled, say
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
@@ -92,7 +93,10 @@ def climb(plan: Plan, root: Path, processes: int, console: Console) -> None:
         RunError: at the end, when runs are not finished. A run that diverged has a result: it counts as ended.
     """
     _record(plan, root)
-    finish(plan.jobs(root), processes, console)
+    jobs = plan.jobs(root)
+    for job in jobs:
+        files.require_inside(root, job.path)
+    finish(jobs, processes, console)
 
 
 def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
@@ -103,7 +107,7 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
     """
     todo = [job for job in jobs if not _ended(job)]
     if len(todo) < len(jobs):
-        console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
+        say(console, f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished already")
     alone = [job for job in todo if job.config.threads is None and _has_gpu()]
     others = [job for job in todo if job not in alone]
     unfinished: list[Outcome] = []
@@ -113,12 +117,12 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
         for group, side_by_side in ((others, processes), (alone, 1)):
             with contextlib.closing(run_all(group, side_by_side, running.show)) as events:
                 for event in events:
-                    progress.console.print(_line(event), soft_wrap=True)
+                    say(progress.console, *_line(event))
                     progress.advance(overall, event.final)
                     if event.final and event.outcome != Outcome() and not read_divergence(event.job.path):
                         unfinished.append(event.outcome)
     if diverged := sum(read_divergence(job.path) is not None for job in jobs):
-        console.print(f"{diverged} of {len(jobs)} runs diverged")
+        say(console, f"{diverged} of {len(jobs)} runs diverged")
     if unfinished:
         in_use = sum(outcome.is_in_use for outcome in unfinished)
         failed = len(unfinished) - in_use
@@ -127,16 +131,16 @@ def finish(jobs: Sequence[Job], processes: int, console: Console) -> None:
         raise RunError(f"{words}; the same command tries them again")
 
 
-def _line(event: Event) -> str:
+def _line(event: Event) -> list[Styled]:
     name = event.job.config.name
     if event.outcome.is_in_use:
-        return f"{name} is in use by another process" + ("" if event.final else "; it is left for the end")
+        return [f"{name} is in use by another process" + ("" if event.final else "; it is left for the end")]
     if event.outcome.problem is not None:
         if divergence := read_divergence(event.job.path):
-            return f"[yellow]{name}[/] {escape(str(divergence))}"
+            return [(name, "yellow"), f" {divergence}"]
         fate = "given up" if event.final else "starting it once more"
-        return f"[red]{name} failed[/]; {fate}: {escape(event.outcome.problem)}"
-    return f"{name}: {describe(read_run(event.job.path).metrics)}"
+        return [(f"{name} failed", "red"), f"; {fate}: {event.outcome.problem}"]
+    return [f"{name}: {describe(read_run(event.job.path).metrics)}"]
 
 
 def _record(plan: Plan, root: Path) -> None:
@@ -149,7 +153,7 @@ def _record(plan: Plan, root: Path) -> None:
         if different:
             raise UsageError(f"{root} holds a different ladder ({'; '.join(different)}); choose another --out")
     else:
-        root.mkdir(parents=True, exist_ok=True)
+        files.make_folder(root)
         write_json(path, wanted)
 
 
@@ -161,4 +165,4 @@ def _ended(job: Job) -> bool:
     if not (job.path / "config.json").exists():
         return False
     run = read_run(job.path)
-    return run.finished or run.diverged is not None
+    return run.diverged is not None or (run.finished and run.config["steps"] == job.config.steps)

@@ -14,18 +14,23 @@ from proma_bench.runs.directory import Metrics, read_metrics
 
 def describe(history: Sequence[Metrics]) -> str:
     """The last optimizer step in a few words, with the last score that was measured."""
-    scores = [metrics["score"] for metrics in history if metrics["score"] is not None]
-    score = f"{scores[-1]:.3f}" if scores else "-"
-    return f"score {score}  " + "entropy {entropy:.3f}  local KL {kl_local:.5f}".format(**history[-1])
+    score = next((metrics["score"] for metrics in reversed(history) if metrics.get("score") is not None), None)
+    entropy, kl = (history[-1].get(name) for name in ("entropy", "kl_local"))
+    return f"score {_shown(score, 3)}  entropy {_shown(entropy, 3)}  local KL {_shown(kl, 5)}"
+
+
+def _shown(value: object, digits: int) -> str:
+    """A number; a dash for what was not measured, or was put there by somebody else."""
+    return f"{value:.{digits}f}" if isinstance(value, float | int) and abs(value) < 1e15 else "-"
 
 
 def progress_bars(console: Console) -> Progress:
     """Bars whose tasks have a ``state`` field, a few words about their progress."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,  # a log gets lines instead

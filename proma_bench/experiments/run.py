@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from proma_bench.console import say
 from proma_bench.errors import DivergenceError, RunError
 from proma_bench.experiments.progress import describe, progress_bars
 from proma_bench.experiments.training import Training
 from proma_bench.learning.config import RunConfig
-from proma_bench.runs import checkpoints
+from proma_bench.runs import checkpoints, versions
 from proma_bench.runs.directory import (
     DIVERGED,
     Metrics,
@@ -33,12 +34,14 @@ def run_in(
     config: RunConfig,
     *,
     resume: bool = False,
+    strict: bool = False,
     on_step: Callable[[Metrics], None] = lambda metrics: None,
     on_note: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Train in a directory, from its last checkpoint on where there is one, and return what it then holds.
 
-    ``on_step`` gets every step's metrics, ``on_note`` a line for everything unusual that a resumed run found.
+    ``strict`` refuses to resume with other versions than the run was started with. ``on_step`` gets every step's
+    metrics, ``on_note`` a line for everything unusual that a resumed run found.
 
     Raises:
         UsageError: the directory cannot be claimed (see `claim`), or the tier refuses the settings.
@@ -46,7 +49,7 @@ def run_in(
         RunError: the run cannot go on, or it diverged before.
     """
     training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
-    with claim(path, config, resume):
+    with claim(path, config, resume, strict):
         before = read_run(path)
         if before.finished:
             return before
@@ -55,11 +58,13 @@ def run_in(
                 f"{path} {before.diverged}; it would diverge again, so it is not continued (without its diverged.json, "
                 "--resume tries again)"
             )
+        if other := versions.changes(before.config):
+            on_note(f"resumed with {other}: the results may differ from those of the versions at the start")
         with disk_errors(path), _recorded_divergence(path):
             recorded = read_metrics(path / "metrics.jsonl")
             for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
                 on_note(problem)
-            with MetricsFile(path / "metrics.jsonl", recorded[: training.step]) as file:
+            with MetricsFile(path / "metrics.jsonl", training.step) as file:
                 saved, remarked = training.step, False
                 while training.step < config.steps:
                     for metrics in training.batch():
@@ -88,7 +93,12 @@ def _recorded_divergence(path: Path) -> Iterator[None]:
 
 
 def train_with_progress(
-    path: Path, config: RunConfig, resume: bool, console: Console, track: Callable[[Metrics], None]
+    path: Path,
+    config: RunConfig,
+    resume: bool,
+    console: Console,
+    track: Callable[[Metrics], None],
+    strict: bool = False,
 ) -> Run:
     """`run_in` with a bar; a console that is no terminal gets ten lines instead.
 
@@ -107,11 +117,14 @@ def train_with_progress(
             state = f"{describe(history)}{_pace(history, time.monotonic() - started, config.steps)}"
             progress.update(task, completed=step, state=state)
             if not console.is_terminal and step % max(1, config.steps // 10) == 0:
-                console.print(f"step {step} of {config.steps}: {state}")
+                say(console, f"step {step} of {config.steps}: {state}")
 
-        run = run_in(path, config, resume=resume, on_step=on_step, on_note=progress.console.print)
+        def on_note(line: str) -> None:
+            say(progress.console, line)
+
+        run = run_in(path, config, resume=resume, strict=strict, on_step=on_step, on_note=on_note)
         progress.update(task, completed=len(run.metrics), state=describe(run.metrics))
-    console.print(f"run: {path}", soft_wrap=True)
+    say(console, f"run: {path}")
     return run
 
 

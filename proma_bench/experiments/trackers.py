@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proma_bench import files
 from proma_bench.errors import UsageError, require_known
 from proma_bench.learning.config import RunConfig, to_json
 from proma_bench.runs.directory import Metrics
@@ -66,7 +67,7 @@ def _import(name: str) -> Any:
 def _start(name: str, module: Any, config: RunConfig, path: Path) -> tuple[Callable[[Metrics], Any], Callable[[], Any]]:
     """A function that sends a step, and one that ends the run."""
     if name == "tensorboard":
-        writer = module.SummaryWriter(str(path / "tensorboard"))
+        writer = module.SummaryWriter(str(files.make_folder(path, "tensorboard")))
 
         def write(metrics: Metrics) -> None:
             for key, value in numbers(metrics).items():

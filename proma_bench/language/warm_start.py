@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from proma_bench import files
+from proma_bench.console import printable
 from proma_bench.errors import UsageError
 from proma_bench.language.policy import LanguagePolicy
 from proma_bench.language.prompts import prompt_of
@@ -33,6 +35,7 @@ from proma_bench.tasks.reasoning import POOL, Task
 BATCH = 128
 PEAK_RATE = 3e-3
 WARMUP_STEPS = 50
+LARGEST = 1024 * files.MEGABYTE
 
 
 def warm_start(
@@ -60,17 +63,21 @@ def warm_start(
     }
     name = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
     path = cache_folder() / f"warm-start-{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
+    folder = files.make_folder(path.parent)
+    with files.open_lock(folder, f"{path.stem}.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         try:
+            files.opened(path, LARGEST).close()
             load_model(model, str(path))
-        except (OSError, SafetensorError):  # missing or damaged
-            print(f"training the warm start for {task.name}, once, a minute or two: {path}", file=sys.stderr)
+        except (OSError, RuntimeError, SafetensorError):  # missing, damaged or of another model
+            model.load_state_dict(initial)
+            words = f"training the warm start for {task.name}, once, a minute or two: {path}"
+            print(printable(words), file=sys.stderr)
             imitate(model, task, tokenizer, steps, flawed)
-            unfinished = path.with_suffix(".unfinished")
-            save_model(model, str(unfinished))
-            os.replace(unfinished, path)
+            with files.scratch(folder) as unfinished:
+                save_model(model, str(unfinished / path.name))
+                files.move(unfinished / path.name, path)
 
 
 def cache_folder() -> Path:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from proma_bench import files
+from proma_bench.console import say
 from proma_bench.report.html import write_page
 from proma_bench.report.judging import TierClaims, evaluate, write_claims
 from proma_bench.report.matrix import claims_table
-from proma_bench.report.plots import file_name, learning_curves, write_png
-from proma_bench.report.reading import printable, read_runs
+from proma_bench.report.plots import file_name, learning_curves, png
+from proma_bench.report.reading import read_runs
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.report.table import summary_table
 
@@ -29,20 +31,20 @@ def report(root: Path, console: Console) -> Path:
         tier for tier in evaluate(reading.runs) if any(run.metrics or run.diverged for run in tier.comparable.members)
     ]
     for tier in tiers:
-        console.print(summary_table(printable(tier.comparable.title), cells(tier.comparable.members)))
+        console.print(summary_table(tier.comparable.title, cells(tier.comparable.members)))
     console.print(claims_table(tiers))
     for line in [*reading.problems, *(note for tier in tiers for note in tier.notes)]:
-        console.print(printable(line), soft_wrap=True, markup=False)
+        say(console, line)
     plots = [_curves(tier, root) for tier in tiers]
     write_claims(tiers, root / "claims.json")
     page = write_page(root, tiers, reading.problems)
     for path in plots:
-        console.print(f"plots: {path}", soft_wrap=True, markup=False)
-    console.print(f"report: {page}", soft_wrap=True, markup=False)
+        say(console, f"plots: {path}")
+    say(console, f"report: {page}")
     return page
 
 
 def _curves(tier: TierClaims, root: Path) -> Path:
     """Learning curves at the same-settings learning rate."""
     name, shown = tier.comparable.title, at_rate(cells(tier.comparable.members), tier.rate)
-    return write_png(learning_curves(name, shown, tier.criteria.score), root / "plots" / f"{file_name(name)}.png")
+    return files.write(root, f"plots/{file_name(name)}.png", png(learning_curves(name, shown, tier.criteria.score)))

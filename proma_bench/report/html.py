@@ -16,10 +16,11 @@ import jinja2
 from matplotlib.figure import Figure
 
 import proma_bench
+from proma_bench import files
+from proma_bench.console import printable
 from proma_bench.report import matrix
 from proma_bench.report.judging import TierClaims
 from proma_bench.report.plots import along_score, learning_curves, removed_by_layer, svg
-from proma_bench.report.reading import printable
 from proma_bench.report.settings import commands, settings, versions
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.runs.directory import Run
@@ -58,11 +59,7 @@ def write_page(root: Path, tiers: Sequence[TierClaims], problems: Sequence[str])
         figures=matrix.figures,
         tiers=[_section(root, tier) for tier in tiers],
     )
-    path = root / "report.html"
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return files.write(root, "report.html", page.encode("utf-8", "backslashreplace"))
 
 
 def _section(root: Path, tier: TierClaims) -> dict[str, Any]:
@@ -100,9 +97,9 @@ def _data_uri(figure: Figure) -> str:
 
 def _files(root: Path, run: Run) -> dict[str, Any]:
     folder = run.path.relative_to(root)
-    files = [
-        {"name": name, "link": urllib.parse.quote(f"./{(folder / name).as_posix()}")}
+    links = [
+        {"name": name, "link": urllib.parse.quote(b"./" + os.fsencode(folder / name))}
         for name in FILES
-        if (run.path / name).exists()
+        if files.is_file(run.path / name)
     ]
-    return {"path": printable(str(folder)), "files": files}
+    return {"path": printable(str(folder)), "files": links}

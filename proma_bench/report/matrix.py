@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from proma_bench import console
 from proma_bench.report.claims import CLAIMS
 from proma_bench.report.judging import ClaimResult, Protocol, TierClaims
 from proma_bench.report.plots import style_of
@@ -76,19 +76,20 @@ def claims_table(tiers: Sequence[TierClaims]) -> Table:
     """The matrix for a terminal; with many tiers, verdicts only, as the page has room for the figures."""
     brief = len(columns(tiers)) > MOST_WITH_FIGURES
     title = "Claims, judged by PROMA minus the baseline"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
-    table.add_column("with PROMA, ...")
-    for tier, protocol in columns(tiers):
-        name = escape(tier.comparable.title)
-        table.add_column(f"{name}\n{PROTOCOLS[protocol]}\n{settings_of(tier, protocol)}", justify="right")
-    for row in rows(tiers):
-        table.add_row(f"{row.statement}\nthan with {row.baseline}", *(_cell(result, brief) for result in row.cells))
-    return table
+    headings = [
+        f"{tier.comparable.title}\n{PROTOCOLS[protocol]}\n{settings_of(tier, protocol)}"
+        for tier, protocol in columns(tiers)
+    ]
+    cells: list[list[str | Text]] = [
+        [f"{row.statement}\nthan with {row.baseline}", *(_cell(result, brief) for result in row.cells)]
+        for row in rows(tiers)
+    ]
+    return console.table(title, ["with PROMA, ...", *headings], cells, lines=True)
 
 
-def _cell(result: ClaimResult | None, brief: bool) -> str:
+def _cell(result: ClaimResult | None, brief: bool) -> Text:
     if result is None:
-        return "-"
-    verdict = f"[{_COLOURS[result.verdict]}]{result.verdict}[/]"
+        return Text("-")
     n = f"n {result.n}" + (f", {result.diverged} diverged" if result.diverged else "")
-    return f"{verdict}\n{n}" if brief else f"{verdict}, {n}\n{escape(figures(result))}"
+    rest = f"\n{n}" if brief else f", {n}\n{figures(result)}"
+    return console.text((result.verdict, _COLOURS[result.verdict]), rest)

@@ -133,6 +133,16 @@ def _comparable(title: str, runs: list[Run]) -> Comparable:
     notes += [f"{title}: {line}" for line in _divergences(members)]
     if unfinished := [run for run in members if not _complete(run) and run.diverged is None]:
         notes.append(f"{title}: {len(unfinished)} of {len(runs)} runs are unfinished and count in no claim")
+    if resumed := [run for run in members if run.config.get("resumed")]:
+        notes.append(
+            f"{title}: {len(resumed)} of {len(runs)} runs were resumed with other versions of packages, so that their "
+            f"results may differ: {_paths(resumed)}"
+        )
+    if extended := [run for run in members if run.config.get("extended")]:
+        notes.append(
+            f"{title}: {len(extended)} of {len(runs)} runs went on beyond the number of steps that they were started "
+            f"with, and have one more score for it: {_paths(extended)}"
+        )
     found: dict[Key, Run] = {}
     for run in filter(_complete, members):
         key = _key(run)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
@@ -26,6 +25,7 @@ from proma_bench.runs.directory import Run
 BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
 POINTS = 40  # of a curve along the score
+MOST_NAMES = 400  # of layers, written beside the figure
 
 
 def style_of(method: str) -> Style:
@@ -110,8 +110,9 @@ def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
     image = axes.imshow(
         mean, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, extent=(0.5, steps + 0.5, len(layers), 0)
     )
-    names = [plain(layer) for layer in layers]
-    axes.set_yticks(np.arange(len(layers)) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
+    every = -(-len(layers) // MOST_NAMES)
+    names = [plain(layer) for layer in layers[::every]]
+    axes.set_yticks(np.arange(0, len(layers), every) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
     axes.set(xlabel="optimizer step")
     axes.set_title(
         f"{plain(title)}: share of the running gradient's norm that PROMA removed, mean of {len(runs)} seeds"
@@ -120,14 +121,14 @@ def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ writing them
+# ----------------------------------------------------------------------------------------------- their bytes
 
 
-def write_png(figure: Figure, path: Path) -> Path:
-    """Write the figure, with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> bytes:

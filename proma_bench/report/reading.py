@@ -6,17 +6,21 @@ report counts on: names are strings, the seed and the number of steps are whole 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proma_bench import files
+from proma_bench.console import printable
 from proma_bench.errors import RunError, UsageError
 from proma_bench.learning.metrics import METRICS
 from proma_bench.runs.directory import Run, read_run
 
 LONGEST_NAME = 120
+LARGEST = 1e100
+"""Of a metric, in size: those of float32 are below 1e39, and sums of larger ones overflow."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,15 @@ def read_runs(root: Path) -> Reading:
         RunError: none can be used.
     """
     runs: list[Run] = []
-    problems: list[str] = []
     unknown: set[str] = set()
     if not root.is_dir():
         raise UsageError(f"{root} is not a directory")
-    for path in sorted(root.rglob("config.json")):
+    found, problems = files.find(root, "config.json")
+    for path in found:
         try:
             run = _checked(read_run(path.parent))
-        except (RunError, OSError, RecursionError) as error:
-            problems.append(f"left out: {_reason(error, path.parent)}")
+        except RunError as error:
+            problems.append(f"left out: {error}")
             continue
         unknown |= {name for step in run.metrics for name in step.keys() - METRICS.keys()}
         runs.append(run)
@@ -55,15 +59,6 @@ def read_runs(root: Path) -> Reading:
     if not any(run.metrics or run.diverged for run in runs):
         raise UsageError("none of the runs has recorded a step yet")
     return Reading(runs, list(map(printable, problems)))
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-
-
-def _reason(error: Exception, path: Path) -> str:
-    return f"{path}: nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _checked(run: Run) -> Run:
@@ -79,7 +74,8 @@ def _checked(run: Run) -> Run:
             if not _is_metric(name, value):
                 shown = "an object" if isinstance(value, dict) else _shown(value)
                 wanted = "an object of finite numbers" if _is_by_layer(name) else "a finite number"
-                raise RunError(f"{run.path / 'metrics.jsonl'}, line {number}: {name:.40} is {shown}, not {wanted}")
+                place = f"{run.path / 'metrics.jsonl'}, line {number}"
+                raise RunError(f"{place}: {name:.40} is {shown}, not {wanted} up to {LARGEST:g}")
     return run
 
 
@@ -92,15 +88,15 @@ def _problems_of(config: dict[str, Any]) -> Iterator[str]:
         value = config[name]
         if type(value) is not int or value < least:
             yield f"{name} must be a whole number from {least} on, got {_shown(value)}"
-    if not _is_finite(config["learning_rate"]) or config["learning_rate"] <= 0:
+    if not _is_number(config["learning_rate"], sys.float_info.max) or config["learning_rate"] <= 0:
         yield f"learning_rate must be a number above 0, got {_shown(config['learning_rate'])}"
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """A finite number, None where nothing was measured; by layer, an object of such."""
+    """A number, None where nothing was measured; by layer, an object of such."""
     if _is_by_layer(name) and isinstance(value, dict):
         return all(_is_metric("", share) for share in value.values())
-    return value is None or (not _is_by_layer(name) and _is_finite(value))
+    return value is None or (not _is_by_layer(name) and _is_number(value, LARGEST))
 
 
 def _is_by_layer(name: str) -> bool:
@@ -114,10 +110,6 @@ def _shown(value: object) -> str:
         return "too long a number"
 
 
-def _is_finite(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return isinstance(value, bool)
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
+def _is_number(value: object, largest: float) -> bool:
+    """Not for NaN, nor for a whole number beyond any float."""
+    return isinstance(value, int | float) and abs(value) <= largest

@@ -11,6 +11,7 @@ from typing import Any
 
 from proma_bench.errors import RunError
 from proma_bench.runs.directory import ABOUT, Run, read_json
+from proma_bench.runs.versions import recorded
 from proma_bench.tiers import TIERS
 
 
@@ -21,8 +22,7 @@ def settings(runs: Sequence[Run]) -> dict[str, str]:
 
 def versions(runs: Sequence[Run]) -> dict[str, str]:
     """Each package with its version, or its versions where the runs differ."""
-    stored = [run.config.get("versions") for run in runs]
-    return _values([versions if isinstance(versions, dict) else {} for versions in stored])
+    return _values([versions for run in runs for versions in recorded(run.config)])
 
 
 def _values(tables: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from rich import box
-from rich.markup import escape
 from rich.table import Table
 
+from proma_bench import console
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.metrics import METRICS, Column, Metric
 from proma_bench.report.markdown import markdown_table
@@ -36,37 +35,30 @@ def summary_table(title: str, cells: Sequence[Cell]) -> Table:
     """One row per cell of runs (all on one tier), one figure per column: mean over seeds [interval]."""
     lengths = sorted({cell.series("step").shape[1] for cell in cells if cell.runs} or {0})
     steps = " to ".join(str(length) for length in {lengths[0]: None, lengths[-1]: None})
-    heading = f"{escape(title)}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
-    table = Table(title=heading, title_justify="left", box=box.SIMPLE, show_lines=True, pad_edge=False)
-    table.add_column("method")
-    columns = _columns(cells)
-    for _, column in columns:
-        table.add_column(column.heading, justify="right")
-    for cell in cells:
-        name = f"{escape(cell.method)}\nlr {cell.learning_rate:g}, {cell.seeds}"
-        table.add_row(name, *(_shown(*column, cell) for column in columns))
-    return table
+    heading = f"{title}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
+    names = [f"{cell.method}\nlr {cell.learning_rate:g}, {cell.seeds}" for cell in cells]
+    return _table(heading, "method", dict(zip(names, cells, strict=True)), lines=True)
 
 
 def ablation_table(config: RunConfig, cells: Mapping[str, Cell], seeds: int) -> Table:
     """One row per variant, by its name."""
-    title = f"{escape(config.title)}, {config.steps} steps, lr {config.learning_rate:g}: mean over {seeds} seeds"
+    title = f"{config.title}, {config.steps} steps, lr {config.learning_rate:g}: mean over {seeds} seeds"
     title += f" [{CONFIDENCE:.0%} bootstrap interval]" if seeds > 1 else ""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("variant")
+    return _table(title, "variant", cells)
+
+
+def _table(title: str, first: str, cells: Mapping[str, Cell], *, lines: bool = False) -> Table:
     columns = _columns(cells.values())
-    for _, column in columns:
-        table.add_column(column.heading, justify="right")
-    for name, cell in cells.items():
-        name = f"{name} ({cell.seeds})" if cell.diverged else name
-        table.add_row(name, *(_shown(*column, cell) for column in columns))
-    return table
+    headings = [first, *(column.heading for _, column in columns)]
+    names = {name: f"{name} ({cell.seeds})" if cell.diverged else name for name, cell in cells.items()}
+    rows = [[names[name], *(_shown(*column, cell) for column in columns)] for name, cell in cells.items()]
+    return console.table(title, headings, rows, lines=lines)
 
 
 def markdown(table: Table) -> str:
     """The table as Markdown, its title above it."""
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    header, *rows = [[cell.replace("\\[", "[") for cell in row] for row in zip(*columns, strict=True)]
+    header, *rows = zip(*columns, strict=True)
     return f"{table.title}\n\n{markdown_table(header, rows)}"
 
 
@@ -78,4 +70,4 @@ def _shown(metric: Metric, column: Column, cell: Cell) -> str:
         return "-"
     mean, low, high = interval(values)
     text = f"{mean:.{column.digits}f}"
-    return text if len(values) < 2 else f"{text}\n\\[{low:.{column.digits}f}, {high:.{column.digits}f}]"
+    return text if len(values) < 2 else f"{text}\n[{low:.{column.digits}f}, {high:.{column.digits}f}]"

@@ -14,29 +14,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
+import itertools
 import json
-import os
-import platform
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from proma_bench import files
 from proma_bench.errors import RunError, UsageError
 from proma_bench.learning.config import RunConfig, to_json
-from proma_bench.runs import criteria
+from proma_bench.runs import criteria, strict_json, versions
 
 Metrics = dict[str, Any]
 
 FORMAT = 1
 """Of the files in a run's directory: counts up when names in them change."""
-ABOUT = frozenset({"format", "title", "versions", "criteria"})
+ABOUT = frozenset({"format", "title", "versions", "criteria", "resumed", "extended"})
 """What ``config.json`` holds besides the settings."""
 
 DIVERGED = "diverged.json"
-
-_PACKAGES = ("proma-bench", "torch", "numpy", "scikit-learn", "gymnasium", "transformers", "reasoning_gym")
+"""Says at which step a run diverged, and why."""
+LARGEST_METRICS = 1024 * files.MEGABYTE
+"""Of ``metrics.jsonl``, in bytes: more than a run of a language model writes in ten thousand steps."""
+LONGEST_LINE = 16 * files.MEGABYTE
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -80,7 +83,7 @@ def read_run(path: Path) -> Run:
     if missing:
         raise RunError(f"{path / 'config.json'} lacks {', '.join(sorted(missing))}")
     metrics = read_metrics(path / "metrics.jsonl")
-    finished = (path / "summary.json").exists() and len(metrics) == config["steps"]
+    finished = files.is_file(path / "summary.json") and len(metrics) == config["steps"]
     diverged = None if finished else read_divergence(path)
     if diverged is not None and len(metrics) >= diverged.step:
         raise RunError(f"{path / DIVERGED} has step {diverged.step}, but {len(metrics)} steps are recorded")
@@ -89,25 +92,36 @@ def read_run(path: Path) -> Run:
 
 def read_metrics(path: Path) -> list[Metrics]:
     """The recorded steps. A last line that was cut short is left out; RunError for damage anywhere else."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    history = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            metrics = json.loads(line, parse_constant=_no_number)
-        except _NotANumber as error:
-            raise RunError(
-                f"{path}, line {number}: {error}, which older versions recorded when a run diverged; run it again"
-            ) from None
-        except ValueError:
-            raise RunError(f"{path}, line {number}: not JSON") from None
-        if not isinstance(metrics, dict) or metrics.get("step") != number:
-            raise RunError(f"{path}, line {number}: not the metrics of step {number}")
-        history.append(metrics)
-    return history
+    return [metrics for _, metrics in _recorded(path)]
+
+
+def _recorded(path: Path) -> Iterator[tuple[bytes, Metrics]]:
+    """The lines that are whole, with what they say."""
+    try:
+        with files.opened(path, LARGEST_METRICS) as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                if line.endswith(b"\n"):
+                    yield line, _metrics(line, f"{path}, line {number}", number)
+                elif len(line) == LONGEST_LINE:
+                    raise RunError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _metrics(line: bytes, place: str, step: int) -> Metrics:
+    try:
+        metrics = strict_json.loads(line)
+    except strict_json.NotANumber as error:
+        raise RunError(f"{place}: {error}, which older versions recorded when a run diverged; run it again") from None
+    except json.JSONDecodeError:
+        raise RunError(f"{place}: not JSON") from None
+    except ValueError as error:
+        raise RunError(f"{place}: {error}") from None
+    if not isinstance(metrics, dict) or metrics.get("step") != step:
+        raise RunError(f"{place}: not the metrics of step {step}")
+    return metrics
 
 
 def read_divergence(path: Path) -> Divergence | None:
@@ -125,14 +139,6 @@ def read_divergence(path: Path) -> Divergence | None:
     return Divergence(step, reason)
 
 
-class _NotANumber(ValueError):
-    """A constant of Python's that JSON does not have."""
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise _NotANumber(f"{constant} is not JSON")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
@@ -140,8 +146,10 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: the file is not one.
     """
     try:
-        stored = json.loads(path.read_text(), parse_constant=_no_number)
-    except (OSError, ValueError) as error:
+        stored = strict_json.loads(files.read(path))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
         raise RunError(f"cannot read {path}: {error}") from None
     if not isinstance(stored, dict):
         raise RunError(f"cannot read {path}: not a JSON object")
@@ -156,8 +164,14 @@ class InUseError(UsageError):
 
 
 @contextlib.contextmanager
-def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
+def claim(path: Path, config: RunConfig, resume: bool, strict: bool = False) -> Iterator[Path]:
     """Hold a directory for a run, alone, from here to the end of the ``with`` block.
+
+    Args:
+        path: the directory.
+        config: the run. More steps than the directory's run has continue that one.
+        resume: go on with what the directory holds.
+        strict: do so only with the versions that the run was started with.
 
     Raises:
         UsageError: the directory holds a different run, or holds this one already and ``resume`` is not set. Nothing
@@ -165,9 +179,9 @@ def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
         InUseError: another process is at work in it.
         RunError: its file system has no locks.
     """
-    _require_free(path, config, resume)
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / ".lock", "ab", opener=_unless_link) as lock:  # it stays there: only its lock means something
+    _require_free(path, config, resume, strict)
+    files.make_folder(path)
+    with files.open_lock(path, ".lock") as lock:  # the file stays there: only its lock means something
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -177,30 +191,23 @@ def claim(path: Path, config: RunConfig, resume: bool) -> Iterator[Path]:
                 f"{path}: its file system cannot lock files ({error.strerror}), so nothing keeps two processes from "
                 "writing there at once; choose an --out on another file system, such as a local disk"
             ) from None
-        _require_free(path, config, resume)
-        if not (path / "config.json").exists():
-            judged = None if config.is_smoke_run else criteria.to_json(criteria.criteria_for(config))
-            about = {"format": FORMAT, "title": config.title, "versions": _versions(), "criteria": judged}
-            write_json(path / "config.json", {**about, **to_json(config)})
+        _record(path, config, _require_free(path, config, resume, strict))
         yield path
 
 
-def _unless_link(path: str, flags: int) -> int:
-    """Open a file of a directory that somebody else may have prepared: a link leads to a file that is none of ours."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-
-
-def _require_free(path: Path, config: RunConfig, resume: bool) -> None:
+def _require_free(path: Path, config: RunConfig, resume: bool, strict: bool) -> Run | None:
+    """The run that is there already, if it can be continued."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a directory")
     if (path / "ladder.json").exists():
         raise UsageError(f"{path} holds a whole ladder; choose another --out")
     if not (path / "config.json").exists():
-        return
+        return None
     run, wanted = read_run(path), to_json(config)
+    is_longer = type(run.config["steps"]) is int and config.steps > run.config["steps"]
     different = [
-        f"{name} {run.config.get(name)!r}, not {wanted.get(name)!r}"
-        for name in sorted({*run.config, *wanted} - ABOUT)
+        f"{name} {run.config.get(name)!r:.60}, not {wanted.get(name)!r:.60}"
+        for name in sorted({*run.config, *wanted} - ABOUT - ({"steps"} if is_longer else set()))
         if run.config.get(name) != wanted.get(name)
     ]
     if different:
@@ -210,22 +217,40 @@ def _require_free(path: Path, config: RunConfig, resume: bool) -> None:
             raise UsageError(f"{path} holds this run already, which {run.diverged}; choose other settings and --out")
         done = f"{len(run.metrics)} of {config.steps} steps"
         raise UsageError(f"{path} holds this run already ({done}); --resume continues it")
+    if strict and (other := versions.changes(run.config)):
+        raise UsageError(f"{path} was started with other versions ({other}), which --strict refuses to mix")
+    return run
+
+
+def _record(path: Path, config: RunConfig, run: Run | None) -> None:
+    """Write ``config.json`` for a new run, or bring it up to date for one that goes on."""
+    if run is None:
+        judged = None if config.is_smoke_run else criteria.to_json(criteria.criteria_for(config))
+        about = {"format": FORMAT, "title": config.title, "versions": versions.installed(), "criteria": judged}
+        write_json(path / "config.json", {**about, **to_json(config)})
+        return
+    if run.finished and config.steps == run.config["steps"]:
+        return
+    present = versions.with_present(run.config, step=len(run.metrics))
+    if config.steps != run.config["steps"]:
+        earlier = run.config.get("extended")
+        extended = [*(earlier if isinstance(earlier, list) else []), run.config["steps"]]
+        present = {**present, "steps": config.steps, "extended": extended}
+    if present != run.config:
+        write_json(path / "config.json", present)
 
 
 class MetricsFile:
-    """``metrics.jsonl``, cut back to the given steps and open for more."""
+    """``metrics.jsonl``, cut back to its first steps and open for more."""
 
-    def __init__(self, path: Path, kept: list[Metrics]) -> None:
-        lines = path.read_bytes().splitlines(keepends=True)[: len(kept)] if path.exists() else []
-        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        self._file.truncate(sum(map(len, lines)))
-        self._file.seek(0, os.SEEK_END)
+    def __init__(self, path: Path, steps: int) -> None:
+        self._path = path
+        kept = b"".join(line for line, _ in itertools.islice(_recorded(path), steps))
+        self._file = files.rewrite(path.parent, path.name, kept)
 
     def append(self, metrics: Metrics) -> None:
         """Write one step, whole."""
-        line = json.dumps(metrics, allow_nan=False).encode() + b"\n"
-        while line:
-            line = line[self._file.write(line) :]
+        files.append(self._file, strict_json.dumps(metrics), self._path)
 
     def __enter__(self) -> MetricsFile:
         return self
@@ -236,37 +261,27 @@ class MetricsFile:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and its like into one line that says how to go on."""
+    """Turn a full disk and its like into one line that names the file and says how to go on."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"{path}: {reason}; what is recorded is safe, --resume continues from there") from error
+        place, reason = error.filename or path, error.strerror or str(error)
+        raise RunError(f"{place}: {reason}; what is recorded is safe, --resume continues from there") from error
 
 
 def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write a whole file or none."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    os.replace(unfinished, path)
+    files.write(path.parent, path.name, strict_json.dumps(content, indent=2))
 
 
 def summary(history: list[Metrics], initial: Metrics) -> dict[str, Any]:
     """The scores before training, the last step's metrics, and each metric's mean over all steps that have it."""
     last = history[-1]
-    present = {
-        name: [step[name] for step in history if isinstance(step.get(name), int | float)]
-        for name in last
-        if name != "step"
-    }
-    mean = {name: sum(value / len(values) for value in values) for name, values in present.items() if values}
+    present = {name: [step[name] for step in history if _is_finite(step.get(name))] for name in last if name != "step"}
+    mean = {name: math.fsum(value / len(values) for value in values) for name, values in present.items() if values}
     return {"initial": initial, "last": last, "mean": mean}
 
 
-def _versions() -> dict[str, str]:
-    """Versions of Python and of what decides the numbers."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+def _is_finite(value: object) -> bool:
+    """Also false for a whole number beyond any float."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

@@ -27,6 +27,8 @@ from typing import Any, Literal
 import pyarrow.parquet
 import reasoning_gym
 
+from proma_bench import files
+from proma_bench.console import printable
 from proma_bench.downloads import dataset_file
 from proma_bench.errors import UsageError
 from proma_bench.tasks.questions import Question
@@ -44,6 +46,9 @@ PUBLISHED: dict[Split, tuple[int, str]] = {
 """The number of rows of each file, and its SHA-256 (github.com/openai/grade-school-math, commit 3101c7d)."""
 
 REPOSITORY, REVISION = "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866"
+
+LARGEST_FILE = 1024 * files.MEGABYTE
+"""Limit of a file in bytes; the published one has 4 million."""
 
 LONGEST_LINE = 100_000
 """Limit of a line in bytes; the longest published line has 1743."""
@@ -166,19 +171,22 @@ def _from_hub(split: Split) -> list[Row]:
 
 def _from_directory(directory: Path, split: Split) -> list[Row]:
     path = directory / f"{split}.jsonl"
-    if not path.is_file():
-        raise UsageError(f"no file {path}; --data takes a directory with train.jsonl and test.jsonl in GSM8K's format")
     try:
-        with path.open("rb") as file:
+        with files.opened(path, LARGEST_FILE, follow_links=True) as file:
             lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
             rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"no file {path}; --data takes a directory with train.jsonl and test.jsonl in GSM8K's format"
+        ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     published = PUBLISHED[split][0]
     if len(rows) == published:
         _require_published(rows, split, str(path))
     else:
-        print(f"note: {path} is not the published GSM8K: {len(rows):,} rows instead of {published:,}", file=sys.stderr)
+        note = f"note: {path} is not the published GSM8K: {len(rows):,} rows instead of {published:,}"
+        print(printable(note), file=sys.stderr)
     return rows
 
 

@@ -21,6 +21,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from proma_bench import files
 from proma_bench.errors import RunError, UsageError
 from proma_bench.language.sampling import Prompts, Rollout, padded_left
 from proma_bench.learning.experience import PADDING
@@ -159,7 +160,7 @@ def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_uti
         settings["block_size"] = 32  # the minimum; the default does not share prefixes below 128 tokens
         settings["enable_chunked_prefill"] = False  # it rewinds seeded generators, which CPU generators cannot
     with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "config.json").write_text(config)
+        files.write(Path(directory), "config.json", config.encode())
         try:
             engine = LLM(directory, **settings)
         except (ValueError, RuntimeError) as error:

@@ -1,0 +1,47 @@
+"""JSON as its standard has it: no NaN and no infinity, neither written nor read, and no endless nesting."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+DEEPEST = 20
+"""Levels of lists and objects."""
+
+
+class NotANumber(ValueError):
+    """NaN or an infinity, which Python's json would write and read."""
+
+
+def dumps(value: object, *, indent: int | None = None) -> bytes:
+    """The value as a text that ends a line; ValueError for a number that is not finite."""
+    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+
+
+def loads(text: bytes) -> Any:
+    """The value of a text.
+
+    Raises:
+        NotANumber: it holds a number that JSON does not have.
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if _is_deeper(value, DEEPEST):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise NotANumber(f"{constant} is not JSON")
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Level by level, as a function that calls itself would run out of stack."""
+    level = [value]
+    for _ in range(levels):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [value for values in inner for value in values]
+    return bool(level)
