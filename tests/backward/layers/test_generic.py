@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from backward_policies import EXACT, ITERATIVE, initialise, seeded
+from layer_rules import LAYOUTS, assert_rule_equals_autograd
 from oracle import Micro, assert_gradients, oracle_gradients
 from torch import Tensor, nn
 
@@ -49,6 +52,22 @@ def test_generic_rule_equals_the_oracle() -> None:
         for batch, weights in zip(images, advantages, strict=True):
             proma.backward(module(batch).log_softmax(-1)[range(5), torch.arange(5) % 4], weights)
     assert_gradients(module, wanted, 1e-9)
+
+
+class Power(nn.Linear):
+    """Its second argument has no rows."""
+
+    def forward(self, input: Tensor, power: int = 2) -> Tensor:
+        return super().forward(input).pow(power)
+
+
+@pytest.mark.parametrize("arguments", [(), (2,)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_autograd(layout: str, arguments: tuple[int, ...]) -> None:
+    def rule(module: nn.Module, inputs: tuple[Any, ...], *others: Any) -> dict[str, SequenceGrads]:
+        return generic(module, inputs + arguments, *others)
+
+    assert_rule_equals_autograd(rule, Power(5, 3).double(), torch.randn, (5,), layout)
 
 
 def test_a_registered_module_is_one_layer() -> None:

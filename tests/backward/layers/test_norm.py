@@ -36,3 +36,17 @@ def test_rms_norms_of_transformers_have_their_own_rule(kind: type[nn.Module]) ->
     rule = layer_rule(module)
     assert isinstance(rule, LayerRule) and rule.function is transformers_rms_norm
     assert_rule_equals_autograd(rule.function, module, torch.randn, (6,), "padded", tolerance=1e-5)
+
+
+class MadeUpRMSNorm(nn.Module):
+    """Named as one, whatever its weight looks like."""
+
+    def __init__(self, *shape: int, eps: float | None = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(shape)), eps
+
+
+def test_what_only_resembles_an_rms_norm_has_no_rule() -> None:
+    for module in (nn.GroupNorm(2, 6), nn.BatchNorm1d(6), MadeUpRMSNorm(2, 6), MadeUpRMSNorm(6, eps=None)):
+        assert layer_rule(module) is None
+    assert layer_rule(MadeUpRMSNorm(6)) is not None
