@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from reasoning_gym.factory import DATASETS
 
 from proma_bench.tasks import admission, reasoning
-from proma_bench.tasks.reasoning import Task
+from proma_bench.tasks.questions import Question
+from proma_bench.tasks.reasoning import EASY, Task
 from proma_bench.tasks.worker import Worker
 
 pytestmark = pytest.mark.escapes
@@ -25,15 +26,18 @@ TASKS = sorted(set(DATASETS) - {"composite"})  # which is made of others, and of
 HANGS = 90
 """Seconds. The process that scores gives up before."""
 
-PIECES = "9 ** ( ) [ ] { } , . ! * + - / x C exp sqrt __ import __import__ ('os') eval lambda : for in 0 ' \" \\ \0 ９ ｅ ∧ ¬ p"
+PIECES = r"""
+    9 ** ( ) [ ] { } , . ! * + - / x C exp sqrt __ import __import__ ('os') eval lambda : for in 0 ' " \ ９ ｅ ∧ ¬ p
+""".split()
+VALUES = st.recursive(
+    st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner)
+)
 HOSTILE = st.one_of(
     st.text(max_size=60),
     st.text(st.characters(), max_size=60),  # surrogates, too
-    st.lists(st.sampled_from(PIECES.split()), max_size=30).map("".join),
-    st.lists(st.sampled_from(PIECES.split()), max_size=30).map(" ".join),
-    st.recursive(
-        st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    ).map(json.dumps),
+    st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
+    st.lists(st.sampled_from(PIECES), max_size=30).map(" ".join),
+    VALUES.map(json.dumps),
 )
 
 
@@ -56,26 +60,22 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reasoning, "POOL", 6)
 
 
-def variants(task: Task) -> list[str]:
+def variants(question: Question, task: Task) -> list[str]:
     """Answers that are right, nearly right, or right for another question, in several forms."""
-    chance = random.Random(0)
-    own = [question.answer or "" for question in task.validation + task.training]
-    changed = list[str]()
-    for answer in own:
-        place = chance.randrange(len(answer) + 1)
-        changed += [answer[:place], answer[:place] + chance.choice("0123456789 xX,[") + answer[place + 1 :]]
-    forms = [
-        form for one in own for form in (one, f" {one}\n", f"({one})", one.replace(" ", ""), one.upper(), f"{one} ")
-    ]
-    return [*forms, *changed, "", "0", "1", "x", "[]", "{}", "yes", "no", "not an answer"]
+    chance, own = random.Random(0), question.answer or ""
+    answers = [own, f" {own}\n", f"({own})", own.replace(" ", ""), own.upper(), f"{own} {own}"]
+    for _ in range(6):
+        place = chance.randrange(len(own) + 1)
+        answers.append(own[:place] + chance.choice("0123456789 xX,[-") + own[place + 1 :])
+    return [*answers, *(other.answer or "" for other in task.training), "", "1", "x", "[]", "{}", "no", "no answer"]
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_scores_are_the_library_s_in_every_process(name: str, few: None) -> None:
-    task = Task(name, 3)
-    worker = Worker(name, DATASETS[name][0].__module__, {"seed": 0, "size": 6, **reasoning.EASY.get(name, {})})
+def test_scores_are_the_library_s_in_both_processes(name: str, few: None) -> None:
+    task = Task(name, 2)
+    worker = Worker(name, DATASETS[name][0].__module__, {"seed": 0, "size": 6, **EASY.get(name, {})})
     for question in task.validation:
-        for answer in variants(task):
+        for answer in variants(question, task):
             direct = task._is_right(question.entry, answer.strip())
             assert task.score(question, answer) == direct, answer
             assert worker.is_right(question.entry, answer.strip()) == direct, answer

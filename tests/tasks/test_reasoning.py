@@ -6,7 +6,6 @@ import re
 import sys
 
 import pytest
-
 from escapes import EVALUATING, bombs, escapes, trap
 
 from proma_bench.errors import UsageError

@@ -104,7 +104,7 @@ def test_a_reply_that_is_late_or_no_reply_is_not_trusted(monkeypatch, tmp_path):
 
 
 def test_a_process_that_does_not_start_is_an_error_in_words():
-    with pytest.raises(RunError, match="does not start; try: .* -c 'import reasoning_gym'"):
+    with pytest.raises(RunError, match=r"does not start; try: .* -c 'import reasoning_gym'"):
         Worker("no such task", "reasoning_gym", {}).is_right(ENTRY, RIGHT)
 
 
