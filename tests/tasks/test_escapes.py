@@ -20,7 +20,11 @@ from proma_bench.tasks.questions import Question
 from proma_bench.tasks.reasoning import EASY, Task
 from proma_bench.tasks.worker import Worker
 
-pytestmark = pytest.mark.escapes
+pytestmark = [
+    pytest.mark.escapes,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # some tasks leave their files open
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 TASKS = sorted(set(DATASETS) - {"composite"})  # which is made of others, and of none by default
 HANGS = 90

@@ -120,7 +120,7 @@ class Slow:
             yield {"question": f"what is {number}", "answer": str(number)}
 
 
-@pytest.mark.parametrize(("validation", "count"), [(8, 200), (150, 300), (POOL, POOL)])
+@pytest.mark.parametrize(("validation", "count"), [(8, 50), (150, 300), (POOL, POOL)])
 def test_slow_tasks_have_fewer_questions_and_say_only_how_long_they_take(monkeypatch, capsys, validation, count):
     drawn = []
     monkeypatch.setattr(reasoning.reasoning_gym, "create_dataset", lambda name, **options: Slow(drawn))
