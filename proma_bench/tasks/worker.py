@@ -88,11 +88,17 @@ class Worker:
         )
         self._stop = weakref.finalize(self, _end, self._process)
         path = [os.path.abspath(folder) for folder in sys.path]
-        if self._ask({**self._task, "path": path}, START_SECONDS) != b"1":
+        reply = self._ask({**self._task, "path": path}, START_SECONDS)
+        if reply != b"1":
             self.close()
+            name, module = self._task["name"], self._task["module"]
+            if reply == b"0":
+                raise RunError(
+                    f"answers to {name} may be programs, and this kernel or container refuses the seccomp filter for "
+                    "the process that scores them; allow seccomp, or choose a task whose scorer was read"
+                )
             raise RunError(
-                f"the process that scores answers to {self._task['name']} does not start; "
-                f"try: {sys.executable} -c 'import {self._task['module']}'"
+                f"the process that scores answers to {name} does not start; try: {sys.executable} -c 'import {module}'"
             )
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> bytes:

@@ -108,6 +108,26 @@ def test_a_process_that_does_not_start_is_an_error_in_words():
         Worker("no such task", "reasoning_gym", {}).is_right(ENTRY, RIGHT)
 
 
+def test_without_the_filter_of_system_calls_nothing_is_scored_where_there_should_be_one(monkeypatch, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM.read_text().replace("PR_SET_SECCOMP, SECCOMP_MODE_FILTER", "PR_SET_SECCOMP, 99"))
+    monkeypatch.setattr("proma_bench.tasks.worker.PROGRAM", path)
+    if sys.platform == "linux":
+        with pytest.raises(RunError, match="refuses the seccomp filter"):
+            made().is_right(ENTRY, RIGHT)
+
+
+def test_the_process_ends_with_its_parent():
+    task = {"name": TASK, "module": MODULE, "options": {"seed": 0, "size": 1}, "path": sys.path}
+    command = [sys.executable, "-I", str(PROGRAM)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdin.write(json.dumps(plain(task)).encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout.read(1) == b"1"
+        process.stdin.close()  # as when the parent ends
+        assert process.wait(60) == 0
+
+
 def test_requests_keep_tuples_keys_and_numbers():
     value = {"a": (1, [(2,)]), 3: {"tuple": 1, "dict": [[0, 1]]}, "f": np.float64(0.5), "n": [np.int64(7), None, True]}
     kept = json.loads(json.dumps(plain(value)), object_hook=confined.restored)
