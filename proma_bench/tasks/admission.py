@@ -7,6 +7,7 @@ can look like, and anything else is wrong without being scored. An answer that i
 from __future__ import annotations
 
 import ast
+import builtins
 import itertools
 import re
 from importlib.metadata import version
@@ -59,7 +60,7 @@ FUNCTIONS = frozenset(
     sign sin sinh sqrt tan tanh
     """.split()
 )
-"""Names that formulas can contain besides `pi`, those of one letter, and those in the library's own answer."""
+"""What formulas can call, besides names in the library's own answer. Other names are symbols: a constant may be C1."""
 
 FACTORIAL = "factorial"
 """``4!`` is read as ``4**factorial``, which binds like it."""
@@ -86,12 +87,12 @@ def is_admitted(name: str, answer: str, own: str | None) -> bool:
     if len(answer) > max(LONGEST, 2 * len(own)):
         return False
     if name in FORMULAS:
-        return _is_formula(answer, {"pi", *re.findall(r"[A-Za-z_]\w*", own)})
+        return _is_formula(answer, set(re.findall(r"[A-Za-z_]\w*", own)))
     return name not in LITERALS or re.fullmatch(LITERALS[name], answer, re.ASCII) is not None
 
 
 def _is_formula(text: str, names: set[str]) -> bool:
-    """Whether a text is a formula of numbers, names and `FUNCTIONS`, of limited size. Nothing is evaluated."""
+    """Whether a text is a formula of numbers, symbols and functions, of limited size. Nothing is evaluated."""
     if len(text) > LONGEST_FORMULA or not re.fullmatch(r"[\w\s+*/%().,!-]*", text, re.ASCII) or _depth(text) > DEEPEST:
         return False
     if re.search(r"\d[A-Za-z_]|__|!\s*(!|\*\*)", text):  # 1e9, 0x1, 1j, 1or; dunders; 4!!, 4!**2
@@ -118,7 +119,7 @@ def _bits(node: ast.expr, names: set[str]) -> int:
     match node:
         case ast.Constant(int() | float() as value) if not isinstance(value, bool):
             bits = int(abs(value)).bit_length() + isinstance(value, float)
-        case ast.Name(name) if len(name) == 1 or name in names:
+        case ast.Name(name) if not hasattr(builtins, name):
             bits = 1
         case ast.UnaryOp(ast.UAdd() | ast.USub(), operand):
             bits = _bits(operand, names)

@@ -63,13 +63,16 @@ class Worker:
         Raises:
             RunError: the process cannot be started.
         """
+        reply = b""
         with self._lock:
-            if self._process is None:
-                self._start()
-            reply = self._ask({"entry": entry, "answer": answer}, ANSWER_SECONDS)
-            if reply not in (b"0", b"1"):
-                self.close()
-            return reply == b"1"
+            try:
+                if self._process is None:
+                    self._start()
+                reply = self._ask({"entry": entry, "answer": answer}, ANSWER_SECONDS)
+            finally:
+                if reply not in (b"0", b"1"):  # also when interrupted: a reply that comes later is not the next one's
+                    self.close()
+        return reply == b"1"
 
     def close(self) -> None:
         """End the process. The next answer starts another one."""

@@ -33,6 +33,8 @@ def test_another_version_of_the_library_has_not_been_read(monkeypatch):
         "((((((1))))))",
         "sqrt(16) * 6",
         "49*x**3/3 + 21*x**2 + 9*x + C",
+        "4*x**3 + CX",
+        "x**2 + C1 + const",
         "exp(-2*x + 9)*sin(12*X)/104 - Rational(1, 3)*E**(x/2) + K",
         "x**(3/2)*log(x**2 + 1)**-1 + pi - atan(sqrt(2)*(x + 1))",
         "Integral(sqrt(x**2 + 1), x)",
@@ -70,7 +72,7 @@ def test_other_expressions_and_large_numbers_are_not(text):
 
 
 def test_names_and_length_of_the_library_s_own_answer_are_admitted():
-    assert not is_admitted("polynomial_multiplication", "alpha**2 + beta", "alpha")
-    assert is_admitted("polynomial_multiplication", "alpha**2 + beta", "beta + alpha**2")
+    assert not is_admitted("simple_integration", "Heaviside(x) + C", "x + C")
+    assert is_admitted("simple_integration", "Heaviside(x) + C", "C + Heaviside(x)")
     assert not is_admitted("chain_sum", "1" * (LONGEST + 1), "1")
     assert is_admitted("palindrome_partitioning", "1" * (LONGEST + 1), "1" * LONGEST)

@@ -91,6 +91,20 @@ def test_a_process_that_dies_costs_one_answer_and_is_replaced():
     assert process.poll() is not None
 
 
+def test_an_interrupted_answer_leaves_no_reply_for_the_next_one(monkeypatch):
+    worker = made()
+    assert worker.is_right(ENTRY, RIGHT)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("proma_bench.tasks.worker.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.is_right(ENTRY, RIGHT)
+    assert not worker.is_right(ENTRY, WRONG)
+
+
 def test_a_reply_that_is_late_or_no_reply_is_not_trusted(monkeypatch, tmp_path):
     program = "import sys, time\nfor line in sys.stdin:\n    print(next(replies), end='', flush=True)"
     for second, seconds in (("'yes'", 60), ("time.sleep(60)", 0.5)):
