@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import random
 import re
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,10 +17,24 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from proma_bench.errors import UsageError, require_known
+from proma_bench.tasks.admission import is_admitted, is_read
 from proma_bench.tasks.questions import Question
+from proma_bench.tasks.worker import Worker
 
 POOL = 6000
 """Number of questions that are generated per task, before duplicates are removed."""
+
+SLOW = (
+    {"knight_swap": 50, "futoshiki": 150, "sudoku": 1000}
+    | dict.fromkeys("sokoban zebra_puzzles".split(), 250)
+    | dict.fromkeys("intermediate_integration puzzle24 quantum_lock".split(), 600)
+    | dict.fromkeys("countdown polynomial_equations rearc rubiks_cube".split(), 2000)
+    | dict.fromkeys("advanced_geometry game_of_life polynomial_multiplication simple_integration".split(), 3000)
+)
+"""Fewer questions for tasks that would need more than 20 seconds; at least twice as many as are for validation."""
+
+PATIENCE = 3.0
+"""Seconds until a line says that generating takes longer."""
 
 EASY: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
@@ -62,9 +80,12 @@ class Task:
         options = EASY.get(name, {}) if options is None else options
         try:
             self._dataset = reasoning_gym.create_dataset(name, seed=0, size=POOL, **options)
-            entries = {entry["question"]: entry for entry in self._dataset}
+            count = min(POOL, max(SLOW.get(name, POOL), 2 * validation_questions))
+            entries = _entries(self._dataset, name, count)
         except Exception as error:  # some tasks need files or further packages
             raise UsageError(f"reasoning-gym cannot make the task {name}: {error}") from error
+        module = DATASETS[name][0].__module__
+        self._worker = None if is_read(name) else Worker(name, module, {"seed": 0, "size": POOL, **options})
         texts = _shortened(list(entries)) if shortened else list(entries)
         questions = [Question(text, entry) for text, entry in zip(texts, entries.values(), strict=True)]
         self.validation, self.training = _split(questions, validation_questions, numbers_apart)
@@ -77,17 +98,24 @@ class Task:
     def score(self, question: Question, answer: str) -> float:
         """Score an answer. It never raises, whatever the answer contains.
 
+        A scorer that is not known to be harmless runs in another process, without privileges (``docs/security.md``).
+
         Args:
             question: the question.
             answer: the answer of a model.
 
         Returns:
             1 for an answer with the library's full score, otherwise 0.
+
+        Raises:
+            RunError: that process cannot be started, which no answer can cause.
         """
-        try:
-            return float(self._dataset.score_answer(answer.strip(), question.entry) >= 1)
-        except Exception:  # the library's scorers can fail on the text of a model
+        answer = answer.strip()
+        if not is_admitted(self.name, answer, question.answer):
             return 0.0
+        if self._worker is not None:
+            return float(self._worker.is_right(question.entry, answer))
+        return float(self._is_right(question.entry, answer))
 
     def is_answerable(self, question: Question) -> bool:
         """Whether the library's scorer accepts the library's own answer.
@@ -95,7 +123,14 @@ class Task:
         Args:
             question: the question.
         """
-        return question.answer is not None and self.score(question, question.answer) == 1
+        return question.answer is not None and self._is_right(question.entry, question.answer.strip())
+
+    def _is_right(self, entry: dict[str, Any], answer: str) -> bool:
+        """Score in this process: an answer of the library, or a scorer that was read."""
+        try:
+            return bool(self._dataset.score_answer(answer, entry) >= 1)
+        except Exception:  # the library's scorers can fail on the text of a model
+            return False
 
     @cached_property
     def demonstrations(self) -> list[tuple[str, str]]:
@@ -105,6 +140,20 @@ class Task:
             for question in self.training
             if question.answer is not None and self.is_answerable(question)
         ]
+
+
+def _entries(dataset: Iterable[dict[str, Any]], name: str, count: int) -> dict[str, dict[str, Any]]:
+    """The first ``count`` records, by their question. What the library prints meanwhile is not shown."""
+    entries, began, told, terminal = dict[str, dict[str, Any]](), time.monotonic(), False, sys.stderr
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        for number, entry in enumerate(itertools.islice(dataset, count), 1):
+            entries[entry["question"]] = entry
+            seconds = time.monotonic() - began
+            if seconds > PATIENCE and not told:
+                left = seconds / number * (count - number)
+                print(f"making {count:,} questions of {name}: about {left:.0f} more seconds", file=terminal, flush=True)
+                told = True
+    return entries
 
 
 def _split(questions: list[Question], count: int, numbers_apart: bool) -> tuple[list[Question], list[Question]]:
