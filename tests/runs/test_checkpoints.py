@@ -86,7 +86,7 @@ DAMAGES = {
     "another step": (state(step=2), "not that of step 4"),
     "no step": (state(step=None), "not that of step 4"),
     "a list": (lambda path: (path / "state.json").write_text("[]"), "not that of step 4"),
-    "nested": (lambda path: (path / "state.json").write_text("[" * 100_000), "recursion"),
+    "nested": (lambda path: (path / "state.json").write_text("[" * 100_000), "nested too deeply"),
     "another shape": (changed("policy", set_first("weight", lambda t: t[:1].clone())), r"not torch\.float32 \["),
     "another type": (changed("policy", set_first("weight", lambda t: t.double())), r"torch\.float64"),
     "a missing weight": (changed("policy", drop("bias")), "is missing"),
