@@ -21,7 +21,7 @@ from proma_bench.report.build import report
 HOSTILE = [
     "[/x]",
     "[red]",
-    "[link=file:///etc]",
+    "[link=a]",
     ":bug:",
     "\\[x]",
     "a\\",
