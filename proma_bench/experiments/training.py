@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from proma_bench.backward.proma import Proma
+from proma_bench.errors import RunError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.methods import METHODS
@@ -44,7 +45,10 @@ class Training:
 
     def sample(self) -> Experience:
         """One batch of sequences, with the method's advantages."""
-        experience = self.tier.sample(self.policy, self.generators)
+        try:
+            experience = self.tier.sample(self.policy, self.generators)
+        except RunError as error:
+            raise RunError(f"step {self.step + 1}: {error}") from error
         advantages = METHODS[self.config.method].advantages_function(experience.rewards, self.config.group_size)
         return dataclasses.replace(experience, advantages=advantages)
 
