@@ -76,7 +76,7 @@ class Pretrained:
             "weights in safetensors", AutoModelForCausalLM, config=config, dtype=torch.float32, use_safetensors=True,
             output_loading_info=True,
         )  # fmt: skip
-        if missing := sorted(found["missing_keys"] & {name for name, _ in model.named_parameters()}):
+        if missing := sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()}):
             raise UsageError(f"the weights in {self._folder} are not complete: {missing[0]} is missing")
         loaded: PreTrainedModel = model
         return loaded
