@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from proma_bench.backward.proma import Proma
-from proma_bench.errors import DivergenceError
+from proma_bench.errors import DivergenceError, RunError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import require_finite_advantages, require_finite_metrics, require_usable_rewards
@@ -49,8 +49,14 @@ class Training:
 
         Raises:
             DivergenceError: a number in it is not finite.
+            RunError: it cannot be sampled.
         """
-        experience = self.tier.sample(self.policy, self.generators)
+        try:
+            experience = self.tier.sample(self.policy, self.generators)
+        except DivergenceError:
+            raise
+        except RunError as error:
+            raise RunError(f"optimizer step {self.step + 1}: {error}") from error
         require_usable_rewards(experience.rewards)
         advantages = METHODS[self.config.method].advantages_function(experience.rewards, self.config.group_size)
         require_finite_advantages(advantages)

@@ -1,4 +1,4 @@
-"""Key-value caches of a common prefix of many texts."""
+"""Key-value caches: of a common beginning of many texts, and of texts that grow token by token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ import copy
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+
+from proma_bench.language.models import accepted
+
+
+def can_share_beginnings(model: PreTrainedModel) -> bool:
+    """Whether texts may start from the cache of a common beginning, with padding between it and their own tokens.
+
+    Where attention has a window, padding inside of a text takes the places of tokens.
+
+    Args:
+        model: the language model.
+    """
+    config = model.config.get_text_config()
+    sizes = [value for name, value in vars(config).items() if name.endswith(("window", "window_size"))]
+    return not any(DynamicCache(config=model.config).is_sliding) and not any(type(size) is int for size in sizes)
 
 
 @torch.no_grad()
@@ -23,7 +40,7 @@ def cached(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     if len(tokens):
         ids = torch.tensor([list(tokens)], device=model.device)
-        model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, **accepted(model, logits_to_keep=1))
     return cache
 
 
@@ -40,3 +57,29 @@ def repeated(cache: DynamicCache, count: int) -> DynamicCache:
     several = copy.deepcopy(cache)
     several.batch_repeat_interleave(count)
     return several
+
+
+def next_logits(
+    model: PreTrainedModel, tokens: Int[Tensor, "R n"], seen: Bool[Tensor, "R m"], cache: DynamicCache
+) -> Float[Tensor, "R vocabulary"]:
+    """The logits after the last of some tokens, which are added to the cache.
+
+    Args:
+        model: the language model.
+        tokens: the next n tokens of each text.
+        seen: which positions are no padding; m is the number of positions in the cache and of tokens together.
+        cache: the cache of the positions before.
+
+    Returns:
+        The logits.
+    """
+    positions = (seen.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+    output = model(
+        input_ids=tokens,
+        attention_mask=seen.long(),
+        past_key_values=cache,
+        use_cache=True,
+        **accepted(model, position_ids=positions, logits_to_keep=1),
+    )
+    logits: Tensor = output.logits[:, -1].float()
+    return logits

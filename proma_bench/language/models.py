@@ -5,13 +5,16 @@ Weights are only read from safetensors, and code in the repository of a model is
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -56,18 +59,27 @@ class Pretrained:
         return tokenizer
 
     def model(self) -> PreTrainedModel:
-        """Load the model in float32, without dropout, because the trained policy must be the policy that sampled.
+        """Load the model in float32, without noise, because the trained policy must be the policy that sampled.
 
         Raises:
-            UsageError: it cannot be loaded, for example because there are no weights in safetensors.
+            UsageError: it cannot be loaded, for example because there are no weights in safetensors, or it does not
+                generate text from left to right.
         """
         config: PreTrainedConfig = self._load("the config", AutoConfig)
-        for setting in [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]:
-            setattr(config, setting, 0.0)
-        model: PreTrainedModel = self._load(
-            "weights in safetensors", AutoModelForCausalLM, config=config, dtype=torch.float32, use_safetensors=True
-        )
-        return model
+        if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UsageError(
+                f"{self._folder} has a model of type {config.model_type!r}, which is no causal language model (a "
+                "decoder that generates text from left to right); take one that is, for example Qwen3"
+            )
+        _turn_off_noise(config)
+        model, found = self._load(
+            "weights in safetensors", AutoModelForCausalLM, config=config, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        if missing := sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()}):
+            raise UsageError(f"the weights in {self._folder} are not complete: {missing[0]} is missing")
+        loaded: PreTrainedModel = model
+        return loaded
 
     def stop_token_ids(self) -> set[int]:
         """The tokens that end an answer according to the generation config of the model, if it has one.
@@ -88,14 +100,43 @@ class Pretrained:
             raise UsageError(f"cannot load {what} from {self._folder} ({type(error).__name__}: {reason})") from error
 
 
+def _turn_off_noise(config: PreTrainedConfig) -> None:
+    """Set rates of dropout and the size of other noise to zero, in the configs of parts too."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _turn_off_noise(value)
+        elif type(value) is float and ("drop" in name or "jitter" in name):
+            setattr(config, name, 0.0)
+
+
 def checkpoint_layers(model: PreTrainedModel) -> None:
     """Turn on gradient checkpointing for each layer. It is active in training mode only.
 
     Args:
         model: the language model.
+
+    Raises:
+        UsageError: its class cannot do that.
     """
     enable = getattr(model, "activation_checkpointing_enable", None)  # the new name of the method in transformers 5
-    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    try:
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    except ValueError as error:
+        raise UsageError(f"{error}; turn it off with --no-gradient-checkpointing") from None
+
+
+def accepted(module: nn.Module, **arguments: Any) -> dict[str, Any]:
+    """Those arguments that the ``forward`` of a module has a parameter for. Not all families have positions, for one.
+
+    Args:
+        module: the module.
+        arguments: arguments by name.
+
+    Returns:
+        A part of the arguments.
+    """
+    known = inspect.signature(type(module).forward).parameters
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

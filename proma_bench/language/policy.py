@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,9 @@ from torch.distributions import Categorical, Distribution
 from transformers import DynamicCache, PreTrainedModel
 
 from proma_bench.errors import RunError
-from proma_bench.language.key_values import cached, repeated
+from proma_bench.language.key_values import cached, can_share_beginnings, repeated
+from proma_bench.language.last_step import LastStep, body_of
+from proma_bench.language.models import accepted
 from proma_bench.language.precision import computing_in
 from proma_bench.language.tokens import TokenDistribution, TrainedTokens
 from proma_bench.learning.experience import PADDING, Experience
@@ -46,6 +47,7 @@ class LanguagePolicy(Policy):
         assert not (packed and prefix), "packed sequences have no common prefix"
         self.model, self.packed, self.dtype = model, packed, dtype
         self._prefix, self._constant_prefix = list(prefix), constant_prefix
+        self._body, self._vocabulary = body_of(model), int(model.config.get_text_config().vocab_size)
         self._tokens_at_once = 2**15  # in passes without gradient
 
     def frozen(self) -> Policy:
@@ -71,18 +73,16 @@ class LanguagePolicy(Policy):
         Returns:
             The distributions; their values have no meaning where an answer is padded.
         """
+        last_step = LastStep(self.model, self._body, self.dtype)
         if not torch.is_grad_enabled():
             assert experience.mask is not None
-            weight = self._head.weight
-            if weight.requires_grad:  # the optimizer will change it
-                weight = weight.clone() if self.dtype is None else weight.to(self.dtype)
-            head = functools.partial(F.linear, weight=weight, bias=self._head.bias)
-            return TokenDistribution(self._hidden_rows(experience).to(weight.dtype), experience.mask, head)
+            hidden = self._hidden_rows(experience).to(self.dtype)
+            return TokenDistribution(hidden, experience.mask, last_step.snapshot(), self._vocabulary)
         width = experience.actions.shape[1]
         if self.packed:
             return Categorical(logits=self._packed_logits(_input_tokens(experience))[:, -width:], validate_args=False)
         start = self._cached_prefix() if self._constant_prefix else None
-        return TrainedTokens(self._hidden(experience, start), self._head, self.dtype)
+        return TrainedTokens(self._hidden(experience, start), last_step, self._vocabulary)
 
     def sequence_ids(self, experience: Experience) -> Int[Tensor, "1 total"] | None:
         """The sequence of each packed token; None if sequences are padded.
@@ -96,16 +96,10 @@ class LanguagePolicy(Policy):
         rows = torch.arange(len(real), device=real.device).unsqueeze(1)
         return rows.expand_as(real)[real].unsqueeze(0)
 
-    @property
-    def _head(self) -> nn.Linear:
-        head = self.model.get_output_embeddings()
-        assert isinstance(head, nn.Linear)
-        return head
-
     def _hidden_rows(self, experience: Experience) -> Float[Tensor, "rows hidden"]:
         """The hidden states of all real rows, for a few sequences at a time; fewer if there is not enough memory."""
         parts, start = [], 0
-        prefix = self._cached_prefix() if self._prefix else None
+        prefix = self._cached_prefix() if self._prefix and can_share_beginnings(self.model) else None
         while start < len(experience):
             count = max(1, self._tokens_at_once // experience.observations.shape[1])
             part = experience.select(torch.arange(start, min(start + count, len(experience))))
@@ -127,21 +121,19 @@ class LanguagePolicy(Policy):
             start: the key-value cache of the prefix; None processes the prefix with every sequence, which is exact.
         """
         tokens = _input_tokens(experience)
-        prefix = torch.tensor(self._prefix, dtype=tokens.dtype, device=tokens.device).expand(len(tokens), -1)
-        real = torch.cat([prefix, tokens], dim=1) != PADDING
         if start is None:
-            tokens, cache = torch.cat([prefix, tokens], dim=1), None
+            tokens, cache = _after(self._prefix, tokens), None
+            real = tokens != PADDING
         else:
             cache = repeated(start, len(tokens))
+            real = F.pad(tokens != PADDING, (len(self._prefix), 0), value=True)
         self.model.train(torch.is_grad_enabled())  # transformers uses gradient checkpointing only in training mode
+        body = self.model.get_submodule(self._body)
+        positions = _positions(real)[:, -tokens.shape[1] :]
+        arguments = accepted(body, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
         with computing_in(self.dtype, tokens.device):
-            states = self.model.base_model(
-                input_ids=tokens.clamp_min(0),
-                attention_mask=real.long(),
-                position_ids=_positions(real)[:, -tokens.shape[1] :],
-                past_key_values=cache,
-                use_cache=cache is not None,
-            ).last_hidden_state
+            output = body(input_ids=tokens.clamp_min(0), attention_mask=real.long(), **arguments)
+        states: Tensor = output.last_hidden_state
         return states[:, -experience.actions.shape[1] :]
 
     def _cached_prefix(self) -> DynamicCache:
@@ -166,6 +158,14 @@ class LanguagePolicy(Policy):
 def _input_tokens(experience: Experience) -> Int[Tensor, "B L"]:
     """The tokens that the model processes: all except the last column, because no action follows it."""
     return experience.observations[:, :-1]
+
+
+def _after(prefix: Sequence[int], tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B n"]:
+    """The tokens with a prefix at the beginning of each text, after its padding."""
+    longer = F.pad(tokens, (len(prefix), 0), value=PADDING)
+    first = (longer != PADDING).int().argmax(dim=1, keepdim=True)
+    columns = first - len(prefix) + torch.arange(len(prefix), device=tokens.device)
+    return longer.scatter(1, columns, torch.tensor(prefix, device=tokens.device).long().expand_as(columns))
 
 
 def _positions(real: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:

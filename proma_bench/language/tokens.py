@@ -11,16 +11,15 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, register_kl
 from torch.utils.checkpoint import checkpoint
-
-from proma_bench.language.precision import computing_in
 
 CHUNK = 2**24
 """Number of logits that are computed at a time: 64 MiB in float32. A few copies exist at the same time."""
 
 Head = Callable[[Tensor], Tensor]
+"""Computes logits [B, T, vocabulary] from hidden states [B, T, hidden]."""
 
 
 class TrainedTokens(Distribution):
@@ -31,16 +30,16 @@ class TrainedTokens(Distribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, hidden: Float[Tensor, "B T hidden"], head: nn.Linear, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, hidden: Float[Tensor, "B T hidden"], head: Head, vocabulary: int) -> None:
         """Store the hidden states and the head.
 
         Args:
             hidden: the hidden states before each token.
-            head: the head of the language model, which computes logits from hidden states.
-            dtype: type of the computation, see `proma_bench.language.precision`.
+            head: computes logits from hidden states.
+            vocabulary: number of logits in a row.
         """
         super().__init__(batch_shape=hidden.shape[:2], validate_args=False)
-        self.hidden, self.head, self._dtype = hidden, head, dtype
+        self.hidden, self.head, self.vocabulary = hidden, head, vocabulary
 
     def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """The log-probabilities of tokens.
@@ -53,16 +52,14 @@ class TrainedTokens(Distribution):
         Returns:
             Their log-probabilities.
         """
-        length = max(1, CHUNK // (len(self.hidden) * self.head.out_features))
+        length = max(1, CHUNK // (len(self.hidden) * self.vocabulary))
         pieces = list(zip(self.hidden.split(length, dim=1), value.split(length, dim=1), strict=True))
         if len(pieces) == 1:
             return self._log_prob(*pieces[0])
         return torch.cat([checkpoint(self._log_prob, *piece, use_reentrant=False) for piece in pieces], dim=1)
 
     def _log_prob(self, hidden: Tensor, actions: Tensor) -> Tensor:
-        with computing_in(self._dtype, hidden.device):
-            logits = self.head(hidden)
-        log_probs = logits.float().log_softmax(dim=2)
+        log_probs = self.head(hidden).float().log_softmax(dim=2)
         return log_probs.gather(2, actions.unsqueeze(2)).squeeze(2)
 
 
@@ -74,16 +71,19 @@ class TokenDistribution(Distribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, hidden: Float[Tensor, "rows hidden"], mask: Bool[Tensor, "B T"], head: Head) -> None:
+    def __init__(
+        self, hidden: Float[Tensor, "rows hidden"], mask: Bool[Tensor, "B T"], head: Head, vocabulary: int
+    ) -> None:
         """Store the hidden states and the head.
 
         Args:
             hidden: the hidden states before the tokens of the real rows.
             mask: whether a row is real.
             head: computes logits from hidden states; it must not change while the distribution is used.
+            vocabulary: number of logits in a row.
         """
         super().__init__(batch_shape=mask.shape, validate_args=False)
-        self.hidden, self.mask, self.head = hidden, mask, head
+        self.hidden, self.mask, self.head, self.vocabulary = hidden, mask, head, vocabulary
 
     def log_prob(self, value: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """The log-probabilities of tokens.
@@ -125,13 +125,12 @@ class TokenDistribution(Distribution):
         return values
 
     def _chunks(self) -> Iterator[slice]:
-        vocabulary = self.head(self.hidden[:1]).shape[1]
-        size = max(1, CHUNK // vocabulary)
+        size = max(1, CHUNK // self.vocabulary)
         for start in range(0, len(self.hidden), size):
             yield slice(start, start + size)
 
     def _log_probs(self, rows: slice) -> Float[Tensor, "rows vocabulary"]:
-        return self.head(self.hidden[rows]).float().log_softmax(dim=1)
+        return self.head(self.hidden[rows].unsqueeze(0)).squeeze(0).float().log_softmax(dim=1)
 
 
 @register_kl(TokenDistribution, TokenDistribution)

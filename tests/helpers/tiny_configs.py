@@ -47,6 +47,16 @@ SIZES: dict[int, str] = {
         vocab_size_per_layer_input original_max_position_embeddings""",
 }
 SIZE_OF = {name: size for size, names in SIZES.items() for name in names.split()}
+LAST_STEP = {
+    "logit_scale": 0.3,
+    "logits_scaling": 3.0,
+    "lm_head_multiplier": 0.3,
+    "logits_mup_width_multiplier": 3.0,
+    "final_logit_softcapping": 2.0,
+    "logits_soft_cap": 2.0,
+    "output_logit_soft_cap": 2.0,
+}
+"""What models do between the head and their logits; the defaults of many do nothing."""
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -147,6 +157,8 @@ def _small(name: str, value: Any) -> Any:
         return type(value)(0)
     if "jitter" in name or name == "mask_time_prob":
         return 0.0
+    if name in LAST_STEP:
+        return LAST_STEP[name]
     if name in TOKENS and value is not None:
         return TOKENS[name]
     if name.endswith(("token_id", "token_index")) and isinstance(value, int):

@@ -31,8 +31,8 @@ def parts(seed=0):
 @torch.no_grad()
 def test_measurements_are_those_of_the_whole_distribution(chunk):
     (hidden, head, mask, actions), (others, other_head, _, _) = parts(), parts(1)
-    mine = TokenDistribution(hidden[mask], mask, head)
-    other = TokenDistribution(others[mask], mask, other_head)
+    mine = TokenDistribution(hidden[mask], mask, head, VOCABULARY)
+    other = TokenDistribution(others[mask], mask, other_head, VOCABULARY)
     whole, whole_other = Categorical(logits=head(hidden)), Categorical(logits=other_head(others))
     for measured, expected in (
         (mine.log_prob(actions), whole.log_prob(actions)),
@@ -45,7 +45,7 @@ def test_measurements_are_those_of_the_whole_distribution(chunk):
 @torch.no_grad()
 def test_answers_without_a_row_measure_nothing(chunk):
     hidden, head, mask, actions = parts()
-    empty = TokenDistribution(hidden[:0].reshape(0, WIDTH), torch.zeros_like(mask), head)
+    empty = TokenDistribution(hidden[:0].reshape(0, WIDTH), torch.zeros_like(mask), head, VOCABULARY)
     assert not empty.entropy().any() and not empty.log_prob(actions).any() and not kl_divergence(empty, empty).any()
 
 
@@ -57,7 +57,7 @@ def test_log_probs_and_their_projected_gradients_do_not_depend_on_the_chunks(chu
         with Proma(head, ProjectionConfig("exact")) as proma:
             for shift in range(2):
                 if name == "chunks":
-                    log_probs = TrainedTokens(hidden + shift, head).log_prob(actions)
+                    log_probs = TrainedTokens(hidden + shift, head, VOCABULARY).log_prob(actions)
                 else:
                     log_probs = Categorical(logits=head(hidden + shift)).log_prob(actions)
                 sums = torch.where(mask, log_probs, 0.0).sum(dim=1)

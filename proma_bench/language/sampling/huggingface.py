@@ -1,8 +1,8 @@
 """A sampler with transformers, in the process of the trainer.
 
-The model processes the common beginning of all prompts (a system prompt, solved examples) once and the rest of each
-prompt once; the key-value cache is then copied for the samples of a prompt. Finished answers are removed from the batch
-when they are at least half of it.
+The model processes the common beginning of all prompts (a system prompt, solved examples) once, unless its attention
+has a window, and the rest of each prompt once; the key-value cache is then copied for the samples of a prompt. Finished
+answers are removed from the batch when they are at least half of it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Collection
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from proma_bench.errors import RunError
-from proma_bench.language.key_values import cached, repeated
+from proma_bench.language.key_values import cached, can_share_beginnings, next_logits, repeated
 from proma_bench.language.precision import computing_in
 from proma_bench.language.sampling import Prompts, Rollout, padded_left
 from proma_bench.learning.experience import PADDING
@@ -46,6 +46,7 @@ class HuggingFaceSampler:
         self.model, self.max_new_tokens = model, max_new_tokens
         self._stop_token_ids = torch.tensor(sorted(stop_token_ids))
         self._at_once, self._dtype = sequences_at_once, dtype
+        self._shares_beginnings = can_share_beginnings(model)
 
     @torch.no_grad()
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
@@ -63,7 +64,7 @@ class HuggingFaceSampler:
             RunError: there is not enough memory for the answers to a single prompt.
         """
         self.model.eval()  # in training mode, gradient checkpointing would turn the cache off
-        device, shared = self.model.device, _shared_tokens(prompts)
+        device, shared = self.model.device, _shared_tokens(prompts) if self._shares_beginnings else 0
         tokens = padded_left([prompt[shared:] for prompt in prompts]).to(device)
         with computing_in(self._dtype, device, keep=True):
             start = cached(self.model, prompts[0][:shared])
@@ -118,7 +119,7 @@ class HuggingFaceSampler:
         cache = repeated(start, len(prompts))
         seen = prompts != PADDING  # [Q, P], the attention mask; it grows with every token
         seen = torch.cat([seen.new_ones(len(prompts), cache.get_seq_length()), seen], dim=1)
-        logits = self._next(prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
+        logits = next_logits(self.model, prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
         cache.batch_repeat_interleave(samples)
         seen = seen.repeat_interleave(samples, 0)
         present = torch.arange(rows, device=prompts.device)  # the answers that are still in the batch
@@ -136,23 +137,8 @@ class HuggingFaceSampler:
                 cache.batch_select_indices(kept)
                 present, seen, token, ended = present[kept], seen[kept], token[kept], ended[kept]
             seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
-            logits = self._next(token.unsqueeze(1), seen, cache)
+            logits = next_logits(self.model, token.unsqueeze(1), seen, cache)
         return answers, log_probs
-
-    def _next(
-        self, tokens: Int[Tensor, "R n"], seen: Bool[Tensor, "R m"], cache: DynamicCache
-    ) -> Float[Tensor, "R vocabulary"]:
-        """The logits after the last of n tokens, which follow those in the cache; m is the number of both together."""
-        positions = (seen.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
-        output = self.model(
-            input_ids=tokens,
-            attention_mask=seen.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
 
 
 def _shared_tokens(prompts: Prompts) -> int:

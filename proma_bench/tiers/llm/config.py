@@ -12,6 +12,9 @@ PINNED = {"Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca"}
 """The default commits of models on the hub."""
 LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.05}
 """Largest mean difference between the sampler's log-probs and the trainer's, in nats per token, due to rounding."""
+STOPPING_GAP = 0.25
+"""The mean difference above which a run stops. Samplers in bfloat16 reach some hundredths; a distribution without a
+model's scale or cap on logits is at several tenths or at some nats."""
 SMOKE_RUN = "smoke-run"
 """The task in the title of a run with the model `TINY`."""
 TINY = "tiny-random"

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from proma_bench.errors import UsageError
+from proma_bench.errors import RunError, UsageError
 from proma_bench.language.answers import Answers
+from proma_bench.language.key_values import can_share_beginnings
 from proma_bench.language.models import Pretrained, byte_tokenizer, checkpoint_layers, tiny_qwen3
 from proma_bench.language.policy import LanguagePolicy
 from proma_bench.language.prompts import Chat, FewShot, Prompting
 from proma_bench.language.sampling import Sampler
 from proma_bench.language.sampling.huggingface import HuggingFaceSampler
+from proma_bench.language.trial import require_trainable
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.policy import Generators, Policy
 from proma_bench.tasks.gsm8k import GSM8K
 from proma_bench.tasks.reasoning import Task
-from proma_bench.tiers.llm.config import PINNED, TINY, LLMConfig
+from proma_bench.tiers.llm.config import PINNED, STOPPING_GAP, TINY, LLMConfig
 
 if TYPE_CHECKING:
     from proma_bench.language.sampling.vllm import VLLMSampler
@@ -63,26 +65,42 @@ class LLM:
             The policy, on the GPU if there is one.
 
         Raises:
-            UsageError: the model cannot be loaded.
+            UsageError: the model cannot be loaded, or cannot be trained here.
         """
-        if self._pretrained is None:
-            model: PreTrainedModel = tiny_qwen3(len(self._prompting.tokenizer), 1024)
-        else:
-            model = self._pretrained.model()
+        model = self._model()
         if self.config.gradient_checkpointing:
             checkpoint_layers(model)
-        policy = LanguagePolicy(
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        require_trainable(model)
+        if self.config.constant_few_shot and not can_share_beginnings(model):
+            raise UsageError(f"constant_few_shot must be off for {type(model).__name__}: its attention has a window")
+        return LanguagePolicy(
             model,
             prefix=self._prompting.prefix,
             constant_prefix=self.config.constant_few_shot,
             dtype=torch.bfloat16 if self.config.dtype == "bfloat16" else None,
         )
-        return policy.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def sample(self, policy: LanguagePolicy, generators: Generators) -> Experience:
+        """Sample one batch for training.
+
+        Args:
+            policy: the policy.
+            generators: one for initial states (problems) and one for actions (tokens).
+
+        Returns:
+            The answers with their rewards.
+
+        Raises:
+            RunError: the sampler's log-probs are too far from the policy's.
+        """
         sampler = self._sampler_of(policy)
         with torch.no_grad():
-            return self.answers.experience(policy, sampler, self.config.group_size, self.config.prompts, generators)
+            experience = self.answers.experience(
+                policy, sampler, self.config.group_size, self.config.prompts, generators
+            )
+        _require_small_gap(experience)
+        return experience
 
     def evaluate(self, policy: LanguagePolicy) -> dict[str, float | None]:
         return self.answers.scores(self._sampler_of(policy), self.config.validation_samples)
@@ -103,6 +121,19 @@ class LLM:
             raise UsageError(f"the task {self.task.name} has no test set; its validation problems are never trained on")
         return self.answers.scores(self._sampler_of(policy), self.config.validation_samples, self.task.test)
 
+    def _model(self) -> PreTrainedModel:
+        tokenizer = self._prompting.tokenizer
+        if self._pretrained is None:
+            return tiny_qwen3(len(tokenizer), 1024)
+        model = self._pretrained.model()
+        largest, rows = max(tokenizer.get_vocab().values()), len(next(model.get_input_embeddings().parameters()))
+        if largest >= rows:
+            raise UsageError(
+                f"the tokenizer of {self.config.model} has tokens up to number {largest}, but the model has embeddings "
+                f"for {rows} tokens only; they do not belong together"
+            )
+        return model
+
     def _make_prompting(self) -> Prompting:
         config = self.config
         tokenizer: PreTrainedTokenizerBase
@@ -111,6 +142,11 @@ class LLM:
             tokenizer.chat_template = "{{ messages[0]['content'] }}\n"
         else:
             tokenizer, stop_token_ids = self._pretrained.tokenizer(), self._pretrained.stop_token_ids()
+        if tokenizer.eos_token_id is None and not stop_token_ids:
+            raise UsageError(
+                f"the tokenizer of {config.model} has no end token, so answers would not end; set eos_token in its "
+                "tokenizer_config.json, or eos_token_id in generation_config.json"
+            )
         if config.few_shot:
             return FewShot(tokenizer, self._examples(), config.few_shot_template, stop_token_ids)
         instruction = GSM8K_INSTRUCTION if config.task == "gsm8k" else SHORT_INSTRUCTION
@@ -138,6 +174,18 @@ class LLM:
             else:
                 self._sampler = HuggingFaceSampler(policy.model, stops, limit, dtype=policy.dtype)
         return self._sampler
+
+
+def _require_small_gap(experience: Experience) -> None:
+    assert experience.sampler_gaps is not None
+    gap = float(experience.sampler_gaps.sum()) / max(1, experience.rows)
+    if not gap <= STOPPING_GAP:
+        raise RunError(
+            f"the sampler's log-probs are {gap:.2g} nats per token from the trainer's on average (sampler_gap), and "
+            f"more than {STOPPING_GAP:g} is no rounding: the answers are not those of the trained policy. The sampler "
+            "may compute this model differently, which --sampler huggingface excludes, or bfloat16 may be too coarse "
+            "for it, which --dtype float32 excludes"
+        )
 
 
 def _uses_vllm(sampler: str) -> bool:
