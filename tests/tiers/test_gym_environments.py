@@ -103,7 +103,7 @@ RESETS = {
 
 def one_line(error, call, message):
     text = str(error)
-    assert text.startswith(("Made-v0: ", "diverged at step 1: Made-v0: "))
+    assert text.startswith(("Made-v0: ", "optimizer step 1: Made-v0: ", "diverged at step 1: Made-v0: "))
     assert call in text
     assert message in text
     assert "\n" not in text

@@ -143,6 +143,6 @@ def test_a_run_stops_at_a_gap_that_rounding_does_not_explain(gap, stops, tmp_pat
         run_in(tmp_path / "run", config)
     message = str(stop.value)
     assert message.startswith(
-        f"step 1: the sampler's log-probs are {gap:.2g} nats per token from the trainer's on average"
+        f"optimizer step 1: the sampler's log-probs are {gap:.2g} nats per token from the trainer's on average"
     )
     assert "--sampler huggingface" in message and "--dtype float32" in message and "\n" not in message
