@@ -33,6 +33,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from docs.marked import between_markers
 from proma_bench import Proma
 from proma_bench.backward import factors, measure
+from proma_bench.language import tokens
 from proma_bench.language.models import checkpoint_layers
 from proma_bench.language.policy import LanguagePolicy
 from proma_bench.learning.config import RunConfig
@@ -202,10 +203,10 @@ def _cost(layers: int, answer: int, options: dict[str, Any] | None) -> Cost:
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), Recorder() as recorder:
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         policy = qwen3(layers)
-        tokens = torch.zeros(SEQUENCES, PROMPT + answer, dtype=torch.long)
+        texts = torch.zeros(SEQUENCES, PROMPT + answer, dtype=torch.long)
         zeros, mask = torch.zeros(SEQUENCES, answer), torch.ones(SEQUENCES, answer, dtype=torch.bool)
         advantages = torch.ones(SEQUENCES)
-        experience = Experience(tokens, tokens[:, -answer:], zeros, advantages, advantages, mask=mask)
+        experience = Experience(texts, texts[:, -answer:], zeros, advantages, advantages, mask=mask)
         # What was verified in the first microbatch of a structure is not verified again.
         proma = None if options is None else Proma(policy, projection_config(RunConfig()), check=False, **options)
         for _ in range(2):
@@ -235,6 +236,7 @@ def as_on_a_gpu() -> Iterator[None]:
         for module, name, value in (
             (factors, "has_mixed_products", lambda _: True),
             (measure, "BLOCK_BYTES", 2**62),
+            (tokens, "logits_at_once", lambda _: tokens.CHUNK * tokens.GPU_FACTOR),
             (fused, "has_kernel", lambda _: True),
             (functional, "rms_norm", lambda x, shape, weight=None, eps=None: fused_rms_norm(x)),
         ):

@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK = 2**24
 """Number of logits that are computed at a time: 64 MiB in float32. A few copies exist at the same time."""
+GPU_FACTOR = 8
+"""How many times more on a GPU: the weight of the head, which is read for each chunk, is larger than a small chunk."""
 
 Head = Callable[[Tensor], Tensor]
 """Computes logits [B, T, vocabulary] from hidden states [B, T, hidden]."""
@@ -52,7 +54,7 @@ class TrainedTokens(Distribution):
         Returns:
             Their log-probabilities.
         """
-        length = max(1, CHUNK // (len(self.hidden) * self.vocabulary))
+        length = max(1, logits_at_once(self.hidden) // (len(self.hidden) * self.vocabulary))
         pieces = list(zip(self.hidden.split(length, dim=1), value.split(length, dim=1), strict=True))
         if len(pieces) == 1:
             return self._log_prob(*pieces[0])
@@ -125,12 +127,17 @@ class TokenDistribution(Distribution):
         return values
 
     def _chunks(self) -> Iterator[slice]:
-        size = max(1, CHUNK // self.vocabulary)
+        size = max(1, logits_at_once(self.hidden) // self.vocabulary)
         for start in range(0, len(self.hidden), size):
             yield slice(start, start + size)
 
     def _log_probs(self, rows: slice) -> Float[Tensor, "rows vocabulary"]:
         return self.head(self.hidden[rows].unsqueeze(0)).squeeze(0).float().log_softmax(dim=1)
+
+
+def logits_at_once(hidden: Tensor) -> int:
+    """How many logits are computed at a time on the device of these hidden states."""
+    return CHUNK * GPU_FACTOR if hidden.is_cuda else CHUNK
 
 
 @register_kl(TokenDistribution, TokenDistribution)
