@@ -161,6 +161,12 @@ def _short(lengths: list[int], before: str = "nothing") -> Step:
         False,
     )
 )
+@example(  # batch norm of what is zero but for rounding
+    Recipe(
+        ["centred", "checkpointed", "checkpointed", "batch norm"], "padded", [_short([2])], "backward", CONFIGS[0],
+        None, False,
+    )
+)  # fmt: skip
 @given(recipes())
 def test_composed_networks_are_right_or_refused(recipe: Recipe) -> None:
     options = {"uncovered": "autograd"} if recipe.uncovered else {}

@@ -249,10 +249,11 @@ def _step(leaf: Tensor, rows: Tensor, batch: Batch, config: ProjectionConfig, sc
     """Put the next running gradient into ``leaf.grad``; whether rounding decides what it is.
 
     It does where sequences' gradients are rounding themselves, as of a bias in front of a normalisation: the direction
-    of such a gradient is an accident. A perturbation of the size of rounding shows it.
+    of such a gradient is an accident. A perturbation of the size of rounding shows it. What is rounded are numbers of
+    about one, whatever the size of the gradients.
     """
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
-    noisy = rows + 1e-13 * scale / max(1.0, leaf.numel() ** 0.5) * noise
+    noisy = rows + 1e-13 * max(scale, 1.0) / max(1.0, leaf.numel() ** 0.5) * noise
     perturbed = leaf.grad
     for part, other, advantages in zip(
         *(values.split(batch.size or len(rows)) for values in (rows, noisy, batch.advantages)), strict=True
