@@ -137,16 +137,19 @@ class Solver:
         overlap = torch.stack([measured.overlap for _, measured in group])
         removed = successive_removals(gram, overlap, advantages, size, self.config)
         if self.record:
-            growth = square_growth(gram, advantages, removed, size)
-            self._keep_records(group, removed, growth)
+            self._keep_records(group, removed, gram, advantages, size)
         return (advantages - removed.coefficients).to(advantages.dtype)
 
-    def _keep_records(self, group: list[tuple[Tensor, Measured]], removed: Removals, growth: Tensor) -> None:
+    def _keep_records(
+        self, group: list[tuple[Tensor, Measured]], removed: Removals, gram: Tensor, advantages: Tensor, size: int
+    ) -> None:
         running = [self._parameters.running(parameter) for parameter, _ in group]
-        zero, dtype = group[0][1].gram.new_zeros(()), group[0][1].gram.dtype
-        norms = [zero if grad is None else torch.linalg.vector_norm(grad, dtype=dtype) for grad in running]
-        squares = torch.stack(norms).double().square()
-        before = squares.unsqueeze(1) + growth.cumsum(dim=1) - growth
+        zero = gram.new_zeros(())
+        norms = [zero if grad is None else torch.linalg.vector_norm(grad, dtype=gram.dtype) for grad in running]
+        before = torch.stack(norms).double().unsqueeze(1)
+        if removed.norm.shape[1] > 1:  # later virtual microbatches find what the earlier ones have left
+            growth = square_growth(gram, advantages, removed, size)
+            before = (before.square() + growth.cumsum(dim=1) - growth).clamp_min(0.0).sqrt()
         self.records.append(
             Records(
                 [self._parameters.name(parameter) for parameter, _ in group],
@@ -154,7 +157,7 @@ class Solver:
                 self.microbatches,
                 [gradient is None for gradient in running],
                 removed.norm,
-                before.clamp_min(0.0).sqrt(),
+                before,
                 removed.clamped,
             )
         )
