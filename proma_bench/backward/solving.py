@@ -145,7 +145,7 @@ class Solver:
     ) -> None:
         running = [self._parameters.running(parameter) for parameter, _ in group]
         zero = gram.new_zeros(())
-        norms = [zero if grad is None else torch.linalg.vector_norm(grad, dtype=gram.dtype) for grad in running]
+        norms = [zero if gradient is None else _norm(gradient, gram.dtype) for gradient in running]
         before = torch.stack(norms).double().unsqueeze(1)
         if removed.norm.shape[1] > 1:  # later virtual microbatches find what the earlier ones have left
             growth = square_growth(gram, advantages, removed, size)
@@ -161,3 +161,8 @@ class Solver:
                 removed.clamped,
             )
         )
+
+
+def _norm(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """In one kernel, unless the running gradient is of a wider type than the computation."""
+    return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, dtype)).to(dtype)
