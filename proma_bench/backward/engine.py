@@ -66,17 +66,17 @@ class BackwardEngine:
     @contextmanager
     def microbatch(self, advantages: Tensor, layout: Layout, size: int | None) -> Iterator[None]:
         """Backward passes in this context belong to one microbatch; RuntimeError if none reached the module."""
-        if size is not None and size < 1:
-            raise ValueError(f"microbatch_size must be at least 1, got {size}")
         if self._microbatch is not None:
             raise RuntimeError("microbatches cannot be nested: one backward pass, one set of advantages")
         microbatch = self._microbatch = Microbatch(advantages, layout, size)
-        thread = threading.get_ident()
+        thread, before = threading.get_ident(), set(self._uses)
         try:
             with intercepted(lambda backward, roots, options: self._differentiate(thread, backward, roots, options)):
                 yield
         finally:
             self._microbatch = None
+            for task in self._uses.keys() - before:  # of a pass that has raised an error
+                del self._uses[task]
             self._returned.clear()
             self.solver.forget()
         if not microbatch.finished:

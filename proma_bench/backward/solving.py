@@ -30,9 +30,14 @@ class Microbatch:
     Attributes:
         finished: parameters that have received their gradient.
         pending: parameters whose running gradient still waits for it.
+
+    Raises:
+        ValueError: the size is below one.
     """
 
     def __init__(self, advantages: Tensor, layout: Layout, size: int | None) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"microbatch_size must be at least 1, got {size}")
         self.advantages, self.layout = advantages, layout
         self.size = min(size or advantages.shape[0], advantages.shape[0])
         self.finished: set[Tensor] = set()

@@ -122,6 +122,16 @@ def test_a_plain_backward_that_failed_does_not_reach_into_a_microbatch(way: str)
     assert_right(gradients(model), want)
 
 
+def test_a_microbatch_that_failed_keeps_no_activations() -> None:
+    """They may be gigabytes, and the next try is perhaps one with less memory."""
+    model = mlp()
+    with Proma(model, CONFIG) as proma:
+        for _ in range(3):
+            with failing_at(model[0]), pytest.raises(ArithmeticError):
+                run_batch(model, proma, BATCHES[0], "backward", 0)
+            assert not proma._engine._uses
+
+
 # ------------------------------------------------------------------------------------------------ other threads
 
 
