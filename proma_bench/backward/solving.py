@@ -170,4 +170,6 @@ class Solver:
 
 def _norm(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """In one kernel, unless the running gradient is of a wider type than the computation."""
-    return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, dtype)).to(dtype)
+    wide = torch.promote_types(gradient.dtype, dtype)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=wide).to(dtype)
+    return norm
