@@ -276,7 +276,9 @@ def test_runs_are_found_wherever_they_lie(tmp_path):
             "lacks learning_rate, method, seed, steps",
         ),
         ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 3}\n', "line 2: not JSON"),
+        ("config.json", '{"versions": {"torch": -1e400}}', "-1e400 is too large a number"),
         ("metrics.jsonl", '{"step": 1}\n{"step": 3}\n', "line 2: not the metrics of step 2"),
+        ("metrics.jsonl", '{"step": 1, "score": 1' + "0" * 400 + ".0}\n", "line 1: 10{19} is too large a number"),
     ],
 )
 def test_a_damaged_directory_says_which_file(tmp_path, name, content, message):
