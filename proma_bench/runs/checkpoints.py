@@ -44,7 +44,7 @@ class Unfit(ValueError):
 
 
 def save(folder: Path, training: Training) -> None:
-    """Write a checkpoint of the training's present step and drop all but the last two.
+    """Write a checkpoint of the training's present step and drop all but the last two up to this step.
 
     Raises:
         RunError: ``folder`` is a link.
@@ -63,7 +63,8 @@ def save(folder: Path, training: Training) -> None:
         digests = {tensors: _digest(unfinished / tensors) for tensors in TENSORS}
         files.write(unfinished, "state.json", strict_json.dumps({"step": training.step, "sha256": digests}))
         files.move(unfinished, final)  # in the place of one that could not be used
-    for _, outdated in _newest_first(folder)[KEPT:]:
+    reached = [path for step, path in _newest_first(folder) if step <= training.step]  # what is ahead takes no place
+    for outdated in reached[KEPT:]:
         files.remove(outdated)
 
 

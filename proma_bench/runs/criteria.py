@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def from_json(stored: object) -> Criteria:
     numbers = stored.keys() - counts - {"score"} - ({"learning_rate"} if stored["learning_rate"] is None else set())
     if not all(type(stored[name]) is int and 1 <= stored[name] <= 100_000 for name in counts):
         raise UsageError(f"the criteria's {', '.join(sorted(counts))} are whole numbers up to 100,000")
-    if not all(type(stored[name]) in (int, float) and 0 <= stored[name] < float("inf") for name in numbers):
+    if not all(type(stored[name]) in (int, float) and 0 <= stored[name] <= sys.float_info.max for name in numbers):
         raise UsageError(f"the criteria's {', '.join(sorted(numbers))} are numbers from 0 on")
     if stored["score"] not in SCORES:
         raise UsageError(f"the criteria's score is {' or '.join(SCORES)}, not {stored['score']!r:.40}")

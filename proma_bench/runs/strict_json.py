@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 DEEPEST = 20
@@ -23,14 +24,22 @@ def loads(text: bytes) -> Any:
 
     Raises:
         NotANumber: it holds a number that JSON does not have.
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON, nested too deeply, or has a number beyond any float.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_float=_finite, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _is_deeper(value, DEEPEST):
         raise ValueError("nested too deeply")
+    return value
+
+
+def _finite(digits: str) -> float:
+    """The number, which Python's json would read as an infinity if it is too large."""
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits:.20} is too large a number")
     return value
 
 

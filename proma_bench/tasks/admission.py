@@ -37,11 +37,11 @@ READ_SCORERS = frozenset(
     palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix power_function
     prime_factorization products quantum_lock ransom_note rearc rectangle_count rotate_matrix rotten_oranges
     self_reference sentence_reordering shortest_path simple_equations simple_geometry sokoban spell_backward
-    string_manipulation string_splitting string_synthesis sudoku survo syllogism time_intervals tower_of_hanoi tsumego
-    word_ladder word_sequence_reversal word_sorting zebra_puzzles
+    string_manipulation string_splitting string_synthesis sudoku survo syllogism time_intervals tsumego word_ladder
+    word_sequence_reversal word_sorting zebra_puzzles
     """.split()
 )
-"""Tasks whose scorers evaluate nothing and need time that grows at most slightly faster than an answer's length."""
+"""Tasks whose scorers evaluate and print nothing, and need time that grows at most slightly faster than an answer."""
 
 LITERALS = {
     "binary_matrix": r"[0-9\s\[\],]*",

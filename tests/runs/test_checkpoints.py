@@ -190,3 +190,14 @@ def test_the_digests_are_those_of_the_files(folder):
             name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in checkpoints.TENSORS
         }
     assert read_run(folder.parent).metrics[-1]["step"] == 4
+
+
+def test_checkpoints_that_are_ahead_do_not_displace_those_that_a_run_writes(folder, expected):
+    """They remain where metrics were cut, or where both were damaged and the run started over."""
+    metrics = folder.parent / "metrics.jsonl"
+    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:1]))
+    for step in (2, 4):
+        (folder / f"step-{step:08d}").rename(folder / f"step-{step + 100:08d}")
+    run = run_in(folder.parent, CONFIG, resume=True)
+    assert run.finished and without_timings(run.metrics) == expected
+    assert {"step-00000002", "step-00000004"} < {path.name for path in folder.iterdir()}

@@ -166,6 +166,17 @@ def test_recorded_metrics_of_no_sense_are_no_traceback(tmp_path, capsys):
     assert "line 1: nested too deeply" in capsys.readouterr().err
 
 
+def test_a_number_beyond_any_float_in_the_settings_is_one_line(tmp_path, capsys):
+    assert main([*RUN, "4", "--out", str(tmp_path)]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    stored = json.dumps({**config, "criteria": "?"}).replace('"?"', "1e400")
+    (tmp_path / "config.json").write_text(stored)
+    capsys.readouterr()
+    assert main([*RUN, "6", "--out", str(tmp_path), "--resume"]) == 1
+    assert "1e400 is too large a number" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == stored
+
+
 def test_an_ablation_with_more_steps_lengthens_its_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("proma_bench.experiments.ablation.variants", lambda: {"PROMA": {}})
     for steps in (2, 4):

@@ -16,7 +16,7 @@ from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import train
 from proma_bench.learning.methods import METHODS
 from proma_bench.report.reading import read_runs
-from proma_bench.runs import checkpoints
+from proma_bench.runs import checkpoints, criteria
 from proma_bench.runs import directory as runs
 from proma_bench.runs.directory import claim, read_metrics, read_run
 
@@ -276,7 +276,9 @@ def test_runs_are_found_wherever_they_lie(tmp_path):
             "lacks learning_rate, method, seed, steps",
         ),
         ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 3}\n', "line 2: not JSON"),
+        ("config.json", '{"versions": {"torch": -1e400}}', "-1e400 is too large a number"),
         ("metrics.jsonl", '{"step": 1}\n{"step": 3}\n', "line 2: not the metrics of step 2"),
+        ("metrics.jsonl", '{"step": 1, "score": 1' + "0" * 400 + ".0}\n", "line 1: 10{19} is too large a number"),
     ],
 )
 def test_a_damaged_directory_says_which_file(tmp_path, name, content, message):
@@ -284,3 +286,11 @@ def test_a_damaged_directory_says_which_file(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(RunError, match=message):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["margin", "learning_rate"])
+def test_criteria_beyond_any_float_are_none(name):
+    stored = criteria.to_json(criteria.Criteria())
+    assert criteria.from_json({**stored, name: 1.0}) == criteria.Criteria(**{name: 1.0})
+    with pytest.raises(UsageError, match="numbers from 0 on"):
+        criteria.from_json({**stored, name: 10**400})

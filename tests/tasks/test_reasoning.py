@@ -160,3 +160,12 @@ def test_what_only_another_process_may_score_is_scored_there(monkeypatch):
             task.score(question, f" ({question.answer})\n") == 1 and task.score(question, f"{question.answer}+1") == 0
         )
         assert task.is_answerable(question)
+
+
+def test_the_text_of_an_answer_is_not_printed(monkeypatch, capfd):
+    """The library's scorer of this task prints a move to a peg that is not there, with what stands around it."""
+    monkeypatch.setattr(reasoning, "POOL", 20)
+    task = Task("tower_of_hanoi", 8)
+    scores = [task.score(question, "\x1b[2JMove disk 1 from Peg 99 to Peg 1") for question in task.validation]
+    assert not any(scores) and capfd.readouterr() == ("", "")
+    assert task.score(task.validation[0], task.validation[0].answer) == 1.0
