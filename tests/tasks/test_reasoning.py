@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from escapes import EVALUATING, bombs, escapes, trap
@@ -11,7 +12,7 @@ from escapes import EVALUATING, bombs, escapes, trap
 from proma_bench.errors import UsageError
 from proma_bench.tasks import reasoning
 from proma_bench.tasks.questions import Question
-from proma_bench.tasks.reasoning import POOL, SLOW, Task, _shortened
+from proma_bench.tasks.reasoning import POOL, SLOW, Task, _entries, _shortened
 
 PAIRS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 SUMS = {**PAIRS, "operators": "+", "allow_parentheses": False, "allow_negation": False}
@@ -160,3 +161,16 @@ def test_what_only_another_process_may_score_is_scored_there(monkeypatch):
             task.score(question, f" ({question.answer})\n") == 1 and task.score(question, f"{question.answer}+1") == 0
         )
         assert task.is_answerable(question)
+
+
+def test_no_file_is_overwritten_by_what_a_task_runs_to_make_its_questions(tmp_path, monkeypatch):
+    def programs():
+        Path("planet.com").write_text("theirs")  # as codeio does
+        Path("test_dir").mkdir()
+        yield {"question": "What does it print?"}
+
+    monkeypatch.chdir(tmp_path)
+    Path("planet.com").write_text("mine")
+    assert list(_entries(programs(), "codeio", 1)) == ["What does it print?"]
+    assert [path.name for path in tmp_path.iterdir()] == ["planet.com"]
+    assert Path("planet.com").read_text() == "mine"
