@@ -26,6 +26,8 @@ from proma_bench.errors import RunError
 MEGABYTE = 2**20
 UNFINISHED = "unfinished-"
 """What the names of temporary folders begin with."""
+UNFINISHED_FOLDER = UNFINISHED + 16 * "[0-9a-f]"
+"""Their names, as a pattern: nobody else's folder has such a name."""
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -149,6 +151,24 @@ def create(root: Path, name: str, content: bytes) -> bool:
                 os.unlink(path.name, dir_fd=folder)
             raise
         return True
+
+
+def require_own(root: Path, name: str, mark: bytes) -> None:
+    """Require that a file that will be written anew was written by this package before, or is not there.
+
+    Args:
+        root: as for `write`.
+        name: as for `write`.
+        mark: what every file of its kind by this package contains.
+
+    Raises:
+        RunError: it is somebody else's, or a directory below ``root`` is a link.
+    """
+    path = root / name
+    require_inside(root, path.parent)
+    content = read(path, 256 * MEGABYTE) if is_file(path) else b""
+    if mark not in content and content.strip() not in (b"", b"[]"):
+        raise RunError(f"{path} was not made by this program and is not overwritten; move it, or give it another name")
 
 
 def make_folder(root: Path, name: str = ".") -> Path:

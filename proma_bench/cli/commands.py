@@ -44,7 +44,7 @@ class RunOptions(Generic[Config]):
     """With --resume: refuse other versions of Python, torch and so on than the run was started with."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Instead of one run, PROMA with one setting changed at a time, and the other methods, in one table."""
-    seeds: int = 3
+    seeds: Annotated[int | None, _default("3")] = None
     """With --ablate: seeds of each variant, from --seed on."""
     evaluate: Literal["validation", "test"] = "validation"
     """test: when the run is finished, score it on the test set as well, which is read for nothing else (test.json)."""
@@ -60,6 +60,8 @@ class RunOptions(Generic[Config]):
         if self.ablate:
             self._ablate(console)
             return
+        if self.seeds is not None:
+            raise UsageError("--seeds is for --ablate; one run has one --seed, and `proma-bench ladder` has several")
         config = self.config
         if self.evaluate == "test" and not config.has_test_set:
             raise UsageError("--evaluate test is for GSM8K, the only task with a test set")
@@ -79,10 +81,11 @@ class RunOptions(Generic[Config]):
         from proma_bench.experiments.ablation import ablate
         from proma_bench.experiments.workers import available_cores
 
-        if self.seeds < 1:
-            raise UsageError(f"seeds must be at least 1, got {self.seeds}")
+        seeds = 3 if self.seeds is None else self.seeds
+        if seeds < 1:
+            raise UsageError(f"seeds must be at least 1, got {seeds}")
         root = self.out or Path("runs", "ablation", self.config.title)
-        ablate(self.config, self.seeds, root, available_cores(), console)
+        ablate(self.config, seeds, root, available_cores(), console)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def ablate(config: RunConfig, seeds: int, root: Path, processes: int, console: C
     Finished runs are not repeated. The table is printed and written to ``root/ablation.md``. Raises as
     `proma_bench.experiments.run.run_in`, and RunError when runs failed.
     """
+    files.require_own(root, "ablation.md", b"--ablate --seeds ")
     runs = {name: _jobs(config, name, seeds, root) for name in variants()}
     for job in itertools.chain(*runs.values()):
         files.require_inside(root, job.path)

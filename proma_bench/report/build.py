@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from proma_bench.console import say
 from proma_bench.report.html import write_page
 from proma_bench.report.judging import TierClaims, evaluate, write_claims
 from proma_bench.report.matrix import claims_table
-from proma_bench.report.plots import file_name, learning_curves, png
+from proma_bench.report.plots import MARK, file_name, learning_curves, png
 from proma_bench.report.reading import read_runs
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.report.table import summary_table
@@ -24,12 +25,13 @@ def report(root: Path, console: Console) -> Path:
 
     Raises:
         UsageError: there is nothing to report.
-        RunError: nothing of it can be used.
+        RunError: nothing of it can be used, or a file of somebody else has the name of one that would be written.
     """
     reading = read_runs(root)
     tiers = [
         tier for tier in evaluate(reading.runs) if any(run.metrics or run.diverged for run in tier.comparable.members)
     ]
+    _require_own_files(root, tiers)
     for tier in tiers:
         console.print(summary_table(tier.comparable.title, cells(tier.comparable.members)))
     console.print(claims_table(tiers))
@@ -44,7 +46,18 @@ def report(root: Path, console: Console) -> Path:
     return page
 
 
+def _require_own_files(root: Path, tiers: Sequence[TierClaims]) -> None:
+    files.require_own(root, "report.html", b"<title>proma_bench: ")
+    files.require_own(root, "claims.json", b'"verdict"')
+    for tier in tiers:
+        files.require_own(root, _plot(tier), MARK)
+
+
+def _plot(tier: TierClaims) -> str:
+    return f"plots/{file_name(tier.comparable.title)}.png"
+
+
 def _curves(tier: TierClaims, root: Path) -> Path:
     """Learning curves at the same-settings learning rate."""
     name, shown = tier.comparable.title, at_rate(cells(tier.comparable.members), tier.rate)
-    return files.write(root, f"plots/{file_name(name)}.png", png(learning_curves(name, shown, tier.criteria.score)))
+    return files.write(root, _plot(tier), png(learning_curves(name, shown, tier.criteria.score)))

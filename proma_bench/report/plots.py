@@ -25,6 +25,7 @@ from proma_bench.runs.directory import Run
 BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
 POINTS = 40  # of a curve along the score
+MARK = b"proma_bench"  # in a PNG's metadata
 MOST_NAMES = 400  # of layers, written beside the figure
 
 
@@ -127,7 +128,7 @@ def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
 def png(figure: Figure) -> bytes:
     """The figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": MARK.decode()})
     return buffer.getvalue()
 
 

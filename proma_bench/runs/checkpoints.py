@@ -51,7 +51,7 @@ def save(folder: Path, training: Training) -> None:
         OSError: it cannot be written; the earlier ones are untouched then.
     """
     root, name = folder.parent, folder.name
-    for abandoned in files.make_folder(root, name).glob("unfinished*"):  # by a process that was killed
+    for abandoned in files.make_folder(root, name).glob(files.UNFINISHED_FOLDER):  # by a process that was killed
         files.remove(abandoned)
     final = folder / f"step-{training.step:08d}"
     with files.scratch(root, name) as unfinished:  # gone on an error: a full disk needs the room

@@ -17,6 +17,7 @@ import fcntl
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ ABOUT = frozenset({"format", "title", "versions", "criteria", "resumed", "extend
 
 DIVERGED = "diverged.json"
 """Says at which step a run diverged, and why."""
+_WRITTEN = ("metrics.jsonl", "summary.json", "test.json", "checkpoint", DIVERGED)
+"""What a run writes after ``config.json``."""
 LARGEST_METRICS = 1024 * files.MEGABYTE
 """Of ``metrics.jsonl``, in bytes: more than a run of a language model writes in ten thousand steps."""
 LONGEST_LINE = 16 * files.MEGABYTE
@@ -201,7 +204,9 @@ def _require_free(path: Path, config: RunConfig, resume: bool, strict: bool) -> 
         raise UsageError(f"{path} is a file, not a directory")
     if (path / "ladder.json").exists():
         raise UsageError(f"{path} holds a whole ladder; choose another --out")
-    if not (path / "config.json").exists():
+    if not os.path.lexists(path / "config.json"):  # which a run writes first
+        if others := [name for name in _WRITTEN if os.path.lexists(path / name)]:
+            raise UsageError(f"{path} has {others[0]}, but no config.json that says of which run; choose another --out")
         return None
     run, wanted = read_run(path), to_json(config)
     is_longer = type(run.config["steps"]) is int and config.steps > run.config["steps"]

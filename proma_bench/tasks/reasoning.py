@@ -8,6 +8,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -143,9 +144,19 @@ class Task:
 
 
 def _entries(dataset: Iterable[dict[str, Any]], name: str, count: int) -> dict[str, dict[str, Any]]:
-    """The first ``count`` records, by their question. What the library prints meanwhile is not shown."""
+    """The first ``count`` records, by their question.
+
+    What the library prints meanwhile is not shown. Its task codeio runs programs that write files where they run: here
+    in a directory that is removed, so that no file of the user is overwritten.
+    """
     entries, began, told, terminal = dict[str, dict[str, Any]](), time.monotonic(), False, sys.stderr
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        tempfile.TemporaryDirectory(prefix="proma-bench-", ignore_cleanup_errors=True) as directory,
+        contextlib.chdir(directory),
+    ):
         for number, entry in enumerate(itertools.islice(dataset, count), 1):
             entries[entry["question"]] = entry
             seconds = time.monotonic() - began

@@ -92,6 +92,11 @@ _CUE = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(r"([.!?](?=[\"'*_)”]*(?:\s|\Z))|\n)")
+_RETRACTION = re.compile(
+    r"(?:[.!?…\n)}$]|\A)[\s*_$)\]\\]*(?:wait|oops|hmm+|actually|correction|sorry|no|hold on|on second thought)"
+    r"(?:[,.!:;…—-]|\s+(?:it|that|this|the answer|no)\b)",
+    re.IGNORECASE,
+)
 _COLUMN = re.compile(r"^[ $\\\d.,+-]*\d[ $\\\d.,+-]*\n\s*[$\\\d.,+-]*\d[ $.]*$", re.MULTILINE)
 
 
@@ -121,7 +126,14 @@ def _in_box(text: str, start: int, end: int, content: str, is_cut: bool) -> Frac
     """The number in a box, if the box is not part of an expression and no other answer follows."""
     before, after = text[:start], text[end:]
     is_joined = _JOINED_BEFORE.search(before) or _JOINED_AFTER.match(after)
-    if is_joined or is_doubtful(_END.split(before)[-1]) or (is_cut and len(before) < len(r"\times $$ ")):
+    if _RETRACTION.search(after):
+        return None
+    if (
+        _RETRACTION.search(after)
+        or is_joined
+        or is_doubtful(_END.split(before)[-1])
+        or (is_cut and len(before) < len(r"\times $$ "))
+    ):
         return None
     found, later = number(_INNER_BOX.sub(r"\1", content), boxed=True), _after_cue(after)
     return found if later in (None, found) else None
@@ -134,7 +146,7 @@ def _after_cue(text: str) -> Fraction | None:
         return None
     cue = cues[-1]
     statement, end, rest = [*_END.split(text[cue.end() :].lstrip(" \n:*_#`"), maxsplit=1), "", ""][:3]
-    denied = is_denied(_END.split(text[: cue.start()])[-1] + cue[0])
+    denied = is_denied(_END.split(text[: cue.start()])[-1] + cue[0]) or _RETRACTION.search(rest)
     found = None if denied or end == "?" or NUMERAL.search(statement) else number(statement)
     is_heading = not cue["verb"] and not re.search(r"\w", text[: cue.start()])
     if is_heading and re.search("[0-9]", rest):  # perhaps of the whole solution

@@ -38,6 +38,11 @@ _LABELS = """
     no level grade room lesson exercise section note round stage base
 """
 
+_MONTHS = """
+    January February March April May June July August September October November December
+    Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec
+"""
+
 
 def _any_of(*lists: str) -> str:
     return rf"(?<![^\W\d_])(?:{'|'.join(' '.join(lists).split())})(?![^\W\d_])"
@@ -51,12 +56,13 @@ NUMERAL = re.compile(_any_of("zero one", _NUMERALS, _SCALES), re.IGNORECASE)
 
 _UNIT = re.compile("(?:[cmk]m|[mk]?g|m[lL]|ft|in|lbs?|oz|yd|mi|[mk]ph|hrs?|mins?|secs?|k?m/[hs]|USD|EUR|GBP)")
 _AFTER = re.compile(
-    rf"{_any_of(_NUMERALS, _SCALES, _DENIALS, _OPERATORS)}|{OPEN}\s*(?-i:[kKMBxyznie]|pi)\s*{CLOSE}|(?<!\w)pi(?!\w)",
+    rf"{_any_of(_NUMERALS, _SCALES, _DENIALS, _OPERATORS)}|{OPEN}\s*(?-i:[kKMBxyznie]|pi)\s*{CLOSE}|(?<!\w)pi(?!\w)"
+    rf"|\A\s*(?:of\s+)?(?-i:{_any_of(_MONTHS)})",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
     rf"{_any_of(_DENIALS)}"
-    rf"|(?:{_any_of(_NUMERALS, _SCALES, _OPERATORS, _BOUNDS, _FUNCTIONS, _LABELS)}"
+    rf"|(?:{_any_of(_NUMERALS, _SCALES, _OPERATORS, _BOUNDS, _FUNCTIONS, _LABELS, _MONTHS)}"
     rf"|{_any_of('divided multiplied increased decreased reduced')}\s+by"
     rf"|{_any_of(_NUMERALS, _SCALES, _FUNCTIONS, _SHARES)}\s+of(?:\s+the)?)[\s#:$]*{CLOSE}?\s*\Z",
     re.IGNORECASE,

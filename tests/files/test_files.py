@@ -27,7 +27,7 @@ ELSEWHERE = {
     "language/sampling/vllm.py": {"TemporaryDirectory"},
     "language/warm_start.py": {"save_model"},  # in a folder from `files`
     "tasks/confined.py": {"open"},  # /dev/null
-    "tasks/reasoning.py": {"open"},  # /dev/null
+    "tasks/reasoning.py": {"open", "TemporaryDirectory"},  # /dev/null; for what the library writes
     "runs/checkpoints.py": {"save_file", "save_model", "glob"},  # in a folder from `files`
 }
 
@@ -213,3 +213,17 @@ def test_finding_follows_no_link_and_needs_no_stack(tmp_path):
     assert found == [tmp_path / "root" / "a" / "x", tmp_path / "root" / "x"]
     assert problems == []
     subprocess.run(["rm", "-r", tmp_path / "root"], check=True)  # shutil would run out of stack
+
+
+# ------------------------------------------------------------------------------------------------ files of the user
+
+
+def test_a_file_that_is_not_of_this_program_is_not_its_own(tmp_path):
+    path = tmp_path / "report.html"
+    files.require_own(tmp_path, "report.html", b"mark")
+    for content in (b"", b"[]\n", b"a mark in it"):
+        path.write_bytes(content)
+        files.require_own(tmp_path, "report.html", b"mark")
+    path.write_bytes(b"precious")
+    with pytest.raises(RunError, match=r"report.html was not made by this program"):
+        files.require_own(tmp_path, "report.html", b"mark")

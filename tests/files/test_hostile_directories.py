@@ -12,6 +12,7 @@ from made_up_runs import made_up, store
 from rich.console import Console
 from small_runs import tiny
 
+from proma_bench import files
 from proma_bench.cli import main
 from proma_bench.cli.tutorials import copy_tutorials
 from proma_bench.errors import RunError, UsageError
@@ -82,16 +83,15 @@ def test_a_report_refuses_a_folder_of_plots_that_is_a_link(tmp_path, outside, ca
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "summary.json", "config.unfinished"])
-def test_a_run_replaces_links_in_the_place_of_its_files(tmp_path, outside, name):
-    root = tmp_path / "run"
-    root.mkdir()
-    target = outside / "new" if name == "config.json" else outside / "file"  # what is there already would be read
-    (root / name).symlink_to(target)
-    if name == "metrics.jsonl":
-        with pytest.raises(RunError, match=r"metrics\.jsonl: it is a link"):
-            run_in(root, tiny(steps=1))
+def test_a_run_writes_through_no_link_in_the_place_of_its_files(tmp_path, outside, name):
+    run_in(tmp_path / "run", tiny(steps=1))
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(outside / "file")
+    if name in ("config.json", "metrics.jsonl"):  # which are read
+        with pytest.raises(RunError, match=f"{name}: it is a link"):
+            run_in(tmp_path / "run", tiny(steps=2), resume=True)
     else:
-        assert run_in(root, tiny(steps=1)).finished
+        assert run_in(tmp_path / "run", tiny(steps=2), resume=True).finished
 
 
 def test_metrics_that_are_another_name_of_a_file_are_not_written_through_it(tmp_path):
@@ -107,19 +107,22 @@ def test_metrics_that_are_another_name_of_a_file_are_not_written_through_it(tmp_
 
 
 @pytest.mark.parametrize("name", [".lock", "checkpoint"])
-def test_a_run_refuses_what_must_not_be_a_link(tmp_path, outside, capsys, name):
-    (tmp_path / "run").mkdir()
+def test_a_run_refuses_what_must_not_be_a_link(tmp_path, outside, name):
+    run_in(tmp_path / "run", tiny(steps=1))
+    files.remove(tmp_path / "run" / name)
     (tmp_path / "run" / name).symlink_to(outside / ("file" if name == ".lock" else "."))
-    assert main([*RUN, "--out", str(tmp_path / "run")]) == 1
-    assert f"run/{name} is a link" in one_line(capsys)
+    with pytest.raises(RunError, match=f"run/{name} is a link"):
+        run_in(tmp_path / "run", tiny(steps=2), resume=True)
 
 
 def test_links_inside_of_the_checkpoints_are_removed_and_not_followed(tmp_path, outside):
+    run_in(tmp_path / "run", tiny(steps=1))
     folder = tmp_path / "run" / "checkpoint"
-    folder.mkdir(parents=True)
-    for name in ("unfinished", "step-00000001", "step-00000002"):
+    for name in ("unfinished-0123456789abcdef", "step-00000001", "step-00000002"):
+        if (folder / name).exists():
+            files.remove(folder / name)
         (folder / name).symlink_to(outside)
-    assert run_in(tmp_path / "run", tiny(steps=4)).finished
+    assert run_in(tmp_path / "run", tiny(steps=4), resume=True).finished
     assert {path.name for path in folder.iterdir()} == {"step-00000002", "step-00000004"}
     assert not any(path.is_symlink() for path in folder.iterdir())
 

@@ -6,6 +6,7 @@ import policy_zoo
 import pytest
 import torch
 import zoo
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from proma_bench.errors import UsageError
 from proma_bench.language.key_values import can_share_beginnings
@@ -73,7 +74,15 @@ def test_noise_in_training_is_refused():
 
 def test_beginnings_are_not_shared_where_attention_has_a_window():
     assert can_share_beginnings(policy_zoo.built("Qwen3ForCausalLM"))
-    for name in ("MistralForCausalLM", "Gemma3ForCausalLM", "GPTNeoForCausalLM"):
-        model = policy_zoo.built(name, torch.float32)
+    window = GPTNeoConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=3,
+    )
+    windowed = [policy_zoo.built(name, torch.float32) for name in ("MistralForCausalLM", "Gemma3ForCausalLM")]
+    for model in (*windowed, GPTNeoForCausalLM(window)):
         assert not can_share_beginnings(model)
         require_trainable(model)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from escapes import EVALUATING, bombs, escapes, trap
@@ -11,7 +12,7 @@ from escapes import EVALUATING, bombs, escapes, trap
 from proma_bench.errors import UsageError
 from proma_bench.tasks import reasoning
 from proma_bench.tasks.questions import Question
-from proma_bench.tasks.reasoning import POOL, SLOW, Task, _shortened
+from proma_bench.tasks.reasoning import POOL, SLOW, Task, _entries, _shortened
 
 PAIRS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 SUMS = {**PAIRS, "operators": "+", "allow_parentheses": False, "allow_negation": False}
@@ -169,3 +170,16 @@ def test_the_text_of_an_answer_is_not_printed(monkeypatch, capfd):
     scores = [task.score(question, "\x1b[2JMove disk 1 from Peg 99 to Peg 1") for question in task.validation]
     assert not any(scores) and capfd.readouterr() == ("", "")
     assert task.score(task.validation[0], task.validation[0].answer) == 1.0
+
+
+def test_no_file_is_overwritten_by_what_a_task_runs_to_make_its_questions(tmp_path, monkeypatch):
+    def programs():
+        Path("planet.com").write_text("theirs")  # as codeio does
+        Path("test_dir").mkdir()
+        yield {"question": "What does it print?"}
+
+    monkeypatch.chdir(tmp_path)
+    Path("planet.com").write_text("mine")
+    assert list(_entries(programs(), "codeio", 1)) == ["What does it print?"]
+    assert [path.name for path in tmp_path.iterdir()] == ["planet.com"]
+    assert Path("planet.com").read_text() == "mine"

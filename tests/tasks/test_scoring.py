@@ -126,6 +126,31 @@ def test_what_the_lenient_form_understands(completion, number):
     assert lenient_number(completion) == number
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The answer is 18. Wait, no, 20.",
+        "The answer is 18.\n\nActually, it's 20.",
+        "**Answer:** 18\nHmm, that is not right: 20 apples.",
+        r"\boxed{18}. Wait, it should be 20.",
+        r"$\boxed{18}$ Oops, that is wrong.",
+        "The answer is 18. No, it is 20.",
+    ],
+)
+def test_an_answer_that_is_taken_back_is_none(completion):
+    assert lenient_number(completion) is None
+
+
+@pytest.mark.parametrize("date", ["May 18", "18 May", "the 18 of March", "Oct. 18", "December 18"])
+def test_a_date_is_no_number(date):
+    assert lenient_number(f"The answer is {date}.") is None
+
+
+def test_a_name_that_is_a_month_does_no_harm():
+    assert lenient_number("So April has 18 apples.") == lenient_number("She gives 18 apples to June.") == 18
+    assert lenient_number("The answer is 18. Nothing may be left.") == 18
+
+
 def test_numbers_are_compared_exactly():
     assert strict_number("#### 0.1") == Fraction(1, 10)
     assert strict_number("#### 10000000000000000.1") != strict_number("#### 10000000000000000.2")
