@@ -26,10 +26,10 @@ POOL = 6000
 """Number of questions that are generated per task, before duplicates are removed."""
 
 SLOW = (
-    {"knight_swap": 50, "futoshiki": 150, "sudoku": 1000}
+    {"knight_swap": 50, "futoshiki": 100, "sudoku": 1000}
     | dict.fromkeys("sokoban zebra_puzzles".split(), 250)
     | dict.fromkeys("intermediate_integration puzzle24 quantum_lock".split(), 600)
-    | dict.fromkeys("countdown polynomial_equations rearc rubiks_cube".split(), 2000)
+    | dict.fromkeys("countdown number_sequence polynomial_equations rearc rubiks_cube".split(), 2000)
     | dict.fromkeys("advanced_geometry game_of_life polynomial_multiplication simple_integration".split(), 3000)
 )
 """Fewer questions for tasks that would need more than 20 seconds; at least twice as many as are for validation."""
