@@ -84,6 +84,8 @@ class RunOptions(Generic[Config]):
         seeds = 3 if self.seeds is None else self.seeds
         if seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {seeds}")
+        if self.evaluate == "test" or self.tracker != "none" or self.strict:
+            raise UsageError("--evaluate, --tracker and --strict are for a single run, not for --ablate")
         root = self.out or Path("runs", "ablation", self.config.title)
         ablate(self.config, seeds, root, available_cores(), console)
 

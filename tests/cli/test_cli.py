@@ -25,6 +25,7 @@ from proma_bench.experiments.run import run_in
         ("run bandit --initial-states 63", "initial_states must be a multiple of steps_per_batch (2), got 63"),
         ("ladder --tiers bandit,gmy", "unknown tier 'gmy'"),
         ("run bandit --seeds 3", "--seeds is for --ablate"),
+        ("run bandit --ablate --evaluate test", "--evaluate, --tracker and --strict are for a single run"),
         ("ladder --seeds 0", "seeds must be at least 1, got 0"),
         ("ladder --jobs 0", "jobs must be at least 1, got 0"),
         ("report nowhere", "nowhere is not a directory"),

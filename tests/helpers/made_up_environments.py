@@ -59,7 +59,7 @@ class Wrong(Endless):
         if time != self.at:
             return answer
         changed = self.change(answer)
-        if isinstance(changed, Exception):
+        if isinstance(changed, BaseException):
             raise changed
         return changed
 

@@ -79,6 +79,7 @@ STEPS = {
     "an assertion": (lambda answer: AssertionError("no such move"), "raised AssertionError: no such move"),
     "another call's error": (lambda answer: TypeError("takes 1"), "expected are reset(*, seed, options) and step(act"),
     "an error of this package": (lambda answer: UsageError("hm"), "raised UsageError: hm"),
+    "an exit": (lambda answer: SystemExit(3), "raised SystemExit: 3"),
     "the end of an iterator": (lambda answer: StopIteration(), "raised StopIteration"),
 }  # fmt: skip
 """An answer to a step, and the line that it gives."""

@@ -68,7 +68,7 @@ class Checked(gymnasium.Wrapper):
     def _ask(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of the environment's own code
             expected = "; expected are reset(*, seed, options) and step(action)" if type(error) is TypeError else ""
             raise RunError(f"{self._name}: {self._call()} raised {described(error)}{expected}") from error
 

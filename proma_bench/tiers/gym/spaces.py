@@ -76,4 +76,6 @@ def _require_supported(name: str, role: str, space: Space | None) -> None:
     empty = isinstance(space, Box) and 0 in space.shape
     if not isinstance(space, Box | Discrete) or whole_numbers or empty:
         kinds = "Discrete and Box (of floating-point numbers)" if role == "action" else "Discrete and Box"
-        raise UsageError(f"{name}: its {role} space {shown(space)} is not supported; supported are {kinds}")
+        raise UsageError(
+            f"{name}: its {role} space {shown(space)} is not supported; supported are {kinds} that are not empty"
+        )
