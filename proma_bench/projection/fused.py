@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -29,8 +30,13 @@ class Settings(NamedTuple):
 
 
 def fused_settings(gram: Tensor, advantages: Tensor, config: ProjectionConfig) -> Settings | None:
-    """With which settings `fused_removal` serves this method; None where it does not."""
-    if not (gram.ndim == 3 and advantages.ndim <= 2 and 1 <= gram.shape[-1] <= LARGEST and has_kernel(gram)):
+    """With which settings `fused_removal` serves this method; None where it does not.
+
+    It gives no gradients of its own.
+    """
+    is_constant = not (torch.is_grad_enabled() and (gram.requires_grad or advantages.requires_grad))
+    fits = gram.ndim == 3 and advantages.ndim <= 2 and 1 <= gram.shape[-1] <= LARGEST
+    if not (is_constant and fits and has_kernel(gram)):
         return None
     solver = PROJECTION_METHODS[config.method].solve
     if isinstance(solver, GaussSeidel):
@@ -43,12 +49,25 @@ def fused_settings(gram: Tensor, advantages: Tensor, config: ProjectionConfig) -
 
 def has_kernel(gram: Tensor) -> bool:
     """Whether Triton is there, and can serve the device."""
-    return gram.is_cuda and _has_triton()
+    return gram.is_cuda and works_on(gram.device)
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def works_on(device: torch.device) -> bool:
+    """Try the kernel once: Triton may be installed where no compiler is, or not know the device."""
+    if find_spec("triton") is None:
+        return False
+    one = torch.ones(1, 1, 1, device=device)
+    try:
+        fused_removal(one, one[0], one[0, 0], 1, 0, 0.0, None, 1.0)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        warnings.warn(
+            f"PROMA's kernel for {device} cannot be used ({type(error).__name__}: {reason}); torch solves instead",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 _SCHEMA = (

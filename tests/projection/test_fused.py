@@ -98,6 +98,26 @@ def test_a_cpu_another_solver_and_a_large_microbatch_take_torch(monkeypatch: pyt
     assert fused.fused_settings(gram, advantages, ProjectionConfig("own")) is None
 
 
+def test_where_triton_does_not_work_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(fused, "find_spec", lambda _: object())
+    monkeypatch.setattr(fused, "fused_removal", fail)
+    fused.works_on.cache_clear()
+    with pytest.warns(UserWarning, match=r"cannot be used \(RuntimeError: Failed to find C compiler\.\)"):
+        assert not fused.works_on(torch.device("cpu"))
+    fused.works_on.cache_clear()
+
+
+def test_what_is_to_be_differentiated_takes_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "has_kernel", lambda _: True)
+    gram, _, advantages = problems(4, torch.float64)
+    assert fused.fused_settings(gram, advantages.requires_grad_(), CONFIGS[0]) is None
+    with torch.no_grad():
+        assert fused.fused_settings(gram, advantages, CONFIGS[0]) is not None
+
+
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
