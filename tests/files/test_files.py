@@ -48,6 +48,7 @@ def calls(path):
 
 def test_nothing_else_in_the_package_touches_files():
     found = {path.relative_to(PACKAGE).as_posix(): WRITERS & set(calls(path)) for path in PACKAGE.rglob("*.py")}
+    found = {name: names for name, names in found.items() if not name.startswith("tutorials/")}  # of a wheel
     assert found.pop("files.py") >= {"fdopen", "FileIO", "mkdir", "rename", "unlink", "rmtree"}
     assert {name: names for name, names in found.items() if names} == ELSEWHERE
 
