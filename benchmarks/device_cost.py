@@ -14,6 +14,7 @@ occupancy, fused kernels, or of Python. It is exact in what it counts, so tests 
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -158,16 +159,8 @@ def _kernel(function: Any, args: Any, kwargs: Any, found: Any) -> Kernel:
 
 def _bytes(tensor: Tensor) -> int:
     """What is read of it: an axis that is only expanded is read once."""
-    return tensor.element_size() * _product(
-        size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride
-    )
-
-
-def _product(numbers: Iterator[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * math.prod(size for size, stride in sizes if stride)
 
 
 # ------------------------------------------------------------------------------------------------ what is measured

@@ -129,11 +129,8 @@ class OuterProducts:
             self.write_rows(written, start, add=False)
             Dense(written).weighted_sum(out, weights, 0, add=add)
             return
-        left, right, weights = (
-            self._left(start, start + out.shape[0]).to(self._dtype),
-            self.right,
-            weights.view(-1, 1, 1),
-        )
+        left, right = self._left(start, start + out.shape[0]).to(self._dtype), self.right
+        weights = weights.view(-1, 1, 1)
         if left.shape[-1] < right.shape[-1]:
             left = left * weights
         else:
@@ -239,6 +236,8 @@ class Scattered:
 
 def joined(uses: Sequence[SequenceGrads]) -> Sequence[SequenceGrads]:
     """The uses of one tensor, with those of linear layers as one: a head that was applied to chunks, for example."""
+    if len(uses) == 1:  # nearly always
+        return uses
     groups: dict[object, list[OuterProducts]] = {}
     others: list[SequenceGrads] = []
     for use in uses:
