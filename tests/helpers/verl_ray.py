@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,11 @@ RANKS, LEARNING_RATE = 2, 100.0  # so large that little of the step is lost to r
 
 
 class Worker(TrainingWorker):
-    def __init__(self, config: TrainingWorkerConfig) -> None:
+    def __init__(self, config: TrainingWorkerConfig, store: str) -> None:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo")  # on a CPU, VeRL would name gloo twice
+        ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        # On a CPU, VeRL would name gloo twice; and a port that it has found free may be taken until it is used.
+        dist.init_process_group("gloo", init_method=store, **ranks)
         super().__init__(config)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
@@ -49,7 +52,8 @@ def main(folder: Path) -> None:
     )
     ray.init(num_cpus=32, include_dashboard=False)  # of which VeRL reserves more than it uses
     pool = RayResourcePool([RANKS], use_gpu=False, max_colocate_count=1)
-    workers: Any = RayWorkerGroup(pool, RayClassWithInitArgs(ray.remote(Worker), config=config), use_gpu=False)
+    initial = RayClassWithInitArgs(ray.remote(Worker), config=config, store=f"file://{folder / 'ray-store'}")
+    workers: Any = RayWorkerGroup(pool, initial, use_gpu=False)
     workers.reset()
     workers.set_loss_fn(partial(ppo_loss, config=actor))
     before = workers.weights()[0]
