@@ -33,7 +33,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from docs.marked import between_markers
 from proma_bench import Proma
-from proma_bench.backward import factors, measure
+from proma_bench.backward import factors, measure, products
 from proma_bench.language import tokens
 from proma_bench.language.models import checkpoint_layers
 from proma_bench.language.policy import LanguagePolicy
@@ -48,14 +48,15 @@ aten = torch.ops.aten
 
 
 class Device(NamedTuple):
-    """Bytes per second, multiplications and additions per second by type, and seconds of the shortest kernel."""
+    """Bytes per second, multiplications and additions per second by type, seconds of the shortest kernel, and bytes."""
 
     bandwidth: float
     peaks: dict[torch.dtype, float]
     launch: float
+    memory: int
 
 
-GPU = Device(3.0e12, {torch.bfloat16: 600e12, torch.float32: 50e12, torch.float64: 25e12}, 4e-6)
+GPU = Device(3.0e12, {torch.bfloat16: 600e12, torch.float32: 50e12, torch.float64: 25e12}, 4e-6, 80 * 10**9)
 
 
 class Kernel(NamedTuple):
@@ -147,14 +148,25 @@ def _kernel(function: Any, args: Any, kwargs: Any, found: Any) -> Kernel:
     if packet in _PRODUCTS:
         factors = args[_PRODUCTS[packet] :][:2]
         operations, dtype = int(2 * factors[0].numel() * factors[1].shape[-1]), factors[0].dtype
+    elif packet is torch.ops.proma_bench.fused_products:
+        operations, dtype = 2 * products.padded(args[0]) ** 2 * args[0].shape[1], args[0].dtype
     else:
         counts: Any = flop_registry.get(packet)  # attention
         operations = 0 if counts is None else int(counts(*args, **kwargs, out_val=found))
         dtype = next((value.dtype for value in inputs if value.is_floating_point()), None)
-    read = outputs if packet in _ROWS else inputs
+    read = outputs if packet in _ROWS else [value for value in inputs if value is not kwargs.get("out")]
     if packet in (aten.index_add_, aten.index_add):
         read = outputs = inputs[1:]
-    return Kernel(str(packet), dtype, operations, sum(map(_bytes, set(read))) + sum(map(_bytes, outputs)))
+    return Kernel(str(packet), dtype, operations, _traffic(read) + _traffic(outputs))
+
+
+def _traffic(tensors: Sequence[Tensor]) -> int:
+    """Bytes of these tensors; a Gram matrix is a product of a matrix with itself, whose memory counts once."""
+    largest: dict[tuple[int, int], int] = {}
+    for tensor in tensors:
+        place = (tensor.untyped_storage()._cdata, int(tensor.storage_offset()))
+        largest[place] = max(largest.get(place, 0), _bytes(tensor))
+    return sum(largest.values())
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -228,7 +240,10 @@ def as_on_a_gpu() -> Iterator[None]:
     with ExitStack() as patches:
         for module, name, value in (
             (factors, "has_mixed_products", lambda _: True),
+            (factors, "at_once", lambda _: factors.AT_ONCE * factors.GPU_FACTOR),
             (measure, "BLOCK_BYTES", 2**62),
+            (measure, "default_limit", lambda _: GPU.memory // 64),
+            (products, "has_kernel", lambda seq_grads: seq_grads.dtype == torch.float32),
             (tokens, "logits_at_once", lambda _: tokens.CHUNK * tokens.GPU_FACTOR),
             (fused, "has_kernel", lambda _: True),
             (functional, "rms_norm", lambda x, shape, weight=None, eps=None: fused_rms_norm(x)),

@@ -18,7 +18,7 @@ from benchmarks.literal import project_by_qr, project_iteratively
 from benchmarks.settings import Settings
 from benchmarks.timing import Contest
 from proma_bench import ProjectionConfig, project
-from proma_bench.backward.measure import gram_matrix
+from proma_bench.backward.products import gram_matrix
 from proma_bench.projection.gram import removal
 
 PLAIN = "plain accumulation"

@@ -17,6 +17,9 @@ with warnings.catch_warnings():  # one of its dependencies has a doubtful `is`
 
 torch.set_num_threads(1)
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
+
 settings.register_profile(
     "proma",
     max_examples=int(os.environ.get("PROMA_BENCH_EXAMPLES", "200")),  # fewer in `tox -e lowest`, which tries versions

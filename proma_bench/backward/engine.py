@@ -40,7 +40,7 @@ class BackwardEngine:
         config: ProjectionConfig,
         *,
         unprojected: Collection[str],
-        workspace_bytes: int,
+        workspace_bytes: int | None,
         gram_method: GramMethod,
         record: bool,
         uncovered: str,

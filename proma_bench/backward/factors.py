@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-AT_ONCE = 2**23  # elements that are converted, joined or written out at a time
+AT_ONCE = 2**23  # elements that are converted, joined or written out at a time, on a CPU
+GPU_FACTOR = 8  # on a GPU, for which 32 MiB are little
 
 
 @runtime_checkable
@@ -115,9 +116,9 @@ class OuterProducts:
     def weighted_sum(self, out: Tensor, weights: Tensor, start: int, *, add: bool) -> None:
         rows = out.shape[0]
         if self._is_mixed:  # weights are not rounded to 16 bits, so they cannot be part of a factor
-            block = max(1, AT_ONCE // (weights.shape[0] * self.right.shape[-1]))
+            block = max(1, at_once(out) // (weights.shape[0] * self.right.shape[-1]))
         elif len(self._lefts) > 1 or self._lefts[0].dtype != self._dtype:
-            block = max(1, AT_ONCE // self.right.shape[:2].numel())
+            block = max(1, at_once(out) // self.right.shape[:2].numel())
         else:
             block = rows
         for first in range(0, rows, block):
@@ -247,6 +248,11 @@ def joined(uses: Sequence[SequenceGrads]) -> Sequence[SequenceGrads]:
             others.append(use)
     linear = [group[0] if len(group) == 1 else OuterProducts.joined(group) for group in groups.values()]
     return [*linear, *others]
+
+
+def at_once(tensor: Tensor) -> int:
+    """Elements that are converted, joined or written out at a time on the device of a tensor."""
+    return AT_ONCE * GPU_FACTOR if tensor.is_cuda else AT_ONCE
 
 
 def has_mixed_products(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ there is room, so that ``sum_i u_i S_i`` only has to read them again; the others
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -24,30 +25,48 @@ from proma_bench.backward.factors import (
     SequenceGrads,
     joined,
 )
+from proma_bench.backward.products import gram_matrix, stacked_products
 
+LIMIT_BYTES = 256 * 2**20
 BLOCK_BYTES = 32 * 2**20  # of S at a time on a CPU: the products that write fewer rows take up to twice as long
-CONTRACTION = 4096  # elements; see `gram_matrix`
 
 
 class Workspace:
-    """One buffer per device and type, which is used again and again: new memory pages cost more than arithmetic."""
+    """One buffer per device and type, which is used again and again: new memory pages cost more than arithmetic.
 
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
+    Args:
+        limit_bytes: of the buffer of each device; None is `default_limit`.
+    """
+
+    def __init__(self, limit_bytes: int | None) -> None:
         self.used = 0  # elements
+        self._limit = limit_bytes
         self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def has_room(self, elements: int, dtype: torch.dtype) -> bool:
-        """Whether this many more elements stay within the limit."""
-        return (self.used + elements) * dtype.itemsize <= self.limit_bytes
+    def limit(self, like: Tensor) -> int:
+        """Bytes that there are on the device of a tensor."""
+        return default_limit(like.device) if self._limit is None else self._limit
 
-    def view(self, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def has_room(self, elements: int, like: Tensor) -> bool:
+        """Whether this many more elements stay within the limit."""
+        return (self.used + elements) * like.element_size() <= self.limit(like)
+
+    def view(self, elements: int, like: Tensor) -> Tensor:
         """The next elements, whatever is in them; they stay the next ones until ``used`` is advanced."""
-        end = max(self.used + elements, self.limit_bytes // dtype.itemsize)
+        device, dtype = like.device, like.dtype
+        end = max(self.used + elements, self.limit(like) // dtype.itemsize)
         buffer = self._buffers.get((device, dtype))
         if buffer is None or buffer.shape[0] < end:
             buffer = self._buffers[device, dtype] = torch.empty(end, dtype=dtype, device=device)
         return buffer[self.used : self.used + elements]
+
+
+@functools.cache
+def default_limit(device: torch.device) -> int:
+    """256 MiB; on a GPU, where few large kernels are faster, a 64th of its memory if that is more."""
+    if device.type != "cuda":
+        return LIMIT_BYTES
+    return max(LIMIT_BYTES, torch.cuda.get_device_properties(device).total_memory // 64)
 
 
 class Measured(NamedTuple):
@@ -130,28 +149,28 @@ def _measure_rows(
 ) -> Measured:
     sequences, dtype = advantages.shape[0], advantages.dtype
     stacked = sequences if running is None else sequences + 1
-    products = advantages.new_zeros(stacked, sequences)
+    products: list[Tensor] = []
     blocks: list[tuple[int, Tensor]] = []
     kept_rows, row_size = 0, math.prod(shape[1:])
-    room = workspace.limit_bytes // 2  # for one block to keep and one to write
+    room = workspace.limit(advantages) // 2  # for one block to keep and one to write
     largest = (room if advantages.is_cuda else min(BLOCK_BYTES, room)) // dtype.itemsize
     for start, rows in _row_blocks(shape[0], stacked * row_size, largest):
         elements = rows * row_size
-        stack = workspace.view(stacked * elements, dtype, advantages.device).view(stacked, elements)
+        stack = workspace.view(stacked * elements, advantages).view(stacked, elements)
         seq_grads = stack[:sequences]
         written = seq_grads.view(sequences, rows, *shape[1:])
         for number, use in enumerate(uses):
             use.write_rows(written, start, add=number > 0)
-        if running is not None:
-            stack[-1] = running[start : start + rows].flatten()
-        products += inner_products(stack, seq_grads)
+        found = None if running is None else running[start : start + rows].flatten()
+        products.append(stacked_products(stack, sequences, found))
         room_for = elements if start + rows == shape[0] else 2 * elements  # this block, and the next to be written
-        if kept_rows == start and workspace.has_room(stacked * room_for, dtype):
+        if kept_rows == start and workspace.has_room(stacked * room_for, advantages):
             workspace.used += sequences * elements
             blocks.append((start, seq_grads))
             kept_rows = start + rows
     method = "rows" if kept_rows == shape[0] else f"rows, {kept_rows} of {shape[0]} kept"
-    gram, overlap = products[:sequences], products[-1] if running is not None else products.new_zeros(sequences)
+    total = products[0] if len(products) == 1 else torch.stack(products).sum(dim=0)
+    gram, overlap = total[:sequences], total[-1] if running is not None else total.new_zeros(sequences)
     return Measured(uses, gram, overlap, blocks, kept_rows, method, is_partly_kept=kept_rows < shape[0])
 
 
@@ -221,22 +240,6 @@ def plain_gradient(
     for number, use in enumerate(uses):
         use.weighted_sum(gradient, weights, 0, add=number > 0)
     return gradient
-
-
-def gram_matrix(rows: Float[Tensor, "B n"]) -> Float[Tensor, "B B"]:
-    """``rows @ rows.T``, see `inner_products`."""
-    return inner_products(rows, rows)
-
-
-def inner_products(left: Float[Tensor, "A n"], right: Float[Tensor, "B n"]) -> Float[Tensor, "A B"]:
-    """``left @ right.T`` by short contractions: a long one loses three digits of float32, and is slower."""
-    length = left.shape[1]
-    whole = length - length % CONTRACTION
-    if whole <= CONTRACTION:
-        return left @ right.T
-    lefts, rights = (rows[:, :whole].unflatten(1, (-1, CONTRACTION)).transpose(0, 1) for rows in (left, right))  # type: ignore[no-untyped-call]
-    products = torch.bmm(lefts, rights.transpose(1, 2)).sum(dim=0)
-    return products.addmm_(left[:, whole:], right[:, whole:].T) if whole < length else products
 
 
 def _row_blocks(rows: int, row_size: int, elements: int) -> Iterator[tuple[int, int]]:

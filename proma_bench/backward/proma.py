@@ -60,7 +60,7 @@ class Proma:
         *,
         record: bool = False,
         unprojected: Collection[str] = (),
-        workspace_bytes: int = 256 * 2**20,
+        workspace_bytes: int | None = None,
         gram_method: GramMethod = "auto",
         uncovered: Uncovered = "refuse",
         check: bool | Literal["always"] = True,
@@ -72,7 +72,8 @@ class Proma:
             config: how to project.
             record: keep what `stats` returns; costs one more pass over each running gradient.
             unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
-            workspace_bytes: limit of the buffer for sequence gradients that are written out.
+            workspace_bytes: limit of the buffer for sequence gradients that are written out; None is 256 MiB, on a GPU
+                a 64th of its memory if that is more.
             gram_method: how linear layers are measured: ``auto`` chooses the cheaper one for each, see `cost`.
             uncovered: what happens to parameters for which rows of sequences cannot be told apart, because something
                 mixes the rows of a batch: ``refuse``, or ``autograd``: their sequence gradients come from ``B`` more

@@ -57,7 +57,7 @@ class Solver:
         parameters: Parameters,
         config: ProjectionConfig,
         unprojected: Collection[str],
-        workspace_bytes: int,
+        workspace_bytes: int | None,
         gram_method: GramMethod,
         record: bool,
     ) -> None:
@@ -95,7 +95,7 @@ class Solver:
         running = self._parameters.running(parameter)
         if running is None and microbatch.size == advantages.shape[0]:
             return plain_gradient(uses, advantages, shape)
-        if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), dtype):
+        if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), advantages):
             self.flush(microbatch)
         start = self._workspace.used
         running = None if running is None else running.reshape(shape)

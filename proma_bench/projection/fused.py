@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -54,17 +55,22 @@ def has_kernel(gram: Tensor) -> bool:
 
 @functools.cache
 def works_on(device: torch.device) -> bool:
-    """Try the kernel once: Triton may be installed where no compiler is, or not know the device."""
+    """Try the kernel once."""
+    one = torch.ones(1, 1, 1, device=device)
+    return works(lambda: fused_removal(one, one[0], one[0, 0], 1, 0, 0.0, None, 1.0), device)
+
+
+def works(trial: Callable[[], object], device: torch.device) -> bool:
+    """Whether a kernel can be used: Triton may be installed where no compiler is, or not know the device."""
     if find_spec("triton") is None:
         return False
-    one = torch.ones(1, 1, 1, device=device)
     try:
-        fused_removal(one, one[0], one[0, 0], 1, 0, 0.0, None, 1.0)
+        trial()
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         warnings.warn(
-            f"PROMA's kernel for {device} cannot be used ({type(error).__name__}: {reason}); torch solves instead",
-            stacklevel=2,
+            f"a kernel of PROMA cannot be used on {device} ({type(error).__name__}: {reason}); torch computes instead",
+            stacklevel=3,
         )
         return False
     return True

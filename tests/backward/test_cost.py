@@ -84,9 +84,9 @@ def test_sequence_gradients_that_are_written_out_stay_within_the_workspace(monke
     reached: list[int] = []
     view = Workspace.view
 
-    def noting(self: Workspace, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        reached.append((self.used + elements) * dtype.itemsize)
-        return view(self, elements, dtype, device)
+    def noting(self: Workspace, elements: int, like: Tensor) -> Tensor:
+        reached.append((self.used + elements) * like.element_size())
+        return view(self, elements, like)
 
     monkeypatch.setattr(Workspace, "view", noting)
     with Proma(module, workspace_bytes=limit, gram_method="rows") as proma:
