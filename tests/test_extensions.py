@@ -30,17 +30,17 @@ def ladder(tmp_path_factory):
     """The smoke ladder of the bandit and of a tier from outside, with a method, a projection, a metric and a claim."""
     root = tmp_path_factory.mktemp("ladder")
     command = f"-m proma_bench ladder --tiers bandit,parity --budget smoke --seeds 1 --jobs 2 --out {root}".split()
-    return root, run(command, "dr_grpo", "parity", "reverse_kl", "jacobi")
+    return root, run(command, "ranks", "parity", "reverse_kl", "jacobi")
 
 
 def test_a_method_with_its_own_advantages(ladder):
     root, printed = ladder
-    runs = list(root.glob("bandit/dr-grpo/*/seed-0/summary.json"))
-    assert len(runs) == 2 and "dr-grpo" in printed
+    runs = list(root.glob("bandit/rank-grpo/*/seed-0/summary.json"))
+    assert len(runs) == 2 and "rank-grpo" in printed
     program = "from proma_bench.learning.methods import METHODS; from proma_bench.plugins import load_plugins\n"
-    program += "import torch; load_plugins(); method = METHODS['dr-grpo']\n"
+    program += "import torch; load_plugins(); method = METHODS['rank-grpo']\n"
     program += "print(method.advantages_function(torch.tensor([0., 1., 5., 5.]), 2).tolist())"
-    assert run(["-c", program], "dr_grpo").strip() == "[-0.5, 0.5, 0.0, 0.0]"
+    assert run(["-c", program], "ranks").strip() == "[-0.5, 0.5, 0.0, 0.0]"
 
 
 def test_a_tier(ladder):

@@ -134,9 +134,11 @@ def _of_text(experience: Experience) -> Metrics:
 
 
 def make_optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW; fused for a large policy, because other implementations hold copies of the largest tensor."""
+    """The optimizer; fused for a large policy, because other implementations hold copies of the largest tensor."""
     is_large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
     rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
     return torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
 
 

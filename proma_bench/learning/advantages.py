@@ -35,3 +35,44 @@ def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: flo
     varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding errors of the mean must not be amplified
     scaled = centred / (groups.std(dim=1, correction=0, keepdim=True) + epsilon)
     return torch.where(varied, scaled, 0.0).flatten()
+
+
+def centred_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
+    """``r - mean`` within each group, without a division (Dr. GRPO: Liu et al., arXiv 2503.20783).
+
+    Args:
+        rewards: one per sequence; the sequences of a group are adjacent.
+        group_size: number of sequences per group.
+
+    Returns:
+        One advantage per sequence, in the unit of the rewards.
+
+    Raises:
+        ValueError: the number of rewards is not a multiple of ``group_size``.
+    """
+    return _centred(rewards, group_size).to(rewards.dtype)
+
+
+def leave_one_out_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
+    """The reward minus the mean of the *other* rewards of its group (RLOO: Ahmadian et al., arXiv 2402.14740, eq. 7).
+
+    Args:
+        rewards: one per sequence; the sequences of a group are adjacent.
+        group_size: number of sequences per group.
+
+    Returns:
+        One advantage per sequence, in the unit of the rewards; a group of one has no others, and gets zero.
+
+    Raises:
+        ValueError: the number of rewards is not a multiple of ``group_size``.
+    """
+    return (_centred(rewards, group_size) * (group_size / max(1, group_size - 1))).to(rewards.dtype)
+
+
+def _centred(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
+    """In float64, as the mean of large rewards is not a number of float32; exactly zero where all are equal."""
+    if len(rewards) % group_size:
+        raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")
+    groups = rewards.double().reshape(-1, group_size)
+    differences = groups - groups[:, :1]
+    return (differences - differences.mean(dim=1, keepdim=True)).flatten()

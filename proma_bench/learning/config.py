@@ -48,8 +48,10 @@ class RunConfig:
     """Seed of the initial weights, the initial states and all sampling; methods with the same seed share all three."""
     steps: int = 60
     """Optimizer steps."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Optimizer: adam (AdamW), or sgd without momentum."""
     learning_rate: float = 0.005
-    """Learning rate of Adam."""
+    """Learning rate; TRPO, which needs no optimizer, takes it for the radius of its trust region, in nats."""
     weight_decay: float = 0.0
     """Weight decay, decoupled from the gradient as in AdamW; 0 is plain Adam."""
     warmup_steps: int = 0
@@ -66,6 +68,16 @@ class RunConfig:
     """How rows are weighted: all rows equally (as in the paper), all sequences equally, or summed per sequence."""
     clip: float = 0.2
     """GRPO only: the likelihood ratio is clipped to the range from 1 - clip to 1 + clip."""
+    dual_clip: float | None = None
+    """GRPO only: a negative advantage counts at most this many times, above 1; None is without limit."""
+    clip_high: float = 0.28
+    """DAPO and CISPO only: the likelihood ratio is clipped above 1 + clip_high."""
+    gspo_low: float = 3e-4
+    """GSPO only: the ratio of a sequence is clipped below 1 - gspo_low."""
+    gspo_high: float = 4e-4
+    """GSPO only: the ratio of a sequence is clipped above 1 + gspo_high."""
+    kl_penalty: float = 1.0
+    """PPO-KL only: the coefficient of the divergence from the policy that has sampled."""
     projection: str = setting("projection")
     """PROMA only: how the running gradient is projected: iterative (as in the paper), exact, ridge or intra."""
     sweeps: int = setting("sweeps")
@@ -98,7 +110,13 @@ class RunConfig:
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", self.learning_rate > 0 and math.isfinite(self.learning_rate), "above 0")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
-        self._require("clip", 0 < self.clip < 1, "between 0 and 1")
+        for name in ("clip", "gspo_low"):
+            self._require(name, 0 < getattr(self, name) < 1, "between 0 and 1")
+        for name in ("clip_high", "gspo_high"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+        self._require("dual_clip", self.dual_clip is None or 1 < self.dual_clip < math.inf, "above 1, or None")
+        self._require("kl_penalty", 0 <= self.kl_penalty < math.inf, "0 or more")
+        require_known("optimizer", self.optimizer, ("adam", "sgd"))
         require_known("loss_aggregation", self.loss_aggregation, LOSS_AGGREGATIONS)
         require_known("projected", self.projected, ("all", "linear"))
         require_known("uncovered", self.uncovered, UNCOVERED)

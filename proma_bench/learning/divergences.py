@@ -36,14 +36,21 @@ def kl(first: Distribution, second: Distribution, experience: Experience) -> flo
     Returns:
         The mean over the rows.
     """
-    return experience.mean(_divergence(first, second))
+    return experience.mean(divergence(first, second))
 
 
-def _divergence(first: Distribution, second: Distribution) -> Tensor:
-    """The divergence per row.
+def divergence(first: Distribution, second: Distribution) -> Tensor:
+    """``KL(first || second)`` per row.
 
     Categorical distributions are compared by their logits: torch's function returns infinity if a float32 probability
     rounds to 0.
+
+    Args:
+        first: the distributions of one policy.
+        second: those of the other policy.
+
+    Returns:
+        The divergence in every row.
     """
     if isinstance(first, Categorical) and isinstance(second, Categorical):
         terms = first.probs * (first.logits - second.logits)

@@ -65,7 +65,10 @@ def optimizer_step(
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
     result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
-    _apply(optimizer)
+    if (step := METHODS[config.method].step_function) is None:
+        _apply(optimizer)
+    else:
+        step(policy, microbatches, lambda: _value(policy, microbatches, config, rows, sequences), config)
     require_finite_weights(policy, optimizer)
     optimizer.zero_grad()
     return result
@@ -108,6 +111,11 @@ def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: 
     return objective
 
 
+def _value(policy: Policy, microbatches: Sequence[Experience], config: RunConfig, rows: int, sequences: int) -> float:
+    """The objective of the step, for the policy as it is."""
+    return sum(float(_objective(policy, part, config, rows, sequences).sum()) for part in microbatches)
+
+
 def _out_of_memory(sequences: int, config: RunConfig) -> str:
     """The message that says which settings to change.
 
@@ -132,9 +140,10 @@ def _weights(experience: Experience, config: RunConfig, rows: int, sequences: in
         rows: number of rows in the whole step.
         sequences: number of sequences in the whole step.
     """
-    if config.loss_aggregation == "token-mean":
+    aggregation = METHODS[config.method].loss_aggregation or config.loss_aggregation
+    if aggregation == "token-mean":
         return 1 / rows
-    if config.loss_aggregation == "sum":
+    if aggregation == "sum":
         return 1 / sequences
     lengths = experience.per_sequence(torch.ones_like(experience.old_log_probs))
     return 1 / (lengths.clamp_min(1.0) * sequences)

@@ -24,7 +24,7 @@ def gradient(objective, log_probs, experience, clip=0.2):
 
 def test_every_method_has_an_objective_and_advantages():
     for method in METHODS.values():
-        assert callable(method.objective_function) and method.advantages_function is group_advantages
+        assert callable(method.objective_function) and callable(method.advantages_function)
 
 
 def test_advantages_are_standardised_within_their_group():
