@@ -145,12 +145,13 @@ class ReportCommand:
 
 @dataclass(frozen=True)
 class VerifyCommand:
-    """Try a projection of your own on hostile inputs: which promises it keeps, and what breaks the others."""
+    """Try a projection or an update rule of your own on hostile inputs: which promises it keeps, what breaks others."""
 
     function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
-    """Any fn(running [*W], seq_grads [B, *W]) -> [*W]; modules of the current directory are found, too."""
+    """Any fn(running [*W], seq_grads [B, *W]) -> [*W], or rule(gram, overlap, advantages) -> coefficients; modules of
+    the current directory are found, too."""
     inexact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Ask only for what approximate methods promise as well."""
+    """Of a projection, ask only for what approximate methods promise as well."""
 
     def __call__(self, console: Console) -> None:
         from proma_bench.cli.verify import verify

@@ -16,7 +16,6 @@ from proma_bench.testing.checks import Invariant, promises, search, undisturbed
 from proma_bench.testing.invariants import Projection
 from proma_bench.testing.strategies import ProjectionProblem, projection_problems
 
-
 Words = Callable[[ProjectionProblem], str | None]
 """How an input breaks a promise, in words; None if it does not."""
 
@@ -106,9 +105,7 @@ def findings(
 
     collect()
     return [
-        _reduced(invariant, words, broken[invariant], problems, examples)
-        if invariant in broken
-        else Finding(invariant)
+        _reduced(invariant, words, broken[invariant], problems, examples) if invariant in broken else Finding(invariant)
         for invariant, words in promises.items()
     ]
 

@@ -42,8 +42,7 @@ def rule_step(rule: AnyRule, problem: ProjectionProblem) -> Tensor:
 
 
 def assert_rule_finite(rule: AnyRule, problem: ProjectionProblem) -> None:
-    """Finite inputs give finite coefficients of the advantages' shape, however long, dependent or zero gradients are."""
-    rule_update(as_rule(rule), problem)  # which raises for a rule from outside
+    """Finite inputs give a finite step, however long, dependent or zero the gradients are."""
     if not rule_step(rule, problem).isfinite().all():
         raise AssertionError("not finite: the step has entries that are NaN or infinite, from finite inputs")
 

@@ -53,9 +53,7 @@ def test_however_the_gradient_gets_there(rule: Any, literal: Any, workspace: int
     if watched:
         for parameter in module.parameters():
             parameter.register_post_accumulate_grad_hook(lambda parameter: None)
-    before = {
-        name: torch.randn(p.shape, dtype=p.dtype, generator=seeded(3)) for name, p in module.named_parameters()
-    }
+    before = {name: torch.randn(p.shape, dtype=p.dtype, generator=seeded(3)) for name, p in module.named_parameters()}
     wanted = literal_gradients(module, pieces_of(3), literal, before)
     for name, parameter in module.named_parameters():
         parameter.grad = before[name].clone()

@@ -19,7 +19,7 @@ from proma_bench.projection.rules.isopo import Isopo, NonInteractingIsopo
 from proma_bench.projection.rules.shrink import Shrink
 from proma_bench.projection.successive import successive_removals, successive_updates
 from proma_bench.projection.updates import Update, UpdateRule, as_rule, extras_of
-from proma_bench.testing import projection_problems
+from proma_bench.testing import check_rule, projection_problems
 
 RULES = [rule for rule, _ in CASES]
 NAMES = [f"{type(rule).__name__}-{number}" for number, rule in enumerate(RULES)]
@@ -177,3 +177,8 @@ def test_every_rule_is_in_the_table_under_its_name():
     for name, rule in UPDATE_RULES.items():
         assert rule.name == name and dataclasses.is_dataclass(rule) and rule.__dataclass_params__.frozen
         assert "::" in rule.__doc__ or "    " in rule.__doc__, f"{name} has no formula"
+
+
+@each_rule
+def test_every_rule_keeps_what_every_rule_must_keep(rule):
+    check_rule(rule, examples=50)
