@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -134,6 +135,7 @@ def require_number(name: str, value: object, above: float | None = None) -> None
 
 def name_of(function: Callable[..., Any]) -> str:
     """The function and the file it is in, for messages."""
+    function = function.func if isinstance(function, functools.partial) else function
     name = getattr(function, "__qualname__", type(function).__qualname__)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"the rule {name}" + (f" in {code.co_filename}" if code is not None else "")

@@ -82,6 +82,7 @@ def test_successive_microbatches_are_literal_steps(rule, literal, sizes):
     assert (found.kept is None) == (not isinstance(rule, Shrink))
 
 
+@settings(max_examples=50)
 @given(projection_problems(balanced=True), configs())
 def test_a_projection_config_is_a_rule(problem, config):
     gram, overlap = gram_of(problem)
@@ -120,6 +121,7 @@ def test_leading_axes_are_independent_problems(rule):
 
 
 @each_rule
+@settings(max_examples=50)
 @given(problem=projection_problems(near_duplicates=True))
 def test_hostile_gradients_give_finite_numbers(rule, problem):
     update = update_of(rule, problem)
@@ -181,4 +183,4 @@ def test_every_rule_is_in_the_table_under_its_name():
 
 @each_rule
 def test_every_rule_keeps_what_every_rule_must_keep(rule):
-    check_rule(rule, examples=50)
+    check_rule(rule, examples=30)
