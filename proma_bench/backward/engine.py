@@ -25,7 +25,7 @@ from proma_bench.backward.planner import Planner
 from proma_bench.backward.solving import Microbatch, Solver
 from proma_bench.backward.taps import Call, new_gate
 from proma_bench.backward.verification import Verification
-from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.updates import UpdateRule
 
 
 class BackwardEngine:
@@ -37,7 +37,7 @@ class BackwardEngine:
     def __init__(
         self,
         module: nn.Module,
-        config: ProjectionConfig,
+        rule: UpdateRule,
         *,
         unprojected: Collection[str],
         workspace_bytes: int | None,
@@ -49,7 +49,7 @@ class BackwardEngine:
         self.module = module
         self.uncovered, self.check = uncovered, check
         self._parameters = Parameters(module)
-        self.solver = Solver(self._parameters, config, unprojected, workspace_bytes, gram_method, record)
+        self.solver = Solver(self._parameters, rule, unprojected, workspace_bytes, gram_method, record)
         self._planner = Planner(self, self._parameters)
         self._guards = Guards(self)
         self._gates: dict[Tensor, Tensor] = {}

@@ -23,6 +23,7 @@ from proma_bench.backward.records import ProjectionRecord
 from proma_bench.backward.taps import layers_of
 from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
+from proma_bench.projection.updates import AnyRule, as_rule
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()  # what has a Proma, also where no layer has a rule that would show it
 
@@ -56,7 +57,7 @@ class Proma:
     def __init__(
         self,
         module: nn.Module,
-        config: ProjectionConfig | None = None,
+        rule: AnyRule | None = None,
         *,
         record: bool = False,
         unprojected: Collection[str] = (),
@@ -69,7 +70,9 @@ class Proma:
 
         Args:
             module: what is trained.
-            config: how to project.
+            rule: how a microbatch updates the running gradient: a `ProjectionConfig` (the default), one of
+                `proma_bench.projection.rules`, or any function ``rule(gram, overlap, advantages)`` to coefficients, see
+                `UpdateRule`.
             record: keep what `stats` returns; costs one more pass over each running gradient.
             unprojected: names of parameters whose gradient accumulates plainly, as without PROMA.
             workspace_bytes: limit of the buffer for sequence gradients that are written out; None is 256 MiB, on a GPU
@@ -86,10 +89,12 @@ class Proma:
         Raises:
             ValueError: there is nothing to train; a parameter is complex, or not whole on each rank (FSDP1, tensor
                 parallelism); the module has a Proma already; a name in ``unprojected`` is no parameter's; the
-                projection method needs the gradients written out (``qr``). Nothing is attached then.
+                projection method needs the gradients written out (``qr``); the rule does not take a rule's arguments.
+                Nothing is attached then.
         """
-        self.config = config or ProjectionConfig()
-        require_backward_method(self.config)
+        self.rule = as_rule(ProjectionConfig() if rule is None else rule)
+        if isinstance(self.rule, ProjectionConfig):
+            require_backward_method(self.rule)
         if gram_method not in GRAM_METHODS:
             raise ValueError(f"gram_method must be one of {', '.join(GRAM_METHODS)}, got {gram_method!r}")
         names = {name for name, _ in module.named_parameters()}
@@ -105,7 +110,7 @@ class Proma:
         self._module = module
         self._engine = BackwardEngine(
             module,
-            self.config,
+            self.rule,
             unprojected=set(unprojected),
             workspace_bytes=workspace_bytes,
             gram_method=gram_method,
@@ -191,14 +196,14 @@ class Proma:
     def stats(self) -> list[ProjectionRecord]:
         """One record per parameter tensor and microbatch.
 
-        There is none where nothing was projected: in the first microbatch of a step, and with the intra method for
-        tensors that are not the weight of a linear layer.
+        There is none where nothing was projected: in the first microbatch of a step (unless the rule changes that as
+        well), and with the intra method for tensors that are not the weight of a linear layer.
 
         Raises:
             RuntimeError: it was not attached with ``record=True``.
         """
         if not self._engine.solver.record:
-            raise RuntimeError("nothing was recorded; attach with Proma(module, config, record=True)")
+            raise RuntimeError("nothing was recorded; attach with Proma(module, rule, record=True)")
         return [record for records in self._engine.solver.records for record in records.unpacked()]
 
     def clear_stats(self) -> None:

@@ -15,9 +15,11 @@ class ProjectionRecord(NamedTuple):
     Attributes:
         parameter: its name in the module.
         microbatch: counted from 0 since the last ``clear_stats``.
-        removed_norm: norm of what was taken out of the running gradient (intra: of the microbatch's own).
-        removed_ratio: the same over the norm of what it was taken out of.
-        clamped: whether the norm clamp was active.
+        removed_norm: norm of what was taken out of the running gradient (intra: of the microbatch's own); for any
+            update rule the norm of its difference from plain accumulation.
+        removed_ratio: the same over the norm of what it was taken out of; for a rule that changes the first microbatch
+            of a step as well, that is the result of plain accumulation.
+        clamped: whether the norm clamp, or another limit of the rule, was active.
         gram_method: how it was computed (`cost`).
     """
 

@@ -16,7 +16,8 @@ from proma_bench.backward.parameters import Parameters, is_watched
 from proma_bench.backward.records import Records
 from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.methods import PROJECTION_METHODS
-from proma_bench.projection.successive import Removals, square_growth, successive_removals
+from proma_bench.projection.successive import square_growth, successive_removals, successive_updates
+from proma_bench.projection.updates import UpdateRule, extras_of
 
 
 class Microbatch:
@@ -45,7 +46,7 @@ class Microbatch:
 
 
 class Solver:
-    """Projects the running gradients of one module's parameters.
+    """Applies an update rule to the running gradients of one module's parameters.
 
     Attributes:
         records: what it did, where ``record`` asks for it.
@@ -55,17 +56,18 @@ class Solver:
     def __init__(
         self,
         parameters: Parameters,
-        config: ProjectionConfig,
+        rule: UpdateRule,
         unprojected: Collection[str],
         workspace_bytes: int | None,
         gram_method: GramMethod,
         record: bool,
     ) -> None:
-        self.config, self.record = config, record
+        self.rule, self.record = rule, record
         self.records: list[Records] = []
         self.microbatches = 0
         self._parameters, self._unprojected, self._gram_method = parameters, unprojected, gram_method
         self._workspace = Workspace(workspace_bytes)
+        self._needs_norms = record or "running_norm" in extras_of(rule)
 
     def forget(self) -> None:
         """Forget what a backward pass has left behind that raised an error half-way."""
@@ -90,10 +92,10 @@ class Solver:
         advantages = microbatch.advantages.to(parameter.device, dtype)
         if name in self._unprojected:
             return plain_gradient(uses, advantages, shape)
-        if PROJECTION_METHODS[self.config.method].takes == "factors":
-            return self._intra(name, uses, advantages, shape, microbatch.size)
+        if isinstance(self.rule, ProjectionConfig) and PROJECTION_METHODS[self.rule.method].takes == "factors":
+            return self._intra(name, uses, advantages, shape, microbatch.size, self.rule)
         running = self._parameters.running(parameter)
-        if running is None and microbatch.size == advantages.shape[0]:
+        if running is None and microbatch.size == advantages.shape[0] and self.rule.plain_first:
             return plain_gradient(uses, advantages, shape)
         if not self._workspace.has_room((advantages.shape[0] + 1) * parameter.numel(), advantages):
             self.flush(microbatch)
@@ -101,9 +103,11 @@ class Solver:
         running = None if running is None else running.reshape(shape)
         measured = measure(uses, running, shape, advantages, self._workspace, self._gram_method)
         if not in_place or is_watched(parameter):
-            (corrected,) = self._corrected([(parameter, measured)], advantages, microbatch.size)
+            weights, kept = self._solve([(parameter, measured)], advantages, microbatch.size)
             gradient = torch.zeros(shape, dtype=dtype, device=parameter.device)
-            add_weighted(measured, corrected, gradient)
+            if kept is not None and running is not None:
+                gradient = (kept[0] - 1) * running.to(dtype)
+            add_weighted(measured, weights[0], gradient)
             self._workspace.used = start
             return gradient
         microbatch.pending.append((parameter, measured))
@@ -111,8 +115,16 @@ class Solver:
             self.flush(microbatch)  # a large tensor: release its factors
         return None
 
-    def _intra(self, name: str, uses: list[SequenceGrads], advantages: Tensor, shape: torch.Size, size: int) -> Tensor:
-        found = intra_gradient(uses, advantages, shape, size, self.config)
+    def _intra(
+        self,
+        name: str,
+        uses: list[SequenceGrads],
+        advantages: Tensor,
+        shape: torch.Size,
+        size: int,
+        config: ProjectionConfig,
+    ) -> Tensor:
+        found = intra_gradient(uses, advantages, shape, size, config)
         if found is None:
             return plain_gradient(uses, advantages, shape)
         if self.record:
@@ -128,44 +140,51 @@ class Solver:
             groups.setdefault((measured.gram.device, measured.gram.dtype), []).append((parameter, measured))
         for (device, dtype), group in groups.items():
             advantages = microbatch.advantages.to(device, dtype)
-            corrected = self._corrected(group, advantages, microbatch.size)
-            for (parameter, measured), weights in zip(group, corrected, strict=True):
+            weights, kept = self._solve(group, advantages, microbatch.size)
+            for number, (parameter, measured) in enumerate(group):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-                add_weighted(measured, weights, parameter.grad.view(parameter.shape or (1,)))
+                elif kept is not None:
+                    parameter.grad.mul_(kept[number])
+                add_weighted(measured, weights[number], parameter.grad.view(parameter.shape or (1,)))
         microbatch.pending.clear()
         self._workspace.used = 0
 
-    def _corrected(self, group: list[tuple[Tensor, Measured]], advantages: Tensor, size: int) -> Tensor:
-        """The corrected advantages [P, N] of P tensors."""
+    def _solve(
+        self, group: list[tuple[Tensor, Measured]], advantages: Tensor, size: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """The corrected advantages [P, N] of P tensors; and the factors on their running gradients, None for one."""
         gram = torch.stack([measured.gram for _, measured in group])
         overlap = torch.stack([measured.overlap for _, measured in group])
-        removed = successive_removals(gram, overlap, advantages, size, self.config)
+        norms = self._running_norms(group, gram) if self._needs_norms else None
+        if isinstance(self.rule, ProjectionConfig):
+            removed = successive_removals(gram, overlap, advantages, size, self.rule)
+            if norms is not None:
+                before = norms.unsqueeze(1)
+                if removed.norm.shape[1] > 1:  # later virtual microbatches find what the earlier ones have left
+                    growth = square_growth(gram, advantages, removed, size)
+                    before = (before.square() + growth.cumsum(dim=1) - growth).clamp_min(0.0).sqrt()
+                self._keep_records(group, removed.norm, before, removed.clamped)
+            return (advantages - removed.coefficients).to(advantages.dtype), None
+        done = successive_updates(gram, overlap, advantages, size, self.rule, norms)
         if self.record:
-            self._keep_records(group, removed, gram, advantages, size)
-        return (advantages - removed.coefficients).to(advantages.dtype)
+            assert done.changed is not None and done.norm is not None and done.clamped is not None
+            self._keep_records(group, done.changed, done.norm, done.clamped)
+        return done.coefficients.to(advantages.dtype), done.kept
 
-    def _keep_records(
-        self, group: list[tuple[Tensor, Measured]], removed: Removals, gram: Tensor, advantages: Tensor, size: int
-    ) -> None:
+    def _running_norms(self, group: list[tuple[Tensor, Measured]], gram: Tensor) -> Tensor:
         running = [self._parameters.running(parameter) for parameter, _ in group]
         zero = gram.new_zeros(())
         norms = [zero if gradient is None else _norm(gradient, gram.dtype) for gradient in running]
-        before = torch.stack(norms).double().unsqueeze(1)
-        if removed.norm.shape[1] > 1:  # later virtual microbatches find what the earlier ones have left
-            growth = square_growth(gram, advantages, removed, size)
-            before = (before.square() + growth.cumsum(dim=1) - growth).clamp_min(0.0).sqrt()
-        self.records.append(
-            Records(
-                [self._parameters.name(parameter) for parameter, _ in group],
-                [measured.gram_method for _, measured in group],
-                self.microbatches,
-                [gradient is None for gradient in running],
-                removed.norm,
-                before,
-                removed.clamped,
-            )
-        )
+        return torch.stack(norms).double()
+
+    def _keep_records(
+        self, group: list[tuple[Tensor, Measured]], changed: Tensor, before: Tensor, clamped: Tensor
+    ) -> None:
+        names = [self._parameters.name(parameter) for parameter, _ in group]
+        methods = [measured.gram_method for _, measured in group]
+        plain = [self.rule.plain_first and self._parameters.running(parameter) is None for parameter, _ in group]
+        self.records.append(Records(names, methods, self.microbatches, plain, changed, before, clamped))
 
 
 def _norm(gradient: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,7 @@ from rich.console import Console
 from proma_bench.console import make_console, say
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.learning.config import RunConfig
+from proma_bench.learning.methods import method_named
 from proma_bench.plugins import load_plugins
 from proma_bench.tiers import TIERS
 
@@ -67,7 +68,8 @@ class RunOptions(Generic[Config]):
             raise UsageError("--evaluate test is for GSM8K, the only task with a test set")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        default = Path("runs", config.title, config.method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
+        method = method_named(config.method).folder
+        default = Path("runs", config.title, method, f"lr-{config.learning_rate:g}", f"seed-{config.seed}")
         path = self.out or default
         with Tracker(self.tracker, config, path) as tracker:
             train_with_progress(path, config, self.resume, console, tracker.log, self.strict)
@@ -106,6 +108,8 @@ class LadderCommand:
 
     tiers: Annotated[str | None, _default("all tiers")] = None
     """Tiers to run, separated by commas."""
+    methods: Annotated[str | None, _default("reinforce,grpo,proma")] = None
+    """Methods to compare, separated by commas; FILE.py:NAME is an update rule of your own."""
     budget: Literal["smoke", "quick", "full"] = "quick"
     """smoke: seconds, does it run; quick: minutes on two cores; full: long enough to converge."""
     seeds: Annotated[int | None, _default("10; smoke 2")] = None
@@ -125,7 +129,8 @@ class LadderCommand:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         root = self.out or Path("runs", f"ladder-{self.budget}")
         tiers = list(TIERS) if self.tiers is None else [tier.strip() for tier in self.tiers.split(",")]
-        plan = make_plan(tiers, self.budget, self.seeds, self.model)
+        methods = None if self.methods is None else [method.strip() for method in self.methods.split(",")]
+        plan = make_plan(tiers, self.budget, self.seeds, self.model, methods)
         climb(plan, root, self.jobs or available_cores(), console)
         ReportCommand(root)(console)
 
@@ -145,12 +150,13 @@ class ReportCommand:
 
 @dataclass(frozen=True)
 class VerifyCommand:
-    """Try a projection of your own on hostile inputs: which promises it keeps, and what breaks the others."""
+    """Try a projection or an update rule of your own on hostile inputs: which promises it keeps, what breaks others."""
 
     function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
-    """Any fn(running [*W], seq_grads [B, *W]) -> [*W]; modules of the current directory are found, too."""
+    """Any fn(running [*W], seq_grads [B, *W]) -> [*W], or rule(gram, overlap, advantages) -> coefficients; modules of
+    the current directory are found, too."""
     inexact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Ask only for what approximate methods promise as well."""
+    """Of a projection, ask only for what approximate methods promise as well."""
 
     def __call__(self, console: Console) -> None:
         from proma_bench.cli.verify import verify

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
 from proma_bench.experiments.workers import Event, Outcome, run_all
 from proma_bench.learning.config import BUDGETS
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import METHODS, compared_methods, method_named
 from proma_bench.runs.criteria import criteria_for
 from proma_bench.runs.directory import read_divergence, read_json, read_run, write_json
 from proma_bench.tiers import TIERS
@@ -38,6 +40,8 @@ class Plan:
     learning_rates: dict[str, list[float]]
     model: str | None
     settings: dict[str, dict[str, Any]]
+    rules: dict[str, str]
+    """The SHA-256 of the files of methods that are update rules in a file."""
 
     def jobs(self, root: Path) -> list[Job]:
         """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
@@ -47,11 +51,18 @@ class Plan:
             seeds = 1 if TIERS[tier](**settings).is_smoke_run else self.seeds
             for rate, seed, method in itertools.product(self.learning_rates[tier], range(seeds), self.methods):
                 config = TIERS[tier](method=method, seed=seed, learning_rate=rate, **settings)
-                jobs.append(Job(root / tier / method / f"lr-{rate:g}" / f"seed-{seed}", config))
+                folder = method_named(method).folder
+                jobs.append(Job(root / tier / folder / f"lr-{rate:g}" / f"seed-{seed}", config))
         return jobs
 
 
-def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str | None = None) -> Plan:
+def make_plan(
+    tiers: Sequence[str],
+    budget: str,
+    seeds: int | None,
+    model: str | None = None,
+    methods: Sequence[str] | None = None,
+) -> Plan:
     """The plan of a ladder.
 
     Args:
@@ -60,10 +71,12 @@ def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str |
         seeds: seeds per method; None is the budget's own number.
         model: of the llm tier. Without one, that tier runs with its default model where there is a GPU, and as a smoke
             run elsewhere.
+        methods: their names; None is `compared_methods`.
 
     Raises:
-        UsageError: an unknown tier or budget, or fewer than one seed.
+        UsageError: an unknown tier, method or budget, an update rule that cannot be used, or fewer than one seed.
     """
+    methods = list(dict.fromkeys(compared_methods() if methods is None else methods))
     for tier in tiers:
         require_known("tier", tier, TIERS)
     require_known("budget", budget, BUDGETS)
@@ -74,9 +87,22 @@ def make_plan(tiers: Sequence[str], budget: str, seeds: int | None, model: str |
     rates = {tier: list(TIERS[tier].sweep[budget]) for tier in tiers}
     gpu = any(TIERS[tier].threads is None for tier in tiers) and _has_gpu()
     settings = {tier: TIERS[tier].ladder_settings(budget, model, gpu) for tier in tiers}
-    return Plan(
-        tiers, list(METHODS), budget, SEEDS[budget] if seeds is None else seeds, criteria, rates, model, settings
-    )
+    seeds = SEEDS[budget] if seeds is None else seeds
+    return Plan(tiers, methods, budget, seeds, criteria, rates, model, settings, _rules(methods))
+
+
+def _rules(methods: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of the file of each method in a file, which is imported and tried."""
+    folders = collections.Counter(method_named(method).folder for method in methods)
+    if twice := [folder for folder, count in folders.items() if count > 1]:
+        raise UsageError(f"two methods would have the directory {twice[0]!r}; give one of their files another name")
+    own = [method for method in methods if method not in METHODS]
+    if not own:
+        return {}
+    from proma_bench.learning.rules import users_rule
+
+    sources = {method: users_rule(method).source or "" for method in own}
+    return {method: hashlib.sha256(source.encode()).hexdigest() for method, source in sources.items()}
 
 
 def _has_gpu() -> bool:
@@ -158,7 +184,8 @@ def _record(plan: Plan, root: Path) -> None:
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+    stored = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+    return stored if plan.rules else {key: value for key, value in stored.items() if key != "rules"}
 
 
 def _ended(job: Job) -> bool:

@@ -27,6 +27,7 @@ from proma_bench.runs.directory import (
     summary,
     write_json,
 )
+from proma_bench.runs.rules import keep_rule, require_same_rule
 
 
 def run_in(
@@ -49,6 +50,8 @@ def run_in(
         RunError: the run cannot go on, or it diverged before.
     """
     training = Training(config)  # first: a config that cannot be trained with leaves no directory behind
+    source = None if training.rule is None else training.rule.source
+    require_same_rule(path, source)
     with claim(path, config, resume, strict):
         before = read_run(path)
         if before.finished:
@@ -61,6 +64,7 @@ def run_in(
         if other := versions.changes(before.config):
             on_note(f"resumed with {other}: the results may differ from those of the versions at the start")
         with disk_errors(path), _recorded_divergence(path):
+            keep_rule(path, source)
             recorded = read_metrics(path / "metrics.jsonl")
             for problem in checkpoints.restore(path / "checkpoint", training, last_step=len(recorded)):
                 on_note(problem)

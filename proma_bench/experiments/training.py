@@ -16,10 +16,11 @@ from proma_bench.errors import DivergenceError, RunError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import require_finite_advantages, require_finite_metrics, require_usable_rewards
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import method_named
 from proma_bench.learning.metrics import Step, measured
+from proma_bench.learning.rules import chosen_rule
 from proma_bench.learning.update import optimizer_step
-from proma_bench.projection.config import projection_config
+from proma_bench.projection.updates import AnyRule
 from proma_bench.tiers import make_tier
 
 STREAMS = ("weights", "initial_states", "actions", "order")
@@ -35,6 +36,11 @@ class Training:
     """One run in memory: the policy and everything that decides what comes next."""
 
     def __init__(self, config: RunConfig) -> None:
+        """Begin.
+
+        Raises:
+            UsageError: the tier, or the method's update rule, refuses the settings.
+        """
         self.config = config
         self.step = 0
         self.tier = make_tier(config)
@@ -42,7 +48,8 @@ class Training:
         self.policy = self.tier.policy(self.generators["weights"])
         self.initial = self.policy.frozen()  # for measurement only
         self.optimizer = make_optimizer(self.policy, config)
-        self.proma = make_proma(self.policy, config) if METHODS[config.method].projects else None
+        self.rule = chosen_rule(config) if method_named(config.method).projects else None
+        self.proma = None if self.rule is None else make_proma(self.policy, config, self.rule.rule)
 
     def sample(self) -> Experience:
         """One batch of sequences, with the method's advantages.
@@ -58,7 +65,7 @@ class Training:
         except RunError as error:
             raise RunError(f"optimizer step {self.step + 1}: {error}") from error
         require_usable_rewards(experience.rewards)
-        advantages = METHODS[self.config.method].advantages_function(experience.rewards, self.config.group_size)
+        advantages = method_named(self.config.method).advantages_function(experience.rewards, self.config.group_size)
         require_finite_advantages(advantages)
         return dataclasses.replace(experience, advantages=advantages)
 
@@ -142,13 +149,13 @@ def make_optimizer(policy: nn.Module, config: RunConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=decay, fused=is_large)
 
 
-def make_proma(policy: nn.Module, config: RunConfig) -> Proma:
-    """Proma, attached to the policy as the settings say, and recording."""
+def make_proma(policy: nn.Module, config: RunConfig, rule: AnyRule) -> Proma:
+    """Proma with this rule, attached to the policy as the settings say, and recording."""
     linear = {f"{name}.weight" for name, module in policy.named_modules() if isinstance(module, nn.Linear)}
     others = [name for name, _ in policy.named_parameters() if name not in linear]  # a tied weight has another name
     return Proma(
         policy,
-        projection_config(config),
+        rule,
         record=True,
         unprojected=others if config.projected == "linear" else (),
         uncovered=config.uncovered,

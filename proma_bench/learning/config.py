@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from proma_bench.backward.uncovered import UNCOVERED, Uncovered
 from proma_bench.errors import UsageError, require_known
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import method_named
 from proma_bench.projection.config import projection_config, setting
 
 LOSS_AGGREGATIONS = ("token-mean", "sequence-mean", "sum")
@@ -43,7 +43,7 @@ class RunConfig:
     """
 
     method: str = "proma"
-    """Update rule: reinforce, grpo (with clipped likelihood ratios) or proma."""
+    """Method: reinforce, grpo (clips likelihood ratios), proma, another update rule, or FILE.py:NAME of your own."""
     seed: int = 0
     """Seed of the initial weights, the initial states and all sampling; methods with the same seed share all three."""
     steps: int = 60
@@ -90,6 +90,8 @@ class RunConfig:
     """PROMA only: number of dominant directions on each side of a weight matrix that the intra projection removes."""
     projected: Literal["all", "linear"] = "all"
     """PROMA only: the projected tensors: all, or only the weights of linear layers, as in the author's code."""
+    rule_settings: dict[str, float] | None = None
+    """Update rules only: the settings of the rule that is the method, such as regularisation 0.5 of isopo."""
     uncovered: Uncovered = "refuse"
     """PROMA only: parameters of what mixes sequences: refuse is an error, autograd one more pass for each sequence."""
     validate_every: int = 1
@@ -103,7 +105,7 @@ class RunConfig:
             _add_tier(cls)
 
     def __post_init__(self) -> None:
-        require_known("method", self.method, METHODS)
+        method_named(self.method)
         positive = "steps group_size microbatch_size steps_per_batch validate_every checkpoint_every".split()
         self._require_positive(*positive)
         for name in ("seed", "warmup_steps"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from proma_bench.errors import UsageError, require_known
 from proma_bench.projection.config import SETTINGS
 from proma_bench.tables import Table
 
@@ -45,11 +47,13 @@ class Method:
             import it from, in the same form.
         settings: names of the settings that no other method reads. Runs of different methods can be compared even if
             these settings differ.
-        projects: whether the running gradient is projected. The objective is then the log-probabilities themselves;
-            the advantages enter in the backward pass.
+        projects: whether the running gradient is projected, or another update rule is applied. The objective is then
+            the log-probabilities themselves; the advantages enter in the backward pass.
+        rule: its update rule: a name in `proma_bench.projection.rules`, or ``FILE.py:NAME``; None is the projection.
         loss_aggregation: how rows are weighted, where that is part of the method; None is as the setting says.
         step: what moves the policy in place of the optimizer (see `proma_bench.learning.natural`), or the place to
             import it from; None is the optimizer.
+        compared: whether the ladder and ablations include the method unless told otherwise.
     """
 
     name: str
@@ -58,8 +62,15 @@ class Method:
     advantages: str | Advantages = "proma_bench.learning.advantages:group_advantages"
     settings: frozenset[str] = frozenset()
     projects: bool = False
+    rule: str | None = None
     loss_aggregation: str | None = None
     step: str | Step | None = None
+    compared: bool = True
+
+    @property
+    def folder(self) -> str:
+        """The name of its directory among the runs: its own name, without the path to its file."""
+        return re.sub(r"[^\w.-]+", "-", self.name.rpartition("/")[2])
 
     @cached_property
     def objective_function(self) -> Objective:
@@ -87,6 +98,39 @@ METHODS: Table[Method] = Table("method")
 register_method = METHODS.register
 """Add a method to the table. The command line, the ladder, tables and figures include it from then on."""
 
+LONGEST_NAME = 120
+"""Of a method in the files of a run."""
+
+
+def compared_methods() -> list[str]:
+    """The names of the methods that a ladder runs unless told otherwise."""
+    return [name for name, method in METHODS.items() if method.compared]
+
+
+def method_named(name: str) -> Method:
+    """The method of this name: one of the table, or for ``FILE.py:NAME`` an update rule in a file.
+
+    The file is not read yet; see `proma_bench.learning.rules`.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    path, _, function = name.rpartition(":")
+    if name in METHODS or not path.endswith(".py"):
+        require_known("method", name, METHODS)
+        return METHODS[name]
+    if not (function.isidentifier() and name.isprintable() and len(name) <= LONGEST_NAME):
+        raise UsageError(
+            f"a method in a file is named FILE.py:NAME, in at most {LONGEST_NAME} printable characters, got {name!r}"
+        )
+    return _rule_method(name, Style(function, "#999999", "dashdot", "x"))
+
+
+def _rule_method(name: str, style: Style, settings: frozenset[str] = frozenset()) -> Method:
+    own = frozenset({"rule_settings", "uncovered"}) | settings
+    objective = "proma_bench.learning.objectives:proma"
+    return Method(name, style, objective, settings=own, projects=True, rule=name, compared=False)
+
 
 register_method(
     Method("reinforce", Style("REINFORCE", "#0072B2", (0, (1, 1)), "o"), "proma_bench.learning.objectives:reinforce")
@@ -109,37 +153,45 @@ register_method(
     )
 )
 
-
 _OBJECTIVES, _ADVANTAGES = "proma_bench.learning.objectives", "proma_bench.learning.advantages"
 
 for _method in (
     Method(
         "dr-grpo", Style("Dr. GRPO", "#8C510A", (0, (6, 2)), "D"), f"{_OBJECTIVES}:grpo",
-        f"{_ADVANTAGES}:centred_advantages", frozenset({"clip", "dual_clip"}), loss_aggregation="sum",
+        f"{_ADVANTAGES}:centred_advantages", frozenset({"clip", "dual_clip"}), loss_aggregation="sum", compared=False,
     ),
     Method(
-        "dapo", Style("DAPO (clip-higher)", "#E69F00", (0, (4, 1, 1, 1)), "v"), f"{_OBJECTIVES}:dapo",
-        settings=frozenset({"clip", "clip_high"}),
+        "dapo", Style("DAPO (clip-higher)", "#A6761D", (0, (4, 1, 1, 1)), "v"), f"{_OBJECTIVES}:dapo",
+        settings=frozenset({"clip", "clip_high"}), compared=False,
     ),
     Method(
         "cispo", Style("CISPO", "#CC79A7", (0, (3, 1)), "P"), f"{_OBJECTIVES}:cispo",
-        settings=frozenset({"clip_high"}),
+        settings=frozenset({"clip_high"}), compared=False,
     ),
     Method(
-        "gspo", Style("GSPO", "#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "X"), f"{_OBJECTIVES}:gspo",
-        settings=frozenset({"gspo_low", "gspo_high"}), loss_aggregation="sequence-mean",
+        "gspo", Style("GSPO", "#66A61E", (0, (5, 1, 1, 1, 1, 1)), "X"), f"{_OBJECTIVES}:gspo",
+        settings=frozenset({"gspo_low", "gspo_high"}), loss_aggregation="sequence-mean", compared=False,
     ),
     Method(
         "rloo", Style("RLOO", "#6A51A3", (0, (1, 2)), "h"), f"{_OBJECTIVES}:reinforce",
-        f"{_ADVANTAGES}:leave_one_out_advantages", loss_aggregation="sum",
+        f"{_ADVANTAGES}:leave_one_out_advantages", loss_aggregation="sum", compared=False,
     ),
     Method(
         "ppo-kl", Style("PPO-KL", "#B2182B", (0, (2, 1)), "p"), f"{_OBJECTIVES}:ppo_kl",
-        settings=frozenset({"kl_penalty"}),
+        settings=frozenset({"kl_penalty"}), compared=False,
     ),
     Method(
-        "trpo", Style("TRPO", "#000000", (0, (8, 2)), "*"), f"{_OBJECTIVES}:surrogate",
-        step="proma_bench.learning.natural:natural_step",
+        "trpo", Style("TRPO", "#525252", (0, (8, 2)), "*"), f"{_OBJECTIVES}:surrogate",
+        step="proma_bench.learning.natural:natural_step", compared=False,
     ),
 ):  # fmt: skip
     register_method(_method)
+
+for _rule in (
+    _rule_method("isopo", Style("ISOPO", "#E69F00", "solid", "v")),
+    _rule_method("isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<")),
+    _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
+    _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
+    _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
+):
+    register_method(_rule)

@@ -13,13 +13,15 @@ from proma_bench.backward.records import averages
 from proma_bench.errors import DivergenceError, RunError
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import ADVICE, require_finite_gradients, require_finite_weights
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import method_named
+from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.methods import PROJECTION_METHODS
 
 if TYPE_CHECKING:
     from proma_bench.backward.proma import Proma
     from proma_bench.learning.config import RunConfig
     from proma_bench.learning.policy import Policy
+    from proma_bench.projection.updates import UpdateRule
 
 
 def optimizer_step(
@@ -53,7 +55,7 @@ def optimizer_step(
     if rows == 0:
         return {"grad_norm": 0.0, **_projection_stats(proma)}  # no answer has a token, so there is nothing to learn
     for experience in _passes(microbatches, rows / sequences, proma):
-        if _adds_nothing(experience, config, proma):
+        if _adds_nothing(experience, proma):
             continue
         try:
             objective = _objective(policy, experience, config, rows, sequences)
@@ -65,7 +67,7 @@ def optimizer_step(
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
     result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
-    if (step := METHODS[config.method].step_function) is None:
+    if (step := method_named(config.method).step_function) is None:
         _apply(optimizer)
     else:
         step(policy, microbatches, lambda: _value(policy, microbatches, config, rows, sequences), config)
@@ -104,7 +106,7 @@ def _project(proma: Proma, objective: Tensor, experience: Experience, ids: Tenso
 def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor:
     """The weighted objective of each sequence, for a step with this number of rows and sequences."""
     log_probs = policy.on(experience).log_prob(experience.actions)
-    objective = METHODS[config.method].objective_function(log_probs, experience, config)
+    objective = method_named(config.method).objective_function(log_probs, experience, config)
     objective = experience.per_sequence(objective) * _weights(experience, config, rows, sequences)
     if not objective.isfinite().all():
         raise DivergenceError(f"log-probabilities are no longer finite; {ADVICE}")
@@ -140,7 +142,7 @@ def _weights(experience: Experience, config: RunConfig, rows: int, sequences: in
         rows: number of rows in the whole step.
         sequences: number of sequences in the whole step.
     """
-    aggregation = METHODS[config.method].loss_aggregation or config.loss_aggregation
+    aggregation = method_named(config.method).loss_aggregation or config.loss_aggregation
     if aggregation == "token-mean":
         return 1 / rows
     if aggregation == "sum":
@@ -165,15 +167,19 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
         yield Experience.join(microbatches[start : start + joined])
 
 
-def _adds_nothing(experience: Experience, config: RunConfig, proma: Proma | None) -> bool:
+def _adds_nothing(experience: Experience, proma: Proma | None) -> bool:
     """Whether the gradient stays the same: all advantages are zero, and no projection removes anything.
 
     With advantages of zero, the clamp (``max_removed``) does not allow any removal.
     """
-    removes = (
-        proma is not None and config.max_removed is None and PROJECTION_METHODS[config.projection].takes != "factors"
-    )
-    return not experience.advantages.any() and not removes
+    return not experience.advantages.any() and (proma is None or not _acts_without_advantages(proma.rule))
+
+
+def _acts_without_advantages(rule: UpdateRule) -> bool:
+    """Whether the running gradient may change although all advantages are zero; of a projection this is known."""
+    if not isinstance(rule, ProjectionConfig):
+        return True
+    return rule.max_removed is None and PROJECTION_METHODS[rule.method].takes != "factors"
 
 
 def _projection_stats(proma: Proma | None) -> dict[str, Any]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import pkgutil
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from proma_bench.projection.methods import PROJECTION_METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from proma_bench.projection.updates import Update
 
 
 def _documented(default: Any, text: str) -> Any:
@@ -18,6 +24,8 @@ def _documented(default: Any, text: str) -> Any:
 @dataclass(frozen=True)
 class ProjectionConfig:
     """How the running gradient is projected. The defaults are those of the paper's run.
+
+    It is an update rule (see `proma_bench.projection.updates`), as far as the Gram matrix serves its method.
 
     Attributes:
         method: ``iterative`` (the paper's practical choice: subtract the component along one normalised sequence
@@ -45,6 +53,7 @@ class ProjectionConfig:
     )
     shrinkage: float = _documented(1.0, "The share of the projected component that is removed, 0 to 1.")
     rank: int = _documented(4, "Dominant directions on either side of a weight that the intra projection removes.")
+    plain_first: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.method not in PROJECTION_METHODS:
@@ -60,6 +69,11 @@ class ProjectionConfig:
             raise ValueError(f"shrinkage must lie between 0 (plain accumulation) and 1, got {self.shrinkage!r}")
         if not _is_whole(self.rank, least=0):
             raise ValueError(f"rank must be a whole number of at least 0, got {self.rank!r}")
+
+    def __call__(self, gram: Tensor, overlap: Tensor, advantages: Tensor) -> Update:
+        """One step of PROMA: the advantages less what the projection removes; see `corrected_advantages`."""
+        update: Update = pkgutil.resolve_name("proma_bench.projection.gram:update")(gram, overlap, advantages, self)
+        return update
 
 
 def _is_whole(value: object, least: int) -> bool:

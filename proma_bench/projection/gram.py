@@ -11,6 +11,7 @@ from torch import Tensor
 from proma_bench.projection.config import ProjectionConfig, require_gram_method
 from proma_bench.projection.fused import fused_removal, fused_settings
 from proma_bench.projection.solve import projection_weights
+from proma_bench.projection.updates import Update
 
 
 class Removal(NamedTuple):
@@ -49,6 +50,17 @@ def corrected_advantages(
             ``intra``.
     """
     return advantages.double() - removal(gram, overlap, advantages, config).coefficients
+
+
+def update(
+    gram: Float[Tensor, "*batch B B"],
+    overlap: Float[Tensor, "*batch B"],
+    advantages: Float[Tensor, "*#batch B"],
+    config: ProjectionConfig,
+) -> Update:
+    """The same as an `Update`, which knows whether the clamp was active."""
+    removed = removal(gram, overlap, advantages, config)
+    return Update(advantages.double() - removed.coefficients, clamped=removed.clamped)
 
 
 def removal(

@@ -1,6 +1,7 @@
 """A run's directory: written by one process at a time, readable by anyone at any time.
 
     config.json     the settings, the versions and the criteria that will judge the run, written before the first step
+    rule.py         the text of the file with the update rule, if the user has named one (see `proma_bench.runs.rules`)
     metrics.jsonl   one object per optimizer step, flushed as it is written
     checkpoint/     the last two checkpoints (see `proma_bench.runs.checkpoints`)
     diverged.json   the step whose numbers were no longer finite, and the reason; the run ends before this step

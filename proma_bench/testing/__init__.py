@@ -9,8 +9,9 @@
     def test_mine(problem):
         assert_orthogonal_to(my_projection, problem.running, problem.seq_grads)
 
-A projection is any ``fn(running [*W], seq_grads [B, *W]) -> [*W]``. From the shell:
-``proma-bench verify package.module:function``. Needs Hypothesis (``pip install hypothesis``).
+A projection is any ``fn(running [*W], seq_grads [B, *W]) -> [*W]``. For update rules (`UpdateRule`) there are
+`check_rule` and `examine_rule`. From the shell: ``proma-bench verify package.module:function``, for either. Needs
+Hypothesis (``pip install hypothesis``).
 """
 
 from proma_bench.testing.checks import EXACT_INVARIANTS, INEXACT_INVARIANTS, check_projection
@@ -34,6 +35,20 @@ from proma_bench.testing.invariants import (
     rounding_tolerance,
     worst_case_tolerance,
 )
+from proma_bench.testing.rules import (
+    RULE_INVARIANTS,
+    SOUND_RULE_INVARIANTS,
+    assert_rule_batched,
+    assert_rule_finite,
+    assert_rule_first_microbatch_is_plain,
+    assert_rule_norm_not_increased,
+    assert_rule_permutation_equivariant,
+    assert_rule_repeatable,
+    assert_rule_scale_equivariant,
+    check_rule,
+    examine_rule,
+    rule_step,
+)
 from proma_bench.testing.strategies import (
     GramProblem,
     ProjectionProblem,
@@ -48,6 +63,8 @@ from proma_bench.testing.strategies import (
 __all__ = [
     "EXACT_INVARIANTS",
     "INEXACT_INVARIANTS",
+    "RULE_INVARIANTS",
+    "SOUND_RULE_INVARIANTS",
     "Finding",
     "GramProblem",
     "Projection",
@@ -64,14 +81,24 @@ __all__ = [
     "assert_norm_not_increased",
     "assert_orthogonal_to",
     "assert_permutation_invariant",
+    "assert_rule_batched",
+    "assert_rule_finite",
+    "assert_rule_first_microbatch_is_plain",
+    "assert_rule_norm_not_increased",
+    "assert_rule_permutation_equivariant",
+    "assert_rule_repeatable",
+    "assert_rule_scale_equivariant",
     "assert_scale_invariant",
     "assert_sign_invariant",
     "assert_zero_invariant",
     "check_projection",
+    "check_rule",
     "examine_projection",
+    "examine_rule",
     "gram_problems",
     "projection_problems",
     "rounding_tolerance",
+    "rule_step",
     "running_gradients",
     "sequence_gradients",
     "shapes",

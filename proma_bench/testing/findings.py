@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,9 @@ from hypothesis.errors import Flaky, NoSuchExample
 from proma_bench.testing.checks import Invariant, promises, search, undisturbed
 from proma_bench.testing.invariants import Projection
 from proma_bench.testing.strategies import ProjectionProblem, projection_problems
+
+Words = Callable[[ProjectionProblem], str | None]
+"""How an input breaks a promise, in words; None if it does not."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Finding:
         counterexample: a small input that breaks it; None where the promise holds.
     """
 
-    invariant: Invariant
+    invariant: Callable[..., None]
     failure: str | None = None
     counterexample: ProjectionProblem | None = None
 
@@ -36,7 +41,7 @@ class Finding:
     @property
     def name(self) -> str:
         """The promise in a few words: ``orthogonal to``, ``norm not increased``, ..."""
-        return self.invariant.__name__.removeprefix("assert_").replace("_", " ")
+        return self.invariant.__name__.removeprefix("assert_").removeprefix("rule_").replace("_", " ")
 
 
 def examine_projection(
@@ -56,27 +61,19 @@ def examine_projection(
         One finding per promise.
     """
     fn = undisturbed(fn)
-    problems = projection_problems(dtype=dtype)
-    broken: dict[Invariant, ProjectionProblem] = {}
-
-    @search(max_examples=examples)
-    @given(problems)
-    def collect(problem: ProjectionProblem) -> None:
-        for invariant in promises(exact):
-            if invariant not in broken and failure(fn, invariant, problem):
-                broken[invariant] = problem
-
-    collect()
-    return [
-        _reduced(fn, invariant, broken[invariant], problems, examples) if invariant in broken else Finding(invariant)
-        for invariant in promises(exact)
-    ]
+    asked = {invariant: functools.partial(failure, fn, invariant) for invariant in promises(exact)}
+    return findings(asked, projection_problems(dtype=dtype), examples)
 
 
 def failure(fn: Projection, invariant: Invariant, problem: ProjectionProblem) -> str | None:
     """How the projection breaks a promise on this input, in words; None if it keeps it."""
+    return in_words(lambda: invariant(fn, problem.running, problem.seq_grads))
+
+
+def in_words(call: Callable[[], None]) -> str | None:
+    """Why the call of a promise failed; None if it did not."""
     try:
-        invariant(fn, problem.running, problem.seq_grads)
+        call()
     except AssertionError as error:
         return str(error)
     except Exception as error:  # the code is somebody else's
@@ -84,9 +81,38 @@ def failure(fn: Projection, invariant: Invariant, problem: ProjectionProblem) ->
     return None
 
 
+def findings(
+    promises: Mapping[Callable[..., None], Words], problems: st.SearchStrategy[ProjectionProblem], examples: int
+) -> list[Finding]:
+    """Try each promise on each of the inputs, and reduce what breaks one.
+
+    Args:
+        promises: each with how an input breaks it.
+        problems: the inputs.
+        examples: how many.
+
+    Returns:
+        One finding per promise.
+    """
+    broken: dict[Callable[..., None], ProjectionProblem] = {}
+
+    @search(max_examples=examples)
+    @given(problems)
+    def collect(problem: ProjectionProblem) -> None:
+        for invariant, words in promises.items():
+            if invariant not in broken and words(problem):
+                broken[invariant] = problem
+
+    collect()
+    return [
+        _reduced(invariant, words, broken[invariant], problems, examples) if invariant in broken else Finding(invariant)
+        for invariant, words in promises.items()
+    ]
+
+
 def _reduced(
-    fn: Projection,
-    invariant: Invariant,
+    invariant: Callable[..., None],
+    words: Words,
     problem: ProjectionProblem,
     problems: st.SearchStrategy[ProjectionProblem],
     examples: int,
@@ -94,10 +120,10 @@ def _reduced(
     """The promise with a smaller input than this one, if Hypothesis finds one, and with rounder numbers if possible."""
 
     def breaks(candidate: ProjectionProblem) -> bool:
-        return failure(fn, invariant, candidate) is not None
+        return words(candidate) is not None
 
     with contextlib.suppress(NoSuchExample, Flaky):
         problem = find(problems, breaks, settings=search(max_examples=examples))
     problem = next(filter(breaks, map(problem.rounded, (0, 1, 2))), problem)
-    words = failure(fn, invariant, problem) or "not the same every time: the same input broke the promise and kept it"
-    return Finding(invariant, words, problem)
+    found = words(problem) or "not the same every time: the same input broke the promise and kept it"
+    return Finding(invariant, found, problem)

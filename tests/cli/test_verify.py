@@ -31,15 +31,43 @@ def first_one_only(running, seq_grads):
 number = 3
 """
 
+RULES = """
+import torch
+
+def damped(gram, overlap, advantages):
+    return torch.linalg.solve(gram + torch.eye(gram.shape[-1]).double(), advantages)
+
+def for_one_tensor(gram, overlap, advantages):
+    return torch.linalg.solve(gram + torch.eye(len(gram)).double(), advantages)
+
+def divides(gram, overlap, advantages):
+    return advantages / gram.diagonal(dim1=-2, dim2=-1).sqrt()
+
+def throws_dice(gram, overlap, advantages):
+    return advantages * torch.rand(())
+
+def mixes_tensors(gram, overlap, advantages):
+    return advantages + gram.sum()
+
+def scales(gram, overlap, advantages, *, running_norm):
+    from proma_bench.projection.updates import Update
+    return Update(advantages, kept=torch.full_like(running_norm, 2.0))
+
+def wants_more(gram, overlap, advantages, *, weights):
+    return advantages
+"""
+
 
 @pytest.fixture
 def verify(tmp_path, monkeypatch, capsys):
     """Runs the command on a function of the module above; returns exit code, standard output and error."""
     (tmp_path / "users_own.py").write_text(MODULE)
+    (tmp_path / "users_rules.py").write_text(RULES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("proma_bench.cli.verify.EXAMPLES", 50)
-    monkeypatch.delitem(sys.modules, "users_own", raising=False)
+    for name in ("users_own", "users_rules"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def run(*arguments):
         code = main(["verify", *arguments])
@@ -86,9 +114,67 @@ def test_an_exception_is_a_broken_promise(verify):
     assert "result     raises RuntimeError" in out
 
 
+def words(out):
+    """The state of each promise by name."""
+    lines = [line.partition("  ") for line in out.splitlines() if line.startswith(("holds", "broken", "not so"))]
+    return {rest.strip()[:26].strip(): state.strip() for state, _, rest in lines}
+
+
+def test_an_update_rule_is_told_by_its_arguments(verify):
+    """What every rule must keep is held against it; the rest says what kind of rule it is."""
+    code, out, err = verify("users_rules:damped")
+    assert (code, err) == (0, "")
+    state = words(out)
+    assert [name for name, held in state.items() if held != "holds"] == [
+        "first microbatch is plain",
+        "scale equivariant",
+    ]
+    assert list(state)[:3] == ["finite", "repeatable", "batched"] and len(state) == 7
+    assert out.splitlines()[-1] == (
+        "users_rules:damped keeps all 3 promises of an update rule, and 2 of 4 that a rule may have, on 50 inputs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("for_one_tensor", {"finite", "repeatable", "batched"}),
+        ("divides", {"finite", "repeatable", "batched"}),  # a zero gradient: the result is not finite, which raises
+        ("throws_dice", {"repeatable", "batched"}),
+        ("mixes_tensors", {"batched"}),
+    ],
+)
+def test_what_no_rule_may_do_is_broken_with_a_small_counterexample(verify, name, broken):
+    code, out, err = verify(f"users_rules:{name}")
+    assert code == 1 and err.startswith(f"proma-bench: users_rules:{name} breaks {len(broken)} of the 3 promises")
+    assert {name for name, held in words(out).items() if held == "broken"} == broken
+    shown = out[out.index("breaks ") :].splitlines()[1:5]
+    assert [line.split()[0] for line in shown] == ["running", "seq_grads", "advantages", "coefficients"]
+
+
+def test_a_rule_that_makes_the_running_gradient_longer_is_seen(verify):
+    code, out, _ = verify("users_rules:scales")
+    assert code == 0 and words(out)["norm not increased"] == "not so"
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("proma_bench:ProjectionConfig", ["permutation equivariant"]),  # the iterative one
+        ("proma_bench.projection.rules.isopo:Isopo", ["first microbatch is plain"]),
+        ("proma_bench.projection.rules.pcgrad:PCGrad", ["first microbatch is plain", "permutation equivariant"]),
+    ],
+)
+def test_built_in_rules_are_verified_with_their_defaults(verify, name, lost):
+    code, out, _ = verify(name)
+    assert code == 0
+    assert [promise for promise, held in words(out).items() if held == "not so"] == lost
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("users_rules:wants_more", "the rule wants_more in "),
         ("users_own:rihgt", "unknown function in users_own: 'rihgt'; did you mean 'right'?"),
         ("users_own:number", "unknown function in users_own: 'number'; did you mean 'in_place'?"),
         ("user_own:right", "unknown module: 'user_own'; did you mean 'users_own'?"),

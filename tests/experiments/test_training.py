@@ -114,7 +114,7 @@ def with_batch_norm(**settings):
     layers = training.policy.layers
     layers[1] = nn.Sequential(nn.BatchNorm1d(layers[0].out_features), layers[1])
     training.optimizer = make_optimizer(training.policy, training.config)
-    training.proma = make_proma(training.policy, training.config)
+    training.proma = make_proma(training.policy, training.config, training.rule.rule)
     return training
 
 

@@ -22,7 +22,7 @@ def test_settings_survive_being_stored():
 
 
 def test_projection_defaults_are_those_of_the_library():
-    assert Training(BanditConfig()).proma.config == ProjectionConfig()
+    assert Training(BanditConfig()).proma.rule == ProjectionConfig()
     assert {field.name for field in dataclasses.fields(ProjectionConfig)} == set(SETTINGS.values())
 
 

@@ -1,0 +1,47 @@
+"""Writes the table of docs/rules.md that says which promises each update rule keeps.
+
+python -m docs.rules            write the table
+python -m docs.rules --check    fail if the page has another one
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from docs.marked import between_markers
+from proma_bench.projection.config import ProjectionConfig
+from proma_bench.projection.rules import UPDATE_RULES
+from proma_bench.report.markdown import markdown_table
+from proma_bench.testing import RULE_INVARIANTS, SOUND_RULE_INVARIANTS, Finding, examine_rule
+
+PAGE = Path(__file__).parent / "rules.md"
+EXAMPLES = 40
+
+
+def promises() -> str:
+    """One row for each rule; what every rule must keep is left out, and required."""
+    shown = [invariant for invariant in RULE_INVARIANTS if invariant not in SOUND_RULE_INVARIANTS]
+    rows = []
+    for name, rule in {"proma": ProjectionConfig, **UPDATE_RULES}.items():
+        holds = {finding.invariant: finding.holds for finding in examine_rule(rule(), examples=EXAMPLES)}
+        assert all(holds[invariant] for invariant in SOUND_RULE_INVARIANTS), name
+        rows.append((f"`{name}`", *("✓" if holds[invariant] else "–" for invariant in shown)))
+    return markdown_table(("", *(Finding(invariant).name for invariant in shown)), rows, numbers=False)
+
+
+def main(arguments: list[str]) -> int:
+    torch.set_num_threads(1)
+    text = PAGE.read_text()
+    page = between_markers(text, "promises", promises())
+    assert page is not None, "the page has no place for the table"
+    if "--check" in arguments:
+        return int(page != text)
+    PAGE.write_text(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""Update rules in Gram space against the same rules on written-out gradients."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import literal_step
+from projection_oracles import EPS, combine, configs, gram_of, norm, normal, parts, rows_of
+from rule_oracles import CASES
+
+from proma_bench import ProjectionConfig
+from proma_bench.projection.gram import corrected_advantages
+from proma_bench.projection.rules import UPDATE_RULES
+from proma_bench.projection.rules.clip import Clip
+from proma_bench.projection.rules.isopo import Isopo, NonInteractingIsopo
+from proma_bench.projection.rules.shrink import Shrink
+from proma_bench.projection.successive import successive_removals, successive_updates
+from proma_bench.projection.updates import Update, UpdateRule, as_rule, extras_of
+from proma_bench.testing import check_rule, projection_problems
+
+RULES = [rule for rule, _ in CASES]
+NAMES = [f"{type(rule).__name__}-{number}" for number, rule in enumerate(RULES)]
+each_case = pytest.mark.parametrize(("rule", "literal"), CASES, ids=NAMES)
+each_rule = pytest.mark.parametrize("rule", RULES, ids=NAMES)
+
+
+def update_of(rule, problem):
+    gram, overlap = gram_of(problem)
+    extras = {"running_norm": problem.running.double().norm()} if extras_of(rule) else {}
+    result = rule(gram, overlap, problem.advantages.double(), **extras)
+    return result if isinstance(result, Update) else Update(result)
+
+
+def step_of(rule, problem):
+    update = update_of(rule, problem)
+    return update.kept * problem.running.double() + combine(update.coefficients, problem.seq_grads)
+
+
+# ---------------------------------------------------------------------------------------- against literal loops
+
+
+@each_case
+@settings(max_examples=50)
+@given(problem=projection_problems(balanced=True, scale=1.0))
+def test_a_rule_is_its_formula(rule, literal, problem):
+    wanted = literal(problem.running.flatten(), rows_of(problem.seq_grads), problem.advantages)
+    found = step_of(rule, problem).flatten()
+    # the norm that a clamp allows is a root of x'Kx, which loses half its digits where advantages cancel
+    slack = math.sqrt(64 * EPS) if isinstance(rule, Shrink) else 1e-9
+    assert norm(found - wanted) <= slack * (parts(problem) + norm(wanted))
+
+
+@each_case
+@pytest.mark.parametrize("sizes", [(3, 3, 2), (2, 2, 2, 2), (8,)], ids=str)
+def test_successive_microbatches_are_literal_steps(rule, literal, sizes):
+    """Also what the records say: norm of the change, and of what it is relative to."""
+    seq_grads, advantages = normal(8, 30, seed=1), normal(8, seed=2)
+    seq_grads[3] = seq_grads[1]
+    running, start, changes, wholes = normal(30, seed=3), 0, [], []
+    found = successive_updates(
+        (seq_grads @ seq_grads.T).unsqueeze(0),
+        (seq_grads @ running).unsqueeze(0),
+        advantages,
+        sizes[0],
+        rule,
+        running.norm().unsqueeze(0),
+    )
+    first = running
+    for size in sizes:
+        own, values = seq_grads[start : start + size], advantages[start : start + size]
+        plain, before = running + values @ own, running
+        running, start = literal(running, own, values), start + size
+        changes.append(norm(running - plain))
+        wholes.append(norm(before if rule.plain_first else plain))
+    kept = 1.0 if found.kept is None else found.kept[0]
+    torch.testing.assert_close(kept * first + found.coefficients[0] @ seq_grads, running, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.changed[0].tolist(), changes, rtol=1e-7, atol=1e-6)
+    torch.testing.assert_close(found.norm[0].tolist(), wholes, rtol=1e-7, atol=1e-9)
+    assert (found.kept is None) == (not isinstance(rule, Shrink))
+
+
+@settings(max_examples=50)
+@given(projection_problems(balanced=True), configs())
+def test_a_projection_config_is_a_rule(problem, config):
+    gram, overlap = gram_of(problem)
+    assert isinstance(config, UpdateRule) and as_rule(config) is config and config.plain_first
+    update = config(gram, overlap, problem.advantages)
+    assert torch.equal(update.coefficients, corrected_advantages(gram, overlap, problem.advantages, config))
+    assert update.kept == 1
+
+
+@settings(max_examples=50)
+@given(config=configs(), size=st.integers(1, 7), seed=st.integers(0, 100))
+def test_the_general_recursion_gives_what_the_projections_own_gives(config, size, seed):
+    seq_grads, advantages, running = normal(6, 20, seed=seed), normal(6, seed=seed + 1), normal(20, seed=seed + 2)
+    arguments = (seq_grads @ seq_grads.T)[None], (seq_grads @ running)[None], advantages, size, config
+    found, wanted = successive_updates(*arguments, running.norm()[None]), successive_removals(*arguments)
+    torch.testing.assert_close(found.coefficients, advantages - wanted.coefficients)
+    torch.testing.assert_close(found.changed, wanted.norm, rtol=1e-6, atol=1e-7)
+    assert torch.equal(found.clamped, wanted.clamped)
+
+
+@each_rule
+def test_leading_axes_are_independent_problems(rule):
+    seq_grads, running, advantages = normal(2, 3, 5, 9, seed=1), normal(2, 3, 9, seed=2), normal(5, seed=3)
+    extras = {"running_norm": running.norm(dim=-1)} if extras_of(rule) else {}
+    gram, overlap = seq_grads @ seq_grads.mT, (seq_grads @ running.unsqueeze(-1)).squeeze(-1)
+    together = rule(gram, overlap, advantages.expand(2, 3, 5), **extras)
+    for i in range(2):
+        for j in range(3):
+            own = {name: value[i, j] for name, value in extras.items()}
+            alone = rule(gram[i, j], overlap[i, j], advantages, **own)
+            if isinstance(together, Update):
+                torch.testing.assert_close(together.coefficients[i, j], alone.coefficients)
+                assert bool(torch.as_tensor(together.clamped)[i, j]) == bool(alone.clamped)
+            else:
+                torch.testing.assert_close(together[i, j], alone)
+
+
+@each_rule
+@settings(max_examples=50)
+@given(problem=projection_problems(near_duplicates=True))
+def test_hostile_gradients_give_finite_numbers(rule, problem):
+    update = update_of(rule, problem)
+    assert update.coefficients.isfinite().all() and torch.as_tensor(update.kept).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------ what they mean
+
+
+def test_isopo_is_plain_for_much_regularisation_and_isometric_for_little():
+    """With little of it, all directions of the microbatch's log-probs move alike: ``K u`` is ``lambda a``."""
+    seq_grads, advantages = normal(4, 10), normal(4, seed=1)
+    gram, nothing = seq_grads @ seq_grads.T, torch.zeros(4).double()
+    torch.testing.assert_close(Isopo(1e9)(gram, nothing, advantages), advantages, rtol=1e-6, atol=1e-6)
+    shift = 1e-9 * float(gram.diagonal().mean())
+    moved = gram @ Isopo(1e-9)(gram, nothing, advantages)
+    torch.testing.assert_close(moved / shift, advantages, rtol=1e-5, atol=1e-5)
+
+
+def test_a_matrix_that_is_no_gram_matrix_leaves_the_advantages():
+    gram = torch.tensor([[1.0, 5.0], [5.0, 1.0]]).double()
+    assert Isopo(0.1)(gram, gram[0], gram[0]).tolist() == gram[0].tolist()
+
+
+def test_shrinking_takes_out_what_the_projection_would():
+    seq_grads, running, advantages = normal(3, 8), normal(8, seed=1), normal(3, seed=2)
+    config = ProjectionConfig("exact", max_removed=None)
+    gram, overlap = seq_grads @ seq_grads.T, seq_grads @ running
+    update = Shrink(config)(gram, overlap, advantages, running_norm=running.norm())
+    projected = literal_step(running, seq_grads, torch.zeros(3).double(), config)
+    assert float((1 - update.kept) * running.norm()) == pytest.approx(norm(running - projected))
+    assert torch.equal(update.coefficients, advantages)
+    assert Shrink(config)(gram, 0 * overlap, advantages, running_norm=0 * running.norm()).kept == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Isopo(0.0),
+        lambda: Isopo(math.nan),
+        lambda: NonInteractingIsopo(power=-1),
+        lambda: NonInteractingIsopo(regularisation=math.inf),
+        lambda: Clip(0.0),
+        lambda: Clip(True),
+        lambda: Shrink(ProjectionConfig("intra")),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_its_value(make):
+    with pytest.raises(ValueError, match=r"got|for `project`|takes a layer"):
+        make()
+
+
+def test_every_rule_is_in_the_table_under_its_name():
+    assert {type(rule) for rule in RULES} <= set(UPDATE_RULES.values())
+    for name, rule in UPDATE_RULES.items():
+        assert rule.name == name and dataclasses.is_dataclass(rule) and rule.__dataclass_params__.frozen
+        assert "::" in rule.__doc__ or "    " in rule.__doc__, f"{name} has no formula"
+
+
+@each_rule
+def test_every_rule_keeps_what_every_rule_must_keep(rule):
+    check_rule(rule, examples=30)
