@@ -49,9 +49,9 @@ def natural_step(
         config: the settings; ``learning_rate`` is used.
     """
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
-    gradient = parameters_to_vector([parameter.grad for parameter in parameters if parameter.grad is not None])
-    if not gradient.any():
+    if not any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):
         return
+    gradient = parameters_to_vector([parameter.grad for parameter in parameters if parameter.grad is not None])
     experience, radius = Experience.join(microbatches), config.learning_rate
     with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be differentiated twice
         with torch.no_grad():

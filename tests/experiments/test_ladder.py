@@ -142,7 +142,7 @@ def test_the_task_of_a_model_for_the_ladder_on_a_cpu_is_sums(monkeypatch, tmp_pa
     assert {(config.model, config.task, config.steps) for config in configs} == {
         ("models/small", "basic_arithmetic", 40)
     }
-    assert [config.method for config in configs] == [*METHODS, *METHODS]
+    assert [config.method for config in configs] == [*compared_methods(), *compared_methods()]
 
 
 def test_with_a_gpu_the_ladder_has_the_papers_settings(monkeypatch, tmp_path):

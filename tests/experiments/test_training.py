@@ -23,7 +23,7 @@ def test_every_step_has_every_metric_by_its_name(method):
     for step in history:
         assert list(step) == NAMES
         missing = {name for name, value in step.items() if value is None}
-        assert missing == (set() if method == "proma" else {"removed_ratio", "removed_by_layer", "clamped"})
+        assert missing == (set() if METHODS[method].projects else {"removed_ratio", "removed_by_layer", "clamped"})
         assert step["sequences"] == 16  # of the batch's 8 initial states x 4 samples, half
 
 
