@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from proma_bench.errors import RunError
 from proma_bench.learning.divergences import divergence
@@ -65,11 +65,11 @@ def natural_step(
     with torch.no_grad():
         reached = objective()
         for halving in range(HALVINGS):
-            vector_to_parameters(start + 0.5**halving * step, parameters)
+            _put(start + 0.5**halving * step, parameters)
             divergence = float(_mean_divergence(before, policy.on(experience), experience))
             if divergence <= SLACK * radius and objective() > reached:
                 return
-        vector_to_parameters(start, parameters)
+        _put(start, parameters)
 
 
 def fisher_product(divergence: Tensor, parameters: Sequence[Tensor]) -> Callable[[Vector], Vector]:
@@ -99,6 +99,13 @@ def conjugate_gradients(product: Callable[[Vector], Vector], right: Vector) -> V
         square, previous = residual @ residual, square
         direction = residual + (square / previous) * direction
     return solution
+
+
+def _put(vector: Vector, parameters: Sequence[Tensor]) -> None:
+    """In place: torch's own function makes all parameters views of one vector, which no checkpoint can hold."""
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part in zip(parameters, vector.split(sizes), strict=True):  # type: ignore[no-untyped-call]
+        parameter.copy_(part.view_as(parameter))
 
 
 def _mean_divergence(before: Distribution, after: Distribution, experience: Experience) -> Tensor:

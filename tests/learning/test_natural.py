@@ -88,6 +88,7 @@ def test_the_step_is_that_of_the_dense_fisher_matrix(kind: str) -> None:
     before = torch.cat([parameter.detach().flatten() for parameter in parameters])
     taken(policy, microbatches)
     after = torch.cat([parameter.detach().flatten() for parameter in parameters])
+    assert len({parameter.untyped_storage().data_ptr() for parameter in parameters}) == len(parameters)
     torch.testing.assert_close(after - before, step, rtol=1e-3, atol=1e-3 * float(step.abs().max()))
 
 
