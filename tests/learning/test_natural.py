@@ -8,13 +8,16 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal, StudentT
 
+from proma_bench.errors import RunError
+from proma_bench.experiments.training import Training
 from proma_bench.learning.divergences import kl
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.natural import DAMPING, conjugate_gradients, natural_step
 from proma_bench.learning.policy import Policy
 from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.gym.config import GymConfig
 
 RADIUS = 1e-6  # so small that the quadratic model is exact enough
 
@@ -126,6 +129,24 @@ def test_a_step_that_does_not_help_is_taken_back() -> None:
     before = copy.deepcopy(policy.state_dict())
     natural_step(policy, microbatches, lambda: 0.0, BanditConfig(method="trpo", learning_rate=0.1))
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_a_policy_without_a_divergence_is_refused() -> None:
+    policy, microbatches = problem("categorical")
+    policy.distribution = lambda observations: StudentT(3.0, policy.layers(observations)[:, 0])  # type: ignore[method-assign]
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(policy.state_dict())
+    with pytest.raises(RunError, match="which a StudentT does not give"):
+        natural_step(policy, microbatches, lambda: 0.0, BanditConfig(method="trpo"))
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1"])
+def test_it_trains_on_environments(environment: str) -> None:
+    training = Training(GymConfig(method="trpo", env=environment, steps=2, learning_rate=0.01))
+    for metrics in training.batch():
+        assert 0 < metrics["kl_local"] <= 0.015 * 1.01
 
 
 def test_conjugate_gradients_solve() -> None:
