@@ -49,7 +49,6 @@ class Method:
         projects: whether the running gradient is projected, or another update rule is applied. The objective is then
             the log-probabilities themselves; the advantages enter in the backward pass.
         rule: its update rule: a name in `proma_bench.projection.rules`, or ``FILE.py:NAME``; None is the projection.
-        compared: whether the ladder and ablations include the method unless told otherwise.
     """
 
     name: str
@@ -59,7 +58,6 @@ class Method:
     settings: frozenset[str] = frozenset()
     projects: bool = False
     rule: str | None = None
-    compared: bool = True
 
     @property
     def folder(self) -> str:
@@ -81,22 +79,25 @@ class Method:
 
 
 METHODS: Table[Method] = Table("method")
-"""All methods by name, in the order of tables and legends."""
+"""All methods that are compared unless told otherwise, by name, in the order of tables and legends."""
 
 register_method = METHODS.register
 """Add a method to the table. The command line, the ladder, tables and figures include it from then on."""
+
+RULE_METHODS: Table[Method] = Table("method")
+"""The other update rules of `proma_bench.projection.rules` as methods, which run where they are asked for by name."""
 
 LONGEST_NAME = 120
 """Of a method in the files of a run."""
 
 
-def compared_methods() -> list[str]:
-    """The names of the methods that a ladder runs unless told otherwise."""
-    return [name for name, method in METHODS.items() if method.compared]
+def all_methods() -> dict[str, Method]:
+    """The methods of both tables."""
+    return METHODS | RULE_METHODS
 
 
 def method_named(name: str) -> Method:
-    """The method of this name: one of the table, or for ``FILE.py:NAME`` an update rule in a file.
+    """The method of this name: one of the tables, or for ``FILE.py:NAME`` an update rule in a file.
 
     The file is not read yet; see `proma_bench.learning.rules`.
 
@@ -104,9 +105,10 @@ def method_named(name: str) -> Method:
         UsageError: there is no such method.
     """
     path, _, function = name.rpartition(":")
-    if name in METHODS or not path.endswith(".py"):
-        require_known("method", name, METHODS)
-        return METHODS[name]
+    known = all_methods()
+    if name in known or not path.endswith(".py"):
+        require_known("method", name, known)
+        return known[name]
     if not (function.isidentifier() and name.isprintable() and len(name) <= LONGEST_NAME):
         raise UsageError(
             f"a method in a file is named FILE.py:NAME, in at most {LONGEST_NAME} printable characters, got {name!r}"
@@ -117,7 +119,7 @@ def method_named(name: str) -> Method:
 def _rule_method(name: str, style: Style, settings: frozenset[str] = frozenset()) -> Method:
     own = frozenset({"rule_settings", "uncovered"}) | settings
     objective = "proma_bench.learning.objectives:proma"
-    return Method(name, style, objective, settings=own, projects=True, rule=name, compared=False)
+    return Method(name, style, objective, settings=own, projects=True, rule=name)
 
 
 register_method(
@@ -143,8 +145,10 @@ register_method(
 for _rule in (
     _rule_method("isopo", Style("ISOPO", "#E69F00", "solid", "v")),
     _rule_method("isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<")),
+    _rule_method("isopo-averaged", Style("ISOPO, averaged", "#E69F00", "dotted", "d")),
     _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
     _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
     _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
+    _rule_method("observe", Style("REINFORCE, observed", "#0072B2", "dashed", "h")),
 ):
-    register_method(_rule)
+    RULE_METHODS.register(_rule)
