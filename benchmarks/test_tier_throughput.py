@@ -11,7 +11,7 @@ from benchmarks.published import check_no_gross_regression
 from benchmarks.settings import Settings
 from proma_bench.errors import RunError, UsageError
 from proma_bench.experiments.training import Training
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.tiers import TIERS
 
 BASELINE = "REINFORCE"
@@ -23,7 +23,7 @@ NAMES = sorted(TIERS)
 def batches(tier: str) -> tuple[dict[str, Callable[[], object]], int]:
     """For each method, a call that samples a batch and takes its optimizer steps; and how many steps that is."""
     calls: dict[str, Callable[[], object]] = {}
-    for method in compared_methods():
+    for method in METHODS:
         config = TIERS[tier](method=method, steps=10**9, learning_rate=LEARNING_RATE)
         training = Training(config)
         calls[method.upper()] = lambda training=training: list(training.batch())

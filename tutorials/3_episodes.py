@@ -26,7 +26,7 @@ from rich.console import Console
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.training import Training, train
-from proma_bench.learning.methods import METHODS, compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.claims import CLAIMS
 from proma_bench.report.frontier import series
 from proma_bench.report.judging import evaluate, judge
@@ -74,7 +74,7 @@ for i in range(8):
 # Same seed, hence the same initial weights and the same starts. Which method is best?
 
 # %%
-for method in compared_methods():
+for method in METHODS:
     history = train(GymConfig(method=method, steps=STEPS))
     style = METHODS[method].style
     plt.plot(
@@ -99,7 +99,7 @@ folder = tempfile.TemporaryDirectory()
 root = Path(folder.name)
 jobs = [
     Job(root / f"{method}-{rate:g}-{seed}", GymConfig(method=method, steps=STEPS, seed=seed, learning_rate=rate))
-    for seed, rate, method in itertools.product(range(SEEDS), LEARNING_RATES, compared_methods())
+    for seed, rate, method in itertools.product(range(SEEDS), LEARNING_RATES, METHODS)
 ]
 finish(jobs, PROCESSES, Console(quiet=True))
 runs = read_runs(root).runs
@@ -131,8 +131,7 @@ figure
 
 # %%
 SAME = {
-    method: [tier.comparable.select(method, [tier.rate], seed)[0] for seed in range(SEEDS)]
-    for method in compared_methods()
+    method: [tier.comparable.select(method, [tier.rate], seed)[0] for seed in range(SEEDS)] for method in METHODS
 }  # the runs at one learning rate, seed by seed
 
 

@@ -27,7 +27,7 @@ from proma_bench.experiments.ladder import finish
 from proma_bench.language.models import byte_tokenizer, tiny_qwen3
 from proma_bench.language.warm_start import warm_start
 from proma_bench.learning.config import to_json
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.build import report
 from proma_bench.report.plots import learning_curves
 from proma_bench.report.reading import read_runs
@@ -181,7 +181,7 @@ SETTINGS = {
 }
 jobs = [
     Job(root / "runs" / method / f"seed-{seed}", LLMConfig(method=method, seed=seed, **SETTINGS))
-    for seed, method in itertools.product(range(SEEDS), compared_methods())
+    for seed, method in itertools.product(range(SEEDS), METHODS)
 ]
 finish(jobs, PROCESSES, Console(quiet=True))
 print(run_command(to_json(jobs[0].config)).replace(str(root), "DIR"))
@@ -214,8 +214,7 @@ print({name: value for name, value in last.items() if name != "removed_by_layer"
 
 # %%
 ratios = {
-    job.path.parent.name: [step["sampler_gap"] for step in read_run(job.path).metrics]
-    for job in jobs[: len(compared_methods())]
+    job.path.parent.name: [step["sampler_gap"] for step in read_run(job.path).metrics] for job in jobs[: len(METHODS)]
 }
 for name, gaps in ratios.items():
     print(f"{name:10} sampler_gap at most {max(gaps):.1e}")

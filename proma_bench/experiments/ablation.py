@@ -16,7 +16,7 @@ from proma_bench.console import say
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.learning.config import RunConfig
-from proma_bench.learning.methods import METHODS, compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.report.settings import run_command
@@ -53,8 +53,7 @@ def variants() -> dict[str, dict[str, Any]]:
         for name, projection in PROJECTION_METHODS.items()
         if projection.takes != "gradients" and name != ProjectionConfig().method
     }
-    others = (METHODS[name] for name in compared_methods() if name != "proma")
-    methods = {method.style.title: {"method": method.name} for method in others}
+    methods = {method.style.title: {"method": name} for name, method in METHODS.items() if name != "proma"}
     return {**SETTINGS, **projections, **methods}
 
 

@@ -20,7 +20,7 @@ from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.progress import RunningJobs, describe, progress_bars
 from proma_bench.experiments.workers import Event, Outcome, run_all
 from proma_bench.learning.config import BUDGETS
-from proma_bench.learning.methods import METHODS, compared_methods, method_named
+from proma_bench.learning.methods import METHODS, all_methods, method_named
 from proma_bench.runs.criteria import criteria_for
 from proma_bench.runs.directory import read_divergence, read_json, read_run, write_json
 from proma_bench.tiers import TIERS
@@ -71,12 +71,12 @@ def make_plan(
         seeds: seeds per method; None is the budget's own number.
         model: of the llm tier. Without one, that tier runs with its default model where there is a GPU, and as a smoke
             run elsewhere.
-        methods: their names; None is `compared_methods`.
+        methods: their names; None is those of `METHODS`.
 
     Raises:
         UsageError: an unknown tier, method or budget, an update rule that cannot be used, or fewer than one seed.
     """
-    methods = list(dict.fromkeys(compared_methods() if methods is None else methods))
+    methods = list(dict.fromkeys(METHODS if methods is None else methods))
     for tier in tiers:
         require_known("tier", tier, TIERS)
     require_known("budget", budget, BUDGETS)
@@ -96,7 +96,7 @@ def _rules(methods: Sequence[str]) -> dict[str, str]:
     folders = collections.Counter(method_named(method).folder for method in methods)
     if twice := [folder for folder, count in folders.items() if count > 1]:
         raise UsageError(f"two methods would have the directory {twice[0]!r}; give one of their files another name")
-    own = [method for method in methods if method not in METHODS]
+    own = [method for method in methods if method not in all_methods()]
     if not own:
         return {}
     from proma_bench.learning.rules import users_rule

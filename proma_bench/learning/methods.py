@@ -53,7 +53,6 @@ class Method:
         loss_aggregation: how rows are weighted, where that is part of the method; None is as the setting says.
         step: what moves the policy in place of the optimizer (see `proma_bench.learning.natural`), or the place to
             import it from; None is the optimizer.
-        compared: whether the ladder and ablations include the method unless told otherwise.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Method:
     rule: str | None = None
     loss_aggregation: str | None = None
     step: str | Step | None = None
-    compared: bool = True
 
     @property
     def folder(self) -> str:
@@ -93,22 +91,25 @@ class Method:
 
 
 METHODS: Table[Method] = Table("method")
-"""All methods by name, in the order of tables and legends."""
+"""All methods that are compared unless told otherwise, by name, in the order of tables and legends."""
 
 register_method = METHODS.register
 """Add a method to the table. The command line, the ladder, tables and figures include it from then on."""
+
+OTHER_METHODS: Table[Method] = Table("method")
+"""Other update rules and objectives, which run where they are asked for by name."""
 
 LONGEST_NAME = 120
 """Of a method in the files of a run."""
 
 
-def compared_methods() -> list[str]:
-    """The names of the methods that a ladder runs unless told otherwise."""
-    return [name for name, method in METHODS.items() if method.compared]
+def all_methods() -> dict[str, Method]:
+    """The methods of both tables."""
+    return METHODS | OTHER_METHODS
 
 
 def method_named(name: str) -> Method:
-    """The method of this name: one of the table, or for ``FILE.py:NAME`` an update rule in a file.
+    """The method of this name: one of the tables, or for ``FILE.py:NAME`` an update rule in a file.
 
     The file is not read yet; see `proma_bench.learning.rules`.
 
@@ -116,9 +117,10 @@ def method_named(name: str) -> Method:
         UsageError: there is no such method.
     """
     path, _, function = name.rpartition(":")
-    if name in METHODS or not path.endswith(".py"):
-        require_known("method", name, METHODS)
-        return METHODS[name]
+    known = all_methods()
+    if name in known or not path.endswith(".py"):
+        require_known("method", name, known)
+        return known[name]
     if not (function.isidentifier() and name.isprintable() and len(name) <= LONGEST_NAME):
         raise UsageError(
             f"a method in a file is named FILE.py:NAME, in at most {LONGEST_NAME} printable characters, got {name!r}"
@@ -129,7 +131,7 @@ def method_named(name: str) -> Method:
 def _rule_method(name: str, style: Style, settings: frozenset[str] = frozenset()) -> Method:
     own = frozenset({"rule_settings", "uncovered"}) | settings
     objective = "proma_bench.learning.objectives:proma"
-    return Method(name, style, objective, settings=own, projects=True, rule=name, compared=False)
+    return Method(name, style, objective, settings=own, projects=True, rule=name)
 
 
 register_method(
@@ -153,45 +155,47 @@ register_method(
     )
 )
 
+for _rule in (
+    _rule_method("isopo", Style("ISOPO", "#E69F00", "solid", "v")),
+    _rule_method("isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<")),
+    _rule_method("isopo-averaged", Style("ISOPO, averaged", "#E69F00", "dotted", "d")),
+    _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
+    _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
+    _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
+    _rule_method("observe", Style("REINFORCE, observed", "#0072B2", "dashed", "h")),
+):
+    OTHER_METHODS.register(_rule)
+
 _OBJECTIVES, _ADVANTAGES = "proma_bench.learning.objectives", "proma_bench.learning.advantages"
 
 for _method in (
     Method(
         "dr-grpo", Style("Dr. GRPO", "#8C510A", (0, (6, 2)), "D"), f"{_OBJECTIVES}:grpo",
-        f"{_ADVANTAGES}:centred_advantages", frozenset({"clip", "dual_clip"}), loss_aggregation="sum", compared=False,
+        f"{_ADVANTAGES}:centred_advantages", frozenset({"clip", "dual_clip"}), loss_aggregation="sum",
     ),
     Method(
         "dapo", Style("DAPO (clip-higher)", "#A6761D", (0, (4, 1, 1, 1)), "v"), f"{_OBJECTIVES}:dapo",
-        settings=frozenset({"clip", "clip_high"}), compared=False,
+        settings=frozenset({"clip", "clip_high"}),
     ),
     Method(
         "cispo", Style("CISPO", "#CC79A7", (0, (3, 1)), "P"), f"{_OBJECTIVES}:cispo",
-        settings=frozenset({"clip_high"}), compared=False,
+        settings=frozenset({"clip_high"}),
     ),
     Method(
         "gspo", Style("GSPO", "#66A61E", (0, (5, 1, 1, 1, 1, 1)), "X"), f"{_OBJECTIVES}:gspo",
-        settings=frozenset({"gspo_low", "gspo_high"}), loss_aggregation="sequence-mean", compared=False,
+        settings=frozenset({"gspo_low", "gspo_high"}), loss_aggregation="sequence-mean",
     ),
     Method(
         "rloo", Style("RLOO", "#6A51A3", (0, (1, 2)), "h"), f"{_OBJECTIVES}:reinforce",
-        f"{_ADVANTAGES}:leave_one_out_advantages", loss_aggregation="sum", compared=False,
+        f"{_ADVANTAGES}:leave_one_out_advantages", loss_aggregation="sum",
     ),
     Method(
         "ppo-kl", Style("PPO-KL", "#B2182B", (0, (2, 1)), "p"), f"{_OBJECTIVES}:ppo_kl",
-        settings=frozenset({"kl_penalty"}), compared=False,
+        settings=frozenset({"kl_penalty"}),
     ),
     Method(
         "trpo", Style("TRPO", "#525252", (0, (8, 2)), "*"), f"{_OBJECTIVES}:surrogate",
-        step="proma_bench.learning.natural:natural_step", compared=False,
+        step="proma_bench.learning.natural:natural_step",
     ),
 ):  # fmt: skip
-    register_method(_method)
-
-for _rule in (
-    _rule_method("isopo", Style("ISOPO", "#E69F00", "solid", "v")),
-    _rule_method("isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<")),
-    _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
-    _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
-    _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
-):
-    register_method(_rule)
+    OTHER_METHODS.register(_method)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import all_methods
 from proma_bench.report.statistics import Array
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import ABOUT, Run
@@ -123,7 +123,7 @@ def comparable(runs: Sequence[Run]) -> list[Comparable]:
 
 def _comparable(title: str, runs: list[Run]) -> Comparable:
     members = _majority(runs, _shared_settings)
-    for method in METHODS.values():
+    for method in all_methods().values():
         same = _majority([run for run in members if run.config["method"] == method.name], _values_of(method.settings))
         members = [run for run in members if run.config["method"] != method.name or run in same]
     notes = []
@@ -200,7 +200,7 @@ def _paths(runs: list[Run]) -> str:
 
 
 def _shared_settings(run: Run) -> str:
-    own = _NOT_SHARED.union(*(method.settings for method in METHODS.values()))
+    own = _NOT_SHARED.union(*(method.settings for method in all_methods().values()))
     return json.dumps({key: value for key, value in run.config.items() if key not in own}, sort_keys=True)
 
 

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from proma_bench.learning.methods import METHODS, Style
+from proma_bench.learning.methods import Style, all_methods
 from proma_bench.learning.metrics import METRICS
 from proma_bench.report.frontier import Frontier, common_scores
 from proma_bench.report.paired import Comparable
@@ -31,7 +31,8 @@ MOST_NAMES = 400  # of layers, written beside the figure
 
 def style_of(method: str) -> Style:
     """The method's style; unknown ones are black."""
-    return METHODS[method].style if method in METHODS else Style(plain(method), "black", "dashdot", "x")
+    known = all_methods().get(method)
+    return Style(plain(method), "black", "dashdot", "x") if known is None else known.style
 
 
 def plain(text: str) -> str:
@@ -180,7 +181,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _order(method: str) -> tuple[int, str]:
-    return (list(METHODS).index(method) if method in METHODS else len(METHODS)), method
+    known = list(all_methods())
+    return (known.index(method) if method in known else len(known)), method
 
 
 def _frontiers(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proma_bench.errors import RunError
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.runs.directory import ABOUT, Run, read_json
 from proma_bench.runs.versions import recorded
 from proma_bench.tiers import TIERS
@@ -49,7 +49,7 @@ def commands(root: Path, runs: Sequence[Run]) -> list[str]:
         options = {"--tiers": ",".join(plan["tiers"]), "--budget": plan["budget"], "--seeds": plan["seeds"]}
         if model := plan.get("model"):
             options["--model"] = model
-        if plan["methods"] != compared_methods():
+        if plan["methods"] != list(METHODS):
             options["--methods"] = ",".join(plan["methods"])
     except (RunError, KeyError, TypeError, RecursionError):
         return [run_command(run.config) for run in runs]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from proma_bench.errors import UsageError
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import all_methods
 from proma_bench.runs.directory import Run
 
 CONFIDENCE = 0.95
@@ -104,5 +104,5 @@ def _setting(run: Run) -> tuple[str, str, float]:
 
 def _order(run: Run) -> tuple[Any, ...]:
     title, method, learning_rate = _setting(run)
-    known = list(METHODS).index(method) if method in METHODS else len(METHODS)
-    return title, known, method, learning_rate, run.config["seed"]
+    known = list(all_methods())
+    return title, (known.index(method) if method in known else len(known)), method, learning_rate, run.config["seed"]

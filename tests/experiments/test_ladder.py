@@ -12,7 +12,7 @@ from interruptions import Command
 
 from proma_bench.errors import UsageError
 from proma_bench.experiments.ladder import make_plan
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.reading import read_runs
 from proma_bench.tiers import TIERS
 from proma_bench.tiers.llm.config import LLMConfig
@@ -40,14 +40,14 @@ def test_it_ends_with_the_claims_and_the_path_of_the_report(ladder):
     assert result.stdout.index("greedy score") < result.stdout.index("local KL is lower")
     assert len(json.loads((root / "claims.json").read_text())) == 12
     assert (root / "plots" / "bandit.png").stat().st_size > 10_000
-    for method in compared_methods():
+    for method in METHODS:
         assert f"bandit {method} lr 0.005 seed 0: score" in result.stdout
 
 
 def test_every_method_learns_the_digits(ladder):
     """From chance, 0.1, in sixty steps. Of ten seeds the worst of any method ended at 0.49."""
     runs = [run for run in read_runs(ladder[0]).runs if run.config["learning_rate"] == 0.005]
-    assert {run.config["method"] for run in runs} == set(compared_methods())
+    assert {run.config["method"] for run in runs} == set(METHODS)
     for run in runs:
         first, last = run.metrics[0], run.metrics[-1]
         assert first["score"] < 0.3
@@ -60,7 +60,7 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
     root, _ = ladder
     plan = json.loads((root / "ladder.json").read_text())
     assert plan["seeds"] == 1
-    assert plan["methods"] == compared_methods()
+    assert plan["methods"] == list(METHODS)
     assert "bootstrap" in plan["criteria"]["bandit"]
     assert plan["learning_rates"] == {"bandit": [0.0025, 0.005, 0.01]}
     stored = json.loads((root / "bandit" / "proma" / "lr-0.01" / "seed-0" / "config.json").read_text())
@@ -127,7 +127,7 @@ def until_a_run_is_under_way(command, root):
 def test_seeds_are_paired_and_directories_distinct(tmp_path):
     jobs = make_plan(["bandit"], "quick", None).jobs(tmp_path)
     assert len({job.path for job in jobs}) == len(jobs) == 90
-    for method in compared_methods():
+    for method in METHODS:
         configs = [job.config for job in jobs if job.config.method == method]
         assert [config.seed for config in configs] == 3 * list(range(10))
         assert [config.learning_rate for config in configs][::10] == [0.0025, 0.005, 0.01]
@@ -142,7 +142,7 @@ def test_the_task_of_a_model_for_the_ladder_on_a_cpu_is_sums(monkeypatch, tmp_pa
     assert {(config.model, config.task, config.steps) for config in configs} == {
         ("models/small", "basic_arithmetic", 40)
     }
-    assert [config.method for config in configs] == [*compared_methods(), *compared_methods()]
+    assert [config.method for config in configs] == [*METHODS, *METHODS]
 
 
 def test_with_a_gpu_the_ladder_has_the_papers_settings(monkeypatch, tmp_path):

@@ -10,24 +10,26 @@ from torch.distributions import kl_divergence
 
 from proma_bench.errors import RunError
 from proma_bench.experiments.training import Training, make_optimizer, make_proma, train
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import all_methods
 
 NAMES = """step reward score score_sampled kl_local kl_global entropy grad_norm removed_ratio removed_by_layer
 clamped seconds sequences""".split()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", all_methods())
 def test_every_step_has_every_metric_by_its_name(method):
     history = train(tiny(method=method))
     assert [step["step"] for step in history] == [1, 2, 3, 4, 5, 6]
     for step in history:
         assert list(step) == NAMES
         missing = {name for name, value in step.items() if value is None}
-        assert missing == (set() if METHODS[method].projects else {"removed_ratio", "removed_by_layer", "clamped"})
+        assert missing == (
+            set() if all_methods()[method].projects else {"removed_ratio", "removed_by_layer", "clamped"}
+        )
         assert step["sequences"] == 16  # of the batch's 8 initial states x 4 samples, half
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", all_methods())
 def test_kl_compares_the_policies_before_after_and_at_the_start(method):
     training = Training(tiny(method=method))
     sample = training.tier.sample

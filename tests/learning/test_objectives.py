@@ -5,7 +5,7 @@ import torch
 
 from proma_bench.learning.advantages import group_advantages
 from proma_bench.learning.experience import Experience
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import all_methods
 from proma_bench.learning.objectives import grpo, reinforce
 from proma_bench.tiers.bandit.config import BanditConfig
 
@@ -23,7 +23,7 @@ def gradient(objective, log_probs, experience, clip=0.2):
 
 
 def test_every_method_has_an_objective_and_advantages():
-    for method in METHODS.values():
+    for method in all_methods().values():
         assert callable(method.objective_function) and callable(method.advantages_function)
 
 

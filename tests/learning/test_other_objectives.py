@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proma_bench.learning.advantages import centred_advantages, group_advantages, leave_one_out_advantages
 from proma_bench.learning.experience import Experience
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import all_methods, method_named
 from proma_bench.tiers.bandit.config import BanditConfig
 
 LENGTHS = (1, 3, 2)
@@ -88,7 +88,7 @@ CASES = [
 def test_an_objective_is_its_formula(method: str, settings: dict[str, Any], spread: float, layout: str) -> None:
     experience, log_probs, rows = sequences(layout, spread)
     config = BanditConfig(method=method, **settings)
-    found = experience.per_sequence(METHODS[method].objective_function(log_probs, experience, config))
+    found = experience.per_sequence(method_named(method).objective_function(log_probs, experience, config))
     expected = [sum(wanted(method, *one, config)) for one in zip(rows, ADVANTAGES, strict=True)]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
@@ -97,7 +97,7 @@ def test_an_objective_is_its_formula(method: str, settings: dict[str, Any], spre
 def test_without_a_step_all_are_the_policy_gradient(method: str) -> None:
     """Where the policy has not moved, ratios are one; GSPO gives the rows of a sequence equal parts of one weight."""
     experience, log_probs, _ = sequences("flattened", 0.0)
-    objective = METHODS[method].objective_function(log_probs, experience, BanditConfig(method=method))
+    objective = method_named(method).objective_function(log_probs, experience, BanditConfig(method=method))
     (gradient,) = torch.autograd.grad(objective.sum(), log_probs)
     torch.testing.assert_close(gradient, experience.per_row(experience.advantages))
 
@@ -106,7 +106,7 @@ def test_no_row_loses_its_gradient_with_cispo() -> None:
     experience, log_probs, rows = sequences("flattened", 1.0)
     config = BanditConfig(method="cispo")
     (gradient,) = torch.autograd.grad(
-        METHODS["cispo"].objective_function(log_probs, experience, config).sum(), log_probs
+        method_named("cispo").objective_function(log_probs, experience, config).sum(), log_probs
     )
     ratios = [math.exp(new - old) for sequence in rows for new, old in sequence]
     weights = torch.tensor([min(ratio, 1.28) for ratio in ratios], dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_the_estimate_of_the_divergence_is_never_negative(layout: str) -> None:
     by_penalty = []
     for penalty in (0.0, 1.0):
         config = BanditConfig(method="ppo-kl", kl_penalty=penalty)
-        found = METHODS["ppo-kl"].objective_function(log_probs, experience, config)
+        found = method_named("ppo-kl").objective_function(log_probs, experience, config)
         by_penalty.append(experience.per_sequence(found))
     assert bool((by_penalty[0] >= by_penalty[1]).all())
 
@@ -151,7 +151,7 @@ def test_equal_rewards_and_groups_of_one_have_no_advantage(advantages: Any) -> N
 
 
 def test_which_advantages_and_weights_belong_to_which_method() -> None:
-    ways = {name: (method.advantages_function, method.loss_aggregation) for name, method in METHODS.items()}
+    ways = {name: (method.advantages_function, method.loss_aggregation) for name, method in all_methods().items()}
     assert ways["dr-grpo"] == (centred_advantages, "sum")
     assert ways["rloo"] == (leave_one_out_advantages, "sum")
     assert ways["gspo"] == (group_advantages, "sequence-mean")

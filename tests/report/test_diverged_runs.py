@@ -8,7 +8,7 @@ from made_up_runs import FAST, made_up, store
 from small_runs import tiny
 
 from proma_bench.cli import main
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.judging import evaluate
 from proma_bench.report.statistics import Cell, cells
 from proma_bench.report.table import ablation_table, markdown
@@ -24,7 +24,7 @@ def diverged(run, step):
 def compared(tmp_path, seeds, wild):
     """Three methods, of which those in ``wild`` diverge: by method and seed, at which step."""
     runs = []
-    for method in compared_methods():
+    for method in METHODS:
         for seed in range(seeds):
             run = made_up(tmp_path / method / str(seed), method, seed, kl_local=0.1 + (method != "proma"))
             runs.append(diverged(run, wild[method, seed]) if (method, seed) in wild else run)
@@ -46,7 +46,7 @@ def test_claims_say_how_many_pairs_are_missing_because_of_divergence(tmp_path):
 def test_no_other_learning_rate_is_judged_because_all_diverged_with_the_chosen_one(tmp_path):
     criteria = dataclasses.replace(FAST, learning_rate=0.1)
     runs = []
-    for method in compared_methods():
+    for method in METHODS:
         for seed in range(3):
             for rate in (0.1, 0.05):
                 run = made_up(tmp_path / f"{method}{rate}{seed}", method, seed, learning_rate=rate, criteria=criteria)
@@ -68,7 +68,7 @@ def test_figures_leave_out_what_diverged_and_say_so(tmp_path):
 @pytest.mark.parametrize("wild", [{("proma", 0): 3}, {("proma", seed): 1 for seed in range(3)}, None])
 def test_a_report_shows_divergence(wild, tmp_path, capsys):
     """Of one run, of all runs of a method, and of all runs."""
-    for run in compared(tmp_path, 3, wild or {(method, seed): 1 for method in compared_methods() for seed in range(3)}):
+    for run in compared(tmp_path, 3, wild or {(method, seed): 1 for method in METHODS for seed in range(3)}):
         store(run)
     assert main(["report", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -14,7 +14,7 @@ from small_runs import heed_signals, tiny, without_timings
 from proma_bench.errors import RunError, UsageError
 from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import train
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.report.reading import read_runs
 from proma_bench.runs import checkpoints, criteria
 from proma_bench.runs import directory as runs
@@ -64,7 +64,7 @@ def test_the_same_seed_writes_the_same_bytes_apart_from_timings(tmp_path, monkey
     assert (first.path / "metrics.jsonl").read_bytes() == (second.path / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", range(1, 7))
 def test_a_run_that_stopped_anywhere_resumes_to_the_same_metrics(tmp_path, method, step):
     config = tiny(method=method)

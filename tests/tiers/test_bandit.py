@@ -7,7 +7,7 @@ import torch
 from small_runs import tiny, without_timings
 
 from proma_bench.experiments.training import Training, train
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.tiers.bandit.tier import Bandit
 
 
@@ -72,7 +72,7 @@ def test_methods_with_one_seed_share_weights_and_initial_states_and_seeds_do_not
 
 
 def test_initial_states_stay_paired_after_the_policies_have_parted():
-    trainings = [Training(tiny(method=method, learning_rate=0.1)) for method in compared_methods()]
+    trainings = [Training(tiny(method=method, learning_rate=0.1)) for method in METHODS]
     for training in trainings:
         list(training.batch())
     batches = [training.sample() for training in trainings]
@@ -80,7 +80,7 @@ def test_initial_states_stay_paired_after_the_policies_have_parted():
     assert all(torch.equal(batch.observations, batches[0].observations) for batch in batches)
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_is_reproducible_and_leaves_the_global_generator_alone(method):
     torch.manual_seed(1)
     before = torch.get_rng_state()

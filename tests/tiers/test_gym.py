@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 from proma_bench import ProjectionConfig, Proma
 from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import Training, train
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.learning.update import optimizer_step
 from proma_bench.runs.criteria import criteria_for
 from proma_bench.tiers.gym.config import GymConfig
@@ -152,7 +152,7 @@ def test_greedy_is_the_mode():
 
 
 def test_methods_with_one_seed_play_the_same_first_batch():
-    batches = [sampled(method=method)[1] for method in compared_methods()]
+    batches = [sampled(method=method)[1] for method in METHODS]
     for batch in batches[1:]:
         assert torch.equal(batches[0].observations, batch.observations)
     assert not torch.equal(batches[0].observations, sampled(seed=1)[1].observations[: batches[0].rows])
@@ -230,7 +230,7 @@ def test_kl_and_entropy_of_gaussians_are_the_closed_forms():
 # ------------------------------------------------------------------------------------------------- whole runs
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake8x8-v1", "Pendulum-v1"])
 def test_the_same_seed_gives_the_same_metrics(env, method):
     config = tiny_gym(env=env, method=method, steps=4)
@@ -256,7 +256,7 @@ def test_a_run_that_stopped_resumes_to_the_same_metrics(tmp_path, env, step):
     assert without_timings(resumed.metrics) == without_timings(train(config))
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_to_balance(method):
     """Thirty steps, episodes of up to 200. Sampled returns begin near 20."""
     history = train(GymConfig(method=method, steps=30, max_episode_steps=200))

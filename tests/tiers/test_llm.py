@@ -13,7 +13,7 @@ from proma_bench.errors import UsageError
 from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import Training
 from proma_bench.language.sampling.huggingface import HuggingFaceSampler
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.runs.directory import read_json
 from proma_bench.tiers.llm.config import TINY, LLMConfig
 
@@ -31,7 +31,7 @@ def base_model(tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------- runs
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_records_its_steps_and_what_the_sampler_said(method, model, tmp_path):
     run = run_in(tmp_path / "run", tiny_llm(model, method=method))
     assert run.finished

@@ -10,12 +10,12 @@ from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import Training, train
 from proma_bench.language.sampling import Rollout
 from proma_bench.learning.experience import PADDING
-from proma_bench.learning.methods import compared_methods
+from proma_bench.learning.methods import METHODS
 from proma_bench.runs.directory import read_json
 from proma_bench.tasks.questions import Question
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_records_its_steps_and_the_scores_it_began_with(method, tmp_path):
     run = run_in(tmp_path / "run", tiny_transformer(method=method, learning_rate=1e-3))
     assert run.finished
@@ -118,7 +118,7 @@ def test_an_overlong_prompt_is_not_read_and_its_answers_have_no_rows(training):
     assert experience.rows == 0 and not experience.rewards.any()
 
 
-@pytest.mark.parametrize("method", compared_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_step_with_overlong_prompts_goes_on(training, method):
     """One of the two questions is too long; and then both."""
     entry = training.tier.task.training[0].entry
