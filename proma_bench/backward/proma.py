@@ -6,12 +6,13 @@ pass in `engine.py` and `taps.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
 from weakref import WeakSet
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from proma_bench.backward.records import ProjectionRecord
 from proma_bench.backward.taps import layers_of
 from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
-from proma_bench.projection.updates import AnyRule, as_rule
+from proma_bench.projection.updates import AnyRule, as_rule, memory_size
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()  # what has a Proma, also where no layer has a rule that would show it
 
@@ -210,6 +211,24 @@ class Proma:
         """Forget the records, and count microbatches from 0 again."""
         self._engine.solver.records.clear()
         self._engine.solver.microbatches = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the rule keeps across optimizer steps, a row for each parameter by its name; empty for most rules."""
+        return {name: row.clone() for name, row in self._engine.solver.memory.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with what `state_dict` has returned.
+
+        Raises:
+            ValueError: it is not the state of this rule on this module. Nothing has changed then.
+        """
+        size, names = memory_size(self.rule), {name for name, _ in self._module.named_parameters()}
+        for name, row in state.items():
+            if name not in names:
+                raise ValueError(f"the rule's state names {name!r:.60}, which is no parameter of the module")
+            if row.shape != (size,) or row.dtype != torch.float64 or not bool(row.isfinite().all()):
+                raise ValueError(f"the rule's state of {name!r:.60} must be {size} finite numbers in torch.float64")
+        self._engine.solver.memory = {name: row.clone() for name, row in state.items()}
 
     def remove(self) -> None:
         """Detach: the module is as it was before. Calling it again does nothing."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ class ProjectionRecord(NamedTuple):
             of a step as well, that is the result of plain accumulation.
         clamped: whether the norm clamp, or another limit of the rule, was active.
         gram_method: how it was computed (`cost`).
+        observed: what else the update rule has recorded, by name; see `proma_bench.projection.rules.observe`.
     """
 
     parameter: str
@@ -29,6 +31,7 @@ class ProjectionRecord(NamedTuple):
     removed_ratio: float
     clamped: bool
     gram_method: str
+    observed: Mapping[str, float | list[float]] = MappingProxyType({})
 
 
 class Records(NamedTuple):
@@ -39,6 +42,7 @@ class Records(NamedTuple):
         removed_norm: norm of what was removed, [P, M].
         norm: norm of what was projected, [P, M].
         clamped: whether the clamp was active, [P, M].
+        observed: of each of the M microbatches, numbers [P] or rows [P, n] by name; nothing if it is empty.
     """
 
     parameters: list[str]
@@ -48,16 +52,19 @@ class Records(NamedTuple):
     removed_norm: Tensor
     norm: Tensor
     clamped: Tensor
+    observed: Sequence[dict[str, Tensor]] = ()
 
     def unpacked(self) -> Iterator[ProjectionRecord]:
         """One record per tensor and microbatch."""
         ratios = torch.where(self.norm > 0, self.removed_norm / self.norm, 0.0)
         columns = zip(self.removed_norm.tolist(), ratios.tolist(), self.clamped.tolist(), strict=True)
+        observed = [{name: values.tolist() for name, values in one.items()} for one in self.observed]
         for tensor, rows in enumerate(columns):
             for number, row in enumerate(zip(*rows, strict=True)):
                 if number > 0 or not self.plain_first[tensor]:
-                    microbatch = self.first_microbatch + number
-                    yield ProjectionRecord(self.parameters[tensor], microbatch, *row, self.gram_methods[tensor])
+                    seen = {name: values[tensor] for name, values in observed[number].items()} if observed else {}
+                    place = self.parameters[tensor], self.first_microbatch + number
+                    yield ProjectionRecord(*place, *row, self.gram_methods[tensor], seen)
 
 
 def averages(records: Sequence[ProjectionRecord]) -> dict[str, Any]:
@@ -69,7 +76,9 @@ def averages(records: Sequence[ProjectionRecord]) -> dict[str, Any]:
     Returns:
         ``removed_ratio``: the mean share of the running gradient that was removed. ``removed_by_layer``: the same for
         each parameter tensor, averaged over microbatches. ``clamped``: how often the clamp was active, from 0 to 1.
-        All are zero, or empty, where nothing was projected.
+        All are zero, or empty, where nothing was projected. Where the rule has observed them, also the means of
+        ``effective_rank`` and ``conflicts``, and ``noise_scale``: the mean noise over the mean signal, None where the
+        signal is lost in the noise.
     """
     shares: dict[str, list[float]] = {}
     for record in records:
@@ -79,4 +88,13 @@ def averages(records: Sequence[ProjectionRecord]) -> dict[str, Any]:
         "removed_ratio": sum(record.removed_ratio for record in records) / count,
         "removed_by_layer": {name: sum(values) / len(values) for name, values in sorted(shares.items())},
         "clamped": sum(record.clamped for record in records) / count,
+        **_observed([record.observed for record in records if record.observed]),
     }
+
+
+def _observed(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = ("effective_rank", "conflicts", "noise", "signal")
+    if not found or not all(name in found[0] for name in names):
+        return {}
+    rank, conflicts, noise, signal = (sum(one[name] for one in found) / len(found) for name in names)
+    return {"effective_rank": rank, "conflicts": conflicts, "noise_scale": noise / signal if signal > 0 else None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from proma_bench.backward.parameters import Parameters, is_watched
 from proma_bench.backward.records import Records
 from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.methods import PROJECTION_METHODS
-from proma_bench.projection.successive import square_growth, successive_removals, successive_updates
-from proma_bench.projection.updates import UpdateRule, extras_of
+from proma_bench.projection.recursion import Before, successive_updates
+from proma_bench.projection.successive import square_growth, successive_removals
+from proma_bench.projection.updates import UpdateRule, extras_of, memory_size
 
 
 class Microbatch:
@@ -51,6 +52,7 @@ class Solver:
     Attributes:
         records: what it did, where ``record`` asks for it.
         microbatches: how many there have been.
+        memory: what the rule keeps of each parameter, by name.
     """
 
     def __init__(
@@ -67,7 +69,8 @@ class Solver:
         self.microbatches = 0
         self._parameters, self._unprojected, self._gram_method = parameters, unprojected, gram_method
         self._workspace = Workspace(workspace_bytes)
-        self._needs_norms = record or "running_norm" in extras_of(rule)
+        self.memory: dict[str, Tensor] = {}
+        self._memory_size, self._needs_norms = memory_size(rule), record or bool(extras_of(rule))
 
     def forget(self) -> None:
         """Forget what a backward pass has left behind that raised an error half-way."""
@@ -160,17 +163,28 @@ class Solver:
         if isinstance(self.rule, ProjectionConfig):
             removed = successive_removals(gram, overlap, advantages, size, self.rule)
             if norms is not None:
-                before = norms.unsqueeze(1)
+                found = norms.unsqueeze(1)
                 if removed.norm.shape[1] > 1:  # later virtual microbatches find what the earlier ones have left
                     growth = square_growth(gram, advantages, removed, size)
-                    before = (before.square() + growth.cumsum(dim=1) - growth).clamp_min(0.0).sqrt()
-                self._keep_records(group, removed.norm, before, removed.clamped)
+                    found = (found.square() + growth.cumsum(dim=1) - growth).clamp_min(0.0).sqrt()
+                self._keep_records(group, removed.norm, found, removed.clamped)
             return (advantages - removed.coefficients).to(advantages.dtype), None
-        done = successive_updates(gram, overlap, advantages, size, self.rule, norms)
-        if self.record:
-            assert done.changed is not None and done.norm is not None and done.clamped is not None
-            self._keep_records(group, done.changed, done.norm, done.clamped)
+        before = None if norms is None else Before(norms, self._remembered(group, norms))
+        done = successive_updates(gram, overlap, advantages, size, self.rule, before)
+        if done.memory is not None and self._memory_size:
+            names = (self._parameters.name(parameter) for parameter, _ in group)
+            self.memory |= dict(zip(names, done.memory, strict=True))
+        if self.record and done.changes is not None:
+            self._keep_records(group, *done.changes, done.observed)
         return done.coefficients.to(advantages.dtype), done.kept
+
+    def _remembered(self, group: list[tuple[Tensor, Measured]], like: Tensor) -> Tensor | None:
+        """What the rule has kept of these parameters; zeros of one that it has not met."""
+        if not self._memory_size:
+            return None
+        nothing = like.new_zeros(self._memory_size)
+        rows = [self.memory.get(self._parameters.name(parameter), nothing) for parameter, _ in group]
+        return torch.stack([row.to(like.device) for row in rows])
 
     def _running_norms(self, group: list[tuple[Tensor, Measured]], gram: Tensor) -> Tensor:
         running = [self._parameters.running(parameter) for parameter, _ in group]
@@ -179,12 +193,17 @@ class Solver:
         return torch.stack(norms).double()
 
     def _keep_records(
-        self, group: list[tuple[Tensor, Measured]], changed: Tensor, before: Tensor, clamped: Tensor
+        self,
+        group: list[tuple[Tensor, Measured]],
+        changed: Tensor,
+        norm: Tensor,
+        clamped: Tensor,
+        observed: Sequence[dict[str, Tensor]] = (),
     ) -> None:
         names = [self._parameters.name(parameter) for parameter, _ in group]
         methods = [measured.gram_method for _, measured in group]
         plain = [self.rule.plain_first and self._parameters.running(parameter) is None for parameter, _ in group]
-        self.records.append(Records(names, methods, self.microbatches, plain, changed, before, clamped))
+        self.records.append(Records(names, methods, self.microbatches, plain, changed, norm, clamped, observed))
 
 
 def _norm(gradient: Tensor, dtype: torch.dtype) -> Tensor:

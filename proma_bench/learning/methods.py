@@ -190,8 +190,10 @@ for _method in (
 for _rule in (
     _rule_method("isopo", Style("ISOPO", "#E69F00", "solid", "v")),
     _rule_method("isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<")),
+    _rule_method("isopo-averaged", Style("ISOPO, averaged", "#E69F00", "dotted", "d")),
     _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
     _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
     _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
+    _rule_method("observe", Style("REINFORCE, observed", "#0072B2", "dashed", "h")),
 ):
     register_method(_rule)

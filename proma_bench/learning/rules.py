@@ -23,9 +23,9 @@ from proma_bench.errors import UsageError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import method_named
 from proma_bench.projection.config import projection_config
+from proma_bench.projection.recursion import Before, successive_updates
 from proma_bench.projection.rules import UPDATE_RULES
-from proma_bench.projection.successive import successive_updates
-from proma_bench.projection.updates import AnyRule, RuleError, as_rule
+from proma_bench.projection.updates import AnyRule, RuleError, as_rule, memory_size
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,11 @@ def _try_out(rule: AnyRule) -> None:
         RuleError: it does not give an update.
     """
     checked, generator = as_rule(rule), torch.Generator().manual_seed(0)
+    memory = torch.zeros(2, memory_size(checked)).double()
     rows, advantages = (torch.randn(*shape, generator=generator).double() for shape in ((2, 4, 9), (4,)))
     running = torch.randn(2, 9, generator=generator).double()
     for before in (torch.zeros_like(running), running):
         overlap = (rows @ before.unsqueeze(-1)).squeeze(-1)
         for size in (1, 4):
-            successive_updates(rows @ rows.mT, overlap, advantages, size, checked, before.norm(dim=1))
+            known = Before(before.norm(dim=1), memory)
+            successive_updates(rows @ rows.mT, overlap, advantages, size, checked, known)

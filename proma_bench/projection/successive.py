@@ -1,9 +1,10 @@
-"""Virtual microbatches: several successive microbatches from one backward pass, of PROMA or of any update rule.
+"""Virtual microbatches: several successive microbatches of PROMA from one backward pass.
 
 The running gradient is always ``A_0 + sum_k u_k S_k``, a combination of what there was and of the sequence gradients
 so far. So its overlaps with later sequences follow from the overlaps with ``A_0`` and the Gram matrix of *all* the
 sequences, ``<A, S_i> = c_i + sum_k K_ik u_k``, and the recursion over microbatches runs in coefficients alone. The
 algorithm's microbatch need not be the memory's: one backward pass over ``N`` sequences does what ``N / size`` do.
+`proma_bench.projection.recursion` has the same for any update rule; this is faster, as it knows what a projection is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.gram import clamp, gram_norm, removable, removal
 from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.solve import normalise, rank_tolerance
-from proma_bench.projection.updates import Update, UpdateRule, extras_of
 
 
 class Removals(NamedTuple):
@@ -101,90 +101,6 @@ def square_growth(
     blocks = _diagonal_blocks(gram, size).double()
     result: Tensor = 2 * (change * overlap).sum(dim=-1) + gram_norm(blocks, change).square()
     return result
-
-
-class Updates(NamedTuple):
-    """What M successive microbatches of an update rule do to the running gradients of P tensors.
-
-    The change is the difference from plain accumulation; its size is relative to the running gradient for a rule whose
-    first microbatch is plain, and otherwise to what plain accumulation would have given.
-
-    Attributes:
-        coefficients: of the N sequences; what all of the steps add is ``sum_i coefficients_i S_i``.
-        kept: the factor of all steps on the running gradient before the first one; None is one.
-        changed: norm of the change by each step. None, as the next two, where no norm of the running gradient is known.
-        norm: norm of what it is relative to.
-        clamped: whether a limit of the rule was active.
-    """
-
-    coefficients: Float[Tensor, "P N"]
-    kept: Float[Tensor, " P"] | None
-    changed: Float[Tensor, "P M"] | None
-    norm: Float[Tensor, "P M"] | None
-    clamped: Bool[Tensor, "P M"] | None
-
-
-def successive_updates(
-    gram: Float[Tensor, "P N N"],
-    overlap: Float[Tensor, "P N"],
-    advantages: Float[Tensor, " N"],
-    size: int,
-    rule: UpdateRule,
-    running_norm: Float[Tensor, " P"] | None = None,
-) -> Updates:
-    """``ceil(N / size)`` steps of any rule in coefficient space, for P tensors at once; see `successive_removals`.
-
-    Args:
-        gram: of all N sequences, in order.
-        overlap: with the running gradients before the first microbatch.
-        advantages: of all N sequences.
-        size: sequences per microbatch; the last one may have fewer.
-        rule: the rule.
-        running_norm: of the running gradients; needed by a rule that asks for it, and for the records.
-
-    Returns:
-        What all of the steps do.
-    """
-    asks = "running_norm" in extras_of(rule)
-    added, advantages = overlap.new_zeros(overlap.shape, dtype=torch.float64), advantages.double()
-    kept, is_scaled = added.new_ones(added.shape[0]), False
-    square = None if running_norm is None else running_norm.double().square()
-    steps = []
-    for start in range(0, overlap.shape[1], size):
-        own, before = slice(start, start + size), slice(0, start)
-        block = gram[:, own, own].double()
-        met = kept.unsqueeze(1) * overlap[:, own].double()
-        met = met + (gram[:, own, before] @ added[:, before, None].to(gram.dtype)).squeeze(-1).double()
-        plain = advantages[own].expand_as(met)
-        extras = {} if square is None or not asks else {"running_norm": square.sqrt()}
-        result = rule(block, met, plain, **extras)
-        update = result if isinstance(result, Update) else Update(result)
-        if square is not None:
-            steps.append(_size_of_change(block, met, plain, update, square, rule.plain_first))
-            square = _next_square(block, met, update, square)
-        if isinstance(update.kept, Tensor) or update.kept != 1:
-            is_scaled, factor = True, torch.as_tensor(update.kept, dtype=kept.dtype, device=kept.device)
-            kept, added[:, before] = kept * factor, added[:, before] * factor.reshape(-1, 1)
-        added[:, own] = update.coefficients
-    sizes = (torch.stack(column, dim=1) for column in zip(*steps, strict=True)) if steps else (None, None, None)
-    return Updates(added, kept if is_scaled else None, *sizes)
-
-
-def _size_of_change(
-    gram: Tensor, overlap: Tensor, advantages: Tensor, update: Update, square: Tensor, plain_first: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Norm of ``(kept - 1) A + sum_i (u_i - a_i) S_i``, norm of what it is relative to, and whether it was limited."""
-    change = _next_square(gram, overlap, Update(update.coefficients - advantages, update.kept - 1.0), square)
-    whole = square if plain_first else _next_square(gram, overlap, Update(advantages), square)
-    clamped = torch.as_tensor(update.clamped, device=square.device).expand(square.shape)
-    return change.sqrt(), whole.sqrt(), clamped
-
-
-def _next_square(gram: Tensor, overlap: Tensor, update: Update, square: Tensor) -> Tensor:
-    """``||kept A + sum_i u_i S_i||^2`` from ``||A||^2``."""
-    cross = 2 * update.kept * (update.coefficients * overlap).sum(dim=-1)
-    result: Tensor = update.kept**2 * square + cross + gram_norm(gram, update.coefficients).square()
-    return result.clamp_min(0.0)
 
 
 def _diagonal_blocks(gram: Float[Tensor, "P N N"], size: int) -> Float[Tensor, "P M s s"]:

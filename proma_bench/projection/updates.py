@@ -22,11 +22,15 @@ class Update(NamedTuple):
         coefficients: u.
         kept: the factor on the running gradient.
         clamped: whether a limit of the rule was active, for the records.
+        observed: what else the records shall say of each tensor, by name: numbers ``[*batch]`` or rows ``[*batch, n]``.
+        memory: what a rule that asks for its ``memory`` keeps from now on.
     """
 
     coefficients: Float[Tensor, "*batch B"]
     kept: Float[Tensor, "*batch"] | float = 1.0
     clamped: Bool[Tensor, "*batch"] | bool = False
+    observed: dict[str, Tensor] | None = None
+    memory: Float[Tensor, "*batch k"] | None = None
 
 
 @runtime_checkable
@@ -52,8 +56,10 @@ class UpdateRule(Protocol):
             overlap: c_i = <A, S_i>, ``[*batch, B]``.
             advantages: a_i, ``[*batch, B]``. All are float64.
             args: nothing.
-            extras: what the rule asks for by the name of a keyword-only argument: ``running_norm [*batch]`` is the norm
-                of A, which nothing else tells.
+            extras: what the rule asks for by the name of a keyword-only argument. ``running_norm [*batch]`` is the norm
+                of A, which nothing else tells; it is zero in the first microbatch of an optimizer step. ``memory
+                [*batch, k]`` is what the rule has kept of each tensor from its last microbatch on, zeros at first; such
+                a rule has an attribute ``memory_size``, the number k.
         """
 
 
@@ -88,7 +94,7 @@ class RuleError(ValueError):
 AnyRule = UpdateRule | Callable[..., Tensor | Update]
 """What `Proma` takes: a rule, or any function ``rule(gram, overlap, advantages)``."""
 
-EXTRAS = frozenset({"running_norm"})
+EXTRAS = frozenset({"running_norm", "memory"})
 """What a rule may ask for by the name of a keyword-only argument."""
 
 
@@ -113,16 +119,23 @@ def extras_of(rule: AnyRule) -> frozenset[str]:
         RuleError: it asks for something else, or does not take three arguments.
     """
     function = rule.function if isinstance(rule, CheckedRule) else rule
+    known = EXTRAS if memory_size(rule) else EXTRAS - {"memory"}
     try:
         signature = inspect.signature(function)
-        wanted = {name for name, one in signature.parameters.items() if one.kind is one.KEYWORD_ONLY and name in EXTRAS}
+        wanted = {name for name, one in signature.parameters.items() if one.kind is one.KEYWORD_ONLY and name in known}
         signature.bind(None, None, None, **dict.fromkeys(wanted))
     except (TypeError, ValueError) as error:
-        known = ", ".join(sorted(EXTRAS))
         raise RuleError(
-            f"{name_of(function)} must take (gram, overlap, advantages), and at most {known} by keyword: {error}"
+            f"{name_of(function)} must take (gram, overlap, advantages), and at most {' and '.join(sorted(known))} by "
+            f"keyword: {error}"
         ) from None
     return frozenset(wanted)
+
+
+def memory_size(rule: AnyRule) -> int:
+    """How many numbers a rule keeps of each parameter tensor."""
+    size: int = getattr(rule.function if isinstance(rule, CheckedRule) else rule, "memory_size", 0)
+    return size
 
 
 def require_number(name: str, value: object, above: float | None = None) -> None:
@@ -165,12 +178,14 @@ class CheckedRule:
         self._require("coefficients", update.coefficients, overlap, is_finite)
         if not isinstance(update.kept, int | float) or not math.isfinite(update.kept):
             self._require("a factor on the running gradient", update.kept, overlap[..., 0], is_finite)
+        if "memory" in extras:
+            self._require("memory", update.memory, extras["memory"], is_finite)
         return update
 
     def _require(self, what: str, values: object, like: Tensor, is_finite: bool) -> None:
         found = f"{name_of(self.function)} returned {what}"
         if not isinstance(values, Tensor):
-            raise RuleError(f"{found} that are no tensor: {values!r:.60}")
+            raise RuleError(f"{found}, which must be a tensor: {values!r:.60}")
         if values.shape != like.shape:
             raise RuleError(f"{found} of shape {list(values.shape)}; it must be {list(like.shape)}")
         if values.dtype != like.dtype or values.device != like.device:

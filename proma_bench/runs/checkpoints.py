@@ -4,7 +4,8 @@
 directory with the final name is complete. Tensors are safetensors, the rest is JSON; nothing is unpickled.
 
     checkpoint/step-00000020/policy.safetensors     the weights
-                             training.safetensors   the optimizer's state and the generators' states
+                             training.safetensors   the optimizer's state, the generators' states, and what the update
+                                                    rule keeps, if it keeps anything
                              state.json             the step, and the SHA-256 of the other two files
 
 A checkpoint is read and checked as a whole before anything of it is used: its files are those that were written, its
@@ -27,6 +28,7 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
 from proma_bench import files
+from proma_bench.projection.updates import memory_size
 from proma_bench.runs import strict_json
 
 if TYPE_CHECKING:
@@ -69,10 +71,12 @@ def save(folder: Path, training: Training) -> None:
 
 
 def _tensors(training: Training) -> dict[str, Tensor]:
-    """``generator/NAME`` and ``optimizer/INDEX/NAME``; the optimizer's settings come from the run's config."""
+    """``generator/NAME``, ``optimizer/INDEX/NAME`` and ``rule/PARAMETER``; settings come from the run's config."""
     named = {f"generator/{name}": generator.get_state() for name, generator in training.generators.items()}
     for index, state in training.optimizer.state_dict()["state"].items():
         named |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+    if training.proma is not None:
+        named |= {f"rule/{name}": row for name, row in training.proma.state_dict().items()}
     return named
 
 
@@ -113,6 +117,7 @@ class _Content:
     weights: dict[str, Tensor]
     generators: dict[str, Tensor]
     moments: dict[int, dict[str, Tensor]]
+    memory: dict[str, Tensor]
     is_checked: bool
 
     def apply(self, training: Training) -> None:
@@ -120,6 +125,8 @@ class _Content:
         for name, state in self.generators.items():
             training.generators[name].set_state(state)
         training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": self.moments})
+        if training.proma is not None:
+            training.proma.load_state_dict(self.memory)
 
 
 def _read(path: Path, step: int, training: Training) -> _Content:
@@ -139,12 +146,18 @@ def _read(path: Path, step: int, training: Training) -> _Content:
         if digests is not None and not (isinstance(digests, dict) and digests.get(name) == found):
             raise Unfit(f"{name} has not the SHA-256 of state.json")
     weights, others = (load_file(path / name) for name in TENSORS)
-    generators = {name.removeprefix("generator/"): others.pop(name) for name in list(others) if "generator/" in name}
-    content = _Content(weights, generators, _by_index(others), is_checked=digests is not None)
+    memory, generators = _under("rule/", others), _under("generator/", others)
+    content = _Content(weights, generators, _by_index(others), memory, is_checked=digests is not None)
     _require_weights(content.weights, training.policy)
     _require_generators(content.generators, training.generators)
     _require_moments(content.moments, content.weights, training, step)
+    _require_memory(content.memory, training)
     return content
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the tensors out whose names begin with this."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _by_index(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -200,6 +213,19 @@ def _require_moments(
             _require_like(f"the optimizer's {name} of parameter {index}", tensor, wanted[name])
         if not 1 <= float(state["step"]) <= step:
             raise Unfit(f"the optimizer took {float(state['step']):g} steps with parameter {index}, not {step}")
+
+
+def _require_memory(memory: dict[str, Tensor], training: Training) -> None:
+    """Whether the update rule can go on with what it had kept, and has kept something if it is one that does."""
+    rule = None if training.proma is None else training.proma.rule
+    size = 0 if rule is None else memory_size(rule)
+    if size and not memory:
+        raise Unfit("what the update rule has kept is missing")
+    names = {name for name, _ in training.policy.named_parameters()} if size else set()
+    if unknown := sorted(memory.keys() - names):
+        raise Unfit(f"the update rule keeps nothing of {unknown[0]!r:.60}")
+    for name, row in memory.items():
+        _require_like(f"what the update rule has kept of {name}", row, torch.zeros(size, dtype=torch.float64))
 
 
 def _require_like(name: str, tensor: Tensor, wanted: Tensor) -> None:

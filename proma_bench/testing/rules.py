@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from proma_bench.projection.updates import AnyRule, Update, as_rule, extras_of
+from proma_bench.projection.updates import AnyRule, Update, as_rule, extras_of, memory_size
 from proma_bench.testing.checks import search
 from proma_bench.testing.findings import Finding, findings, in_words
 from proma_bench.testing.strategies import ProjectionProblem, projection_problems
@@ -163,7 +163,8 @@ def _updates(rule: AnyRule, problems: list[ProjectionProblem]) -> list[Update]:
     running = torch.stack([problem.running.double().flatten() for problem in problems])
     advantages = torch.stack([problem.advantages.double() for problem in problems])
     norms = torch.linalg.vector_norm(running, dim=1)
-    extras = {name: values for name, values in {"running_norm": norms}.items() if name in extras_of(rule)}
+    known = {"running_norm": norms, "memory": norms.new_zeros(len(problems), memory_size(rule))}
+    extras = {name: known[name] for name in extras_of(rule)}
     result = rule(rows @ rows.mT, (rows @ running.unsqueeze(-1)).squeeze(-1), advantages, **extras)
     update = result if isinstance(result, Update) else Update(result)
     kept = torch.as_tensor(update.kept, dtype=norms.dtype).expand(len(problems))

@@ -7,26 +7,17 @@ from typing import Any
 import pytest
 import torch
 from backward_policies import MICROS, Classifier, TokenPolicy, initialise, seeded
-from oracle import Micro, assert_gradients
-from rule_oracles import CASES, isopo, literal_gradients, noninteracting, norm, shrink
+from oracle import assert_gradients
+from rule_oracles import CASES, isopo, literal_gradients, noninteracting, norm, pieces_of, shrink
 from torch import Tensor, nn
 
 from proma_bench import ProjectionConfig, Proma
 from proma_bench.projection.rules.isopo import Isopo, NonInteractingIsopo
+from proma_bench.projection.rules.observe import Observe
 from proma_bench.projection.rules.shrink import Shrink
 from proma_bench.projection.updates import RuleError, Update
 
 NAMES = [f"{type(rule).__name__}-{number}" for number, (rule, _) in enumerate(CASES)]
-
-
-def pieces_of(size: int) -> list[Micro]:
-    pieces = []
-    for micro in MICROS:
-        for start in range(0, len(micro.lengths), size):
-            rows = range(start, min(start + size, len(micro.lengths)))
-            alone = lambda m, i, micro=micro, rows=rows: micro.alone(m, rows[i])  # noqa: E731
-            pieces.append(Micro(alone, micro.advantages[list(rows)]))
-    return pieces
 
 
 @pytest.mark.parametrize("size", [None, 2])
@@ -119,7 +110,7 @@ def raises(gram: Tensor, overlap: Tensor, advantages: Tensor) -> Tensor:
 
 FAULTS = {
     "raises": (raises, "raised RuntimeError: "),
-    "nothing": (lambda gram, overlap, advantages: None, "returned coefficients that are no tensor: None"),
+    "nothing": (lambda gram, overlap, advantages: None, "returned coefficients, which must be a tensor: None"),
     "a sum": (lambda gram, overlap, advantages: advantages.sum(-1), r"of shape \[[0-9]+\]; it must be \[[0-9]+, 4\]"),
     "float32": (lambda gram, overlap, advantages: advantages.float(), "in torch.float32 on cpu; it must be torch.fl"),
     "NaN": (lambda gram, overlap, advantages: advantages / 0, "with NaN or infinity, from finite arguments"),
@@ -127,7 +118,10 @@ FAULTS = {
         lambda gram, overlap, advantages: Update(advantages, kept=advantages),
         r"a factor on the running gradient of shape \[[0-9]+, 4\]",
     ),
-    "no factor": (lambda gram, overlap, advantages: Update(advantages, kept=float("nan")), "no tensor: nan"),
+    "no factor": (
+        lambda gram, overlap, advantages: Update(advantages, kept=float("nan")),
+        "which must be a tensor: nan",
+    ),
 }
 
 
@@ -196,3 +190,23 @@ def test_a_rule_that_leaves_the_first_microbatch_has_no_record_of_it() -> None:
         records = proma.stats()
     assert {record.microbatch for record in records} == {1}
     assert all(record.removed_ratio == pytest.approx(1, rel=1e-5) for record in records)  # the very same sequences
+
+
+def test_observations_are_in_the_records_of_each_tensor_and_microbatch() -> None:
+    module, advantages = initialise(Classifier()), torch.tensor([1.0, -1.0, 2.0, 1.0, 1.0], dtype=torch.float64)
+    rows = torch.randn(5, 6, dtype=torch.float64, generator=seeded(0))
+    with Proma(module, Observe(), record=True) as proma:
+        proma.backward(module(rows).log_softmax(-1)[:, 0], advantages, microbatch_size=2)
+        records = proma.stats()
+    names = [name for name, _ in module.named_parameters()]
+    assert {(record.parameter, record.microbatch) for record in records} == {(n, m) for n in names for m in range(3)}
+    for record in records:
+        start = 2 * record.microbatch
+        parameter = module.get_parameter(record.parameter)
+        norms = [
+            float(torch.autograd.grad(module(row).log_softmax(-1)[0], parameter)[0].norm())
+            for row in rows[start : start + 2]
+        ]
+        assert record.observed["norms"] == pytest.approx(norms)
+        assert 1 - 1e-9 <= record.observed["effective_rank"] <= len(norms) + 1e-9
+        assert record.removed_norm == record.removed_ratio == 0

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from backward_policies import MICROS
 from oracle import Micro, literal_step
 from torch import Tensor, nn
 
 from proma_bench import ProjectionConfig
 from proma_bench.projection.rules.clip import Clip
-from proma_bench.projection.rules.isopo import Isopo, NonInteractingIsopo
+from proma_bench.projection.rules.isopo import AveragedIsopo, Isopo, NonInteractingIsopo
+from proma_bench.projection.rules.observe import Observe
 from proma_bench.projection.rules.pcgrad import PCGrad
 from proma_bench.projection.rules.shrink import Shrink
 
@@ -19,12 +21,26 @@ Literal = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``step(running [n], seq_grads [B, n], advantages [B]) -> [n]``."""
 
 
-def isopo(regularisation: float) -> Literal:
+def plain(running: Tensor, seq_grads: Tensor, advantages: Tensor) -> Tensor:
+    result = running.clone()
+    for advantage, row in zip(advantages, seq_grads, strict=True):
+        result = result + float(advantage) * row
+    return result
+
+
+def eigenvalues(seq_grads: Tensor) -> tuple[Tensor, Tensor]:
+    kernel = torch.tensor([[float(x @ y) for y in seq_grads] for x in seq_grads], dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(kernel)
+    return values, vectors
+
+
+def isopo(regularisation: float, average: float | None = None) -> Literal:
+    """``average`` stands for the mean eigenvalue if it is given."""
+
     def step(running: Tensor, seq_grads: Tensor, advantages: Tensor) -> Tensor:
         count = len(seq_grads)
-        kernel = torch.tensor([[float(x @ y) for y in seq_grads] for x in seq_grads], dtype=torch.float64)
-        values, vectors = torch.linalg.eigh(kernel)
-        shift = regularisation * float(values.mean())
+        values, vectors = eigenvalues(seq_grads)
+        shift = regularisation * (float(values.mean()) if average is None else average)
         result = running.clone()
         if shift <= 0:
             return result
@@ -92,15 +108,28 @@ def norm(vector: Tensor) -> float:
 CASES = [
     (Isopo(), isopo(1.0)),
     (Isopo(0.05), isopo(0.05)),
+    (AveragedIsopo(), isopo(1.0)),  # in the first step
     (NonInteractingIsopo(), noninteracting(1.0, 1.0)),
     (NonInteractingIsopo(power=2, regularisation=0), noninteracting(2.0, 0.0)),
     (Clip(), clip(None)),
     (Clip(0.7), clip(0.7)),
     (PCGrad(), pcgrad),
+    (Observe(), plain),
     (Shrink(), shrink(ProjectionConfig())),
     (Shrink(ProjectionConfig("ridge", max_removed=None)), shrink(ProjectionConfig("ridge", max_removed=None))),
 ]
 """Rules, each with its literal step."""
+
+
+def pieces_of(size: int) -> list[Micro]:
+    """The microbatches of `MICROS`, cut into smaller ones."""
+    pieces = []
+    for micro in MICROS:
+        for start in range(0, len(micro.lengths), size):
+            rows = range(start, min(start + size, len(micro.lengths)))
+            alone = lambda m, i, micro=micro, rows=rows: micro.alone(m, rows[i])  # noqa: E731
+            pieces.append(Micro(alone, micro.advantages[list(rows)]))
+    return pieces
 
 
 def literal_gradients(

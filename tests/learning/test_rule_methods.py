@@ -78,7 +78,7 @@ def file(tmp_path):
 def test_every_rule_of_the_package_is_a_method_that_no_ladder_runs_unasked():
     rules = {name for name, method in METHODS.items() if method.rule is not None}
     assert rules == set(UPDATE_RULES)
-    assert compared_methods() == ["reinforce", "grpo", "proma"]
+    assert make_plan(["bandit"], "smoke", 1).methods == compared_methods() == ["reinforce", "grpo", "proma"]
 
 
 @pytest.mark.parametrize("method", sorted(UPDATE_RULES))
@@ -89,6 +89,17 @@ def test_a_run_of_a_rule_has_its_metrics(method):
     assert second["grad_norm"] > 0 and second["kl_local"] > 0
     assert set(second["removed_by_layer"]) == {name for name, _ in training.policy.named_parameters()}
     assert without_timings(train(tiny(method=method, steps=2))) == without_timings([first, second])
+
+
+def test_what_is_observed_is_in_the_metrics():
+    observed, plain = train(tiny(method="observe")), train(tiny(method="reinforce"))
+    for step in observed:
+        assert 1 <= step["effective_rank"] <= 4 and 0 <= step["conflicts"] <= 1 and step["noise_scale"] != 0
+        assert step["removed_ratio"] == 0
+    names = ("score", "kl_local", "entropy", "reward")
+    assert [step["reward"] for step in observed] == [step["reward"] for step in plain]
+    for step, other in zip(observed, plain, strict=True):
+        assert [step[name] for name in names] == pytest.approx([other[name] for name in names], rel=1e-3)
 
 
 def test_settings_of_a_rule_and_of_the_projection_it_uses_reach_it():

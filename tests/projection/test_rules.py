@@ -13,12 +13,14 @@ from rule_oracles import CASES
 
 from proma_bench import ProjectionConfig
 from proma_bench.projection.gram import corrected_advantages
+from proma_bench.projection.recursion import Before, successive_updates
 from proma_bench.projection.rules import UPDATE_RULES
 from proma_bench.projection.rules.clip import Clip
-from proma_bench.projection.rules.isopo import Isopo, NonInteractingIsopo
+from proma_bench.projection.rules.isopo import AveragedIsopo, Isopo, NonInteractingIsopo
+from proma_bench.projection.rules.observe import Observe
 from proma_bench.projection.rules.shrink import Shrink
-from proma_bench.projection.successive import successive_removals, successive_updates
-from proma_bench.projection.updates import Update, UpdateRule, as_rule, extras_of
+from proma_bench.projection.successive import successive_removals
+from proma_bench.projection.updates import Update, UpdateRule, as_rule, extras_of, memory_size
 from proma_bench.testing import check_rule, projection_problems
 
 RULES = [rule for rule, _ in CASES]
@@ -27,9 +29,14 @@ each_case = pytest.mark.parametrize(("rule", "literal"), CASES, ids=NAMES)
 each_rule = pytest.mark.parametrize("rule", RULES, ids=NAMES)
 
 
+def extras_for(rule, norms):
+    known = {"running_norm": norms, "memory": norms.new_zeros(*norms.shape, memory_size(rule))}
+    return {name: known[name] for name in extras_of(rule)}
+
+
 def update_of(rule, problem):
     gram, overlap = gram_of(problem)
-    extras = {"running_norm": problem.running.double().norm()} if extras_of(rule) else {}
+    extras = extras_for(rule, problem.running.double().norm())
     result = rule(gram, overlap, problem.advantages.double(), **extras)
     return result if isinstance(result, Update) else Update(result)
 
@@ -66,7 +73,7 @@ def test_successive_microbatches_are_literal_steps(rule, literal, sizes):
         advantages,
         sizes[0],
         rule,
-        running.norm().unsqueeze(0),
+        Before(running.norm().unsqueeze(0), torch.zeros(1, memory_size(rule)).double()),
     )
     first = running
     for size in sizes:
@@ -77,8 +84,8 @@ def test_successive_microbatches_are_literal_steps(rule, literal, sizes):
         wholes.append(norm(before if rule.plain_first else plain))
     kept = 1.0 if found.kept is None else found.kept[0]
     torch.testing.assert_close(kept * first + found.coefficients[0] @ seq_grads, running, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.changed[0].tolist(), changes, rtol=1e-7, atol=1e-6)
-    torch.testing.assert_close(found.norm[0].tolist(), wholes, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(found.changes.changed[0].tolist(), changes, rtol=1e-7, atol=1e-6)
+    torch.testing.assert_close(found.changes.norm[0].tolist(), wholes, rtol=1e-7, atol=1e-9)
     assert (found.kept is None) == (not isinstance(rule, Shrink))
 
 
@@ -97,16 +104,16 @@ def test_a_projection_config_is_a_rule(problem, config):
 def test_the_general_recursion_gives_what_the_projections_own_gives(config, size, seed):
     seq_grads, advantages, running = normal(6, 20, seed=seed), normal(6, seed=seed + 1), normal(20, seed=seed + 2)
     arguments = (seq_grads @ seq_grads.T)[None], (seq_grads @ running)[None], advantages, size, config
-    found, wanted = successive_updates(*arguments, running.norm()[None]), successive_removals(*arguments)
+    found, wanted = successive_updates(*arguments, Before(running.norm()[None])), successive_removals(*arguments)
     torch.testing.assert_close(found.coefficients, advantages - wanted.coefficients)
-    torch.testing.assert_close(found.changed, wanted.norm, rtol=1e-6, atol=1e-7)
-    assert torch.equal(found.clamped, wanted.clamped)
+    torch.testing.assert_close(found.changes.changed, wanted.norm, rtol=1e-6, atol=1e-7)
+    assert torch.equal(found.changes.clamped, wanted.clamped)
 
 
 @each_rule
 def test_leading_axes_are_independent_problems(rule):
     seq_grads, running, advantages = normal(2, 3, 5, 9, seed=1), normal(2, 3, 9, seed=2), normal(5, seed=3)
-    extras = {"running_norm": running.norm(dim=-1)} if extras_of(rule) else {}
+    extras = extras_for(rule, running.norm(dim=-1))
     gram, overlap = seq_grads @ seq_grads.mT, (seq_grads @ running.unsqueeze(-1)).squeeze(-1)
     together = rule(gram, overlap, advantages.expand(2, 3, 5), **extras)
     for i in range(2):
@@ -115,7 +122,7 @@ def test_leading_axes_are_independent_problems(rule):
             alone = rule(gram[i, j], overlap[i, j], advantages, **own)
             if isinstance(together, Update):
                 torch.testing.assert_close(together.coefficients[i, j], alone.coefficients)
-                assert bool(torch.as_tensor(together.clamped)[i, j]) == bool(alone.clamped)
+                assert bool(torch.as_tensor(together.clamped).expand(2, 3)[i, j]) == bool(alone.clamped)
             else:
                 torch.testing.assert_close(together[i, j], alone)
 
@@ -157,11 +164,46 @@ def test_shrinking_takes_out_what_the_projection_would():
     assert Shrink(config)(gram, 0 * overlap, advantages, running_norm=0 * running.norm()).kept == 1
 
 
+def test_observations_are_what_literal_loops_see():
+    seq_grads, advantages = normal(5, 12, seed=4), normal(5, seed=5)
+    seq_grads[3] = -seq_grads[0]
+    observed = Observe()(seq_grads @ seq_grads.T, torch.zeros(5).double(), advantages).observed
+    tasks = [float(a) * row for a, row in zip(advantages, seq_grads, strict=True)]
+    mean = sum(tasks) / 5
+    noise = sum(float((task - mean) @ (task - mean)) for task in tasks) / 4
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    conflicts = sum(float(tasks[i] @ tasks[j]) < 0 for i, j in pairs)
+    values = torch.linalg.eigvalsh(seq_grads @ seq_grads.T)
+    torch.testing.assert_close(observed["norms"], torch.stack([row.norm() for row in seq_grads]))
+    assert float(observed["effective_rank"]) == pytest.approx(float(values.sum() ** 2 / values.square().sum()))
+    assert float(observed["conflicts"]) == pytest.approx(conflicts / len(pairs)) and 0 < conflicts < len(pairs)
+    assert float(observed["noise"]) == pytest.approx(noise)
+    assert float(observed["signal"]) == pytest.approx(float(mean @ mean) - noise / 5)
+
+
+def test_noise_and_signal_are_right_on_average():
+    """Of gradients around (1, 0, ..., 0) with variance 0.25 in each of 16 directions: noise 4, signal 1."""
+    seq_grads = 0.5 * normal(4000, 8, 16, seed=6)
+    seq_grads[..., 0] += 1
+    ones = torch.ones(4000, 8).double()
+    observed = Observe()(seq_grads @ seq_grads.mT, 0 * ones, ones).observed
+    assert float(observed["noise"].mean()) == pytest.approx(4, rel=0.02)
+    assert float(observed["signal"].mean()) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_observed_of_gradients_that_are_zero(count):
+    nothing = torch.zeros(count, count).double()
+    observed = Observe()(nothing, nothing[0], torch.ones(count).double()).observed
+    assert all(not values.any() for values in observed.values())
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Isopo(0.0),
         lambda: Isopo(math.nan),
+        lambda: AveragedIsopo(decay=1.1),
         lambda: NonInteractingIsopo(power=-1),
         lambda: NonInteractingIsopo(regularisation=math.inf),
         lambda: Clip(0.0),

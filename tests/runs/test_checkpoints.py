@@ -201,3 +201,52 @@ def test_checkpoints_that_are_ahead_do_not_displace_those_that_a_run_writes(fold
     run = run_in(folder.parent, CONFIG, resume=True)
     assert run.finished and without_timings(run.metrics) == expected
     assert {"step-00000002", "step-00000004"} < {path.name for path in folder.iterdir()}
+
+
+# ------------------------------------------------------------------------------ what an update rule has kept
+
+AVERAGED = tiny(steps=4, method="isopo-averaged")
+
+
+def test_a_run_whose_rule_remembers_goes_on_as_if_it_had_never_stopped(tmp_path):
+    run_in(tmp_path, tiny(steps=2, method="isopo-averaged"))
+    assert without_timings(run_in(tmp_path, AVERAGED, resume=True).metrics) == without_timings(train(AVERAGED))
+    stored = load_file(tmp_path / "checkpoint" / "step-00000004" / "training.safetensors")
+    rows = {name: row for name, row in stored.items() if name.startswith("rule/")}
+    names = [name for name, _ in Training(AVERAGED).policy.named_parameters()]
+    assert sorted(rows) == sorted(f"rule/{name}" for name in names)
+    assert all(row.shape == (3,) and row[0] > 0 for row in rows.values())
+
+
+def without_memory(tensors):
+    for name in [name for name in tensors if name.startswith("rule/")]:
+        del tensors[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_memory, "what the update rule has kept is missing"),
+        (lambda t: t.update({"rule/other": torch.ones(3).double()}), "the update rule keeps nothing of 'other'"),
+        (lambda t: t.update({"rule/layers.0.bias": torch.ones(2).double()}), "of layers.0.bias is torch.float64 [2]"),
+        (lambda t: t.update({"rule/layers.0.bias": torch.ones(3)}), "of layers.0.bias is torch.float32 [3]"),
+        (lambda t: t.update({"rule/layers.0.bias": torch.ones(3).double() / 0}), "of layers.0.bias is not finite"),
+    ],
+)
+def test_memory_that_does_not_fit_is_passed_over(tmp_path, change, reason):
+    run_in(tmp_path, AVERAGED)
+    (tmp_path / "summary.json").unlink()
+    changed("training", change)(tmp_path / "checkpoint" / "step-00000004")
+    notes = []
+    found = run_in(tmp_path, AVERAGED, resume=True, on_note=notes.append)
+    assert len(notes) == 1 and reason in notes[0] and "going back further" in notes[0]
+    assert without_timings(found.metrics) == without_timings(train(AVERAGED))
+
+
+def test_a_rule_that_remembers_nothing_takes_no_memory(folder):
+    training = Training(CONFIG)
+    change = changed("training", lambda tensors: tensors.update({"rule/layers.0.bias": torch.ones(3).double()}))
+    change(folder / "step-00000004")
+    problems = checkpoints.restore(folder, training, last_step=4)
+    assert len(problems) == 1 and "the update rule keeps nothing of 'layers.0.bias'" in problems[0]
+    assert training.step == 2

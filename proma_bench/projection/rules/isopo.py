@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from proma_bench.projection.updates import register_update_rule, require_number
+from proma_bench.projection.updates import Update, register_update_rule, require_number
 
 
 @register_update_rule
@@ -25,7 +25,7 @@ class Isopo:
     semi-definite up to lambda is not a Gram matrix; its advantages stay as they are.
 
     The author's code (github.com/nilin/isopo, ``verl/workers/actor/dp_actor.py``, ``isopo_nat``) takes for the mean
-    eigenvalue an exponential moving average over optimizer steps (decay 0.9). Here it is that of the microbatch.
+    eigenvalue an average over earlier optimizer steps, see `AveragedIsopo`. Here it is that of the microbatch.
 
     Attributes:
         regularisation: lambda in units of the mean eigenvalue (the author's ``isopo_nat_reg``, 1).
@@ -49,11 +49,63 @@ class Isopo:
         advantages: Float[Tensor, "*batch B"],
     ) -> Float[Tensor, "*batch B"]:
         """``lambda (K + lambda I)^-1 a``; the overlaps do not matter."""
-        scaled = gram / _nonzero(mean_eigenvalue(gram))[..., None, None]
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        triangle, failed = torch.linalg.cholesky_ex(scaled / self.regularisation + identity)
-        triangle = torch.where((failed == 0)[..., None, None], triangle, identity)
-        return torch.cholesky_solve(advantages.unsqueeze(-1), triangle).squeeze(-1)
+        return damped(gram, advantages, self.regularisation * mean_eigenvalue(gram))
+
+
+@register_update_rule
+@dataclass(frozen=True)
+class AveragedIsopo:
+    """The interacting form with the author's average in lambda: the only rule here that keeps state.
+
+    For the mean eigenvalue stands an exponential moving average over the optimizer steps before this one,
+
+        m  <-  decay m + (1 - decay) mean over the step's microbatches of tr K / B
+
+    which begins with the first step's mean. In the first step it is that of the microbatch, as in `Isopo`. A step
+    begins with a microbatch that finds no running gradient, or one of zeros.
+
+    Attributes:
+        regularisation: as for `Isopo`.
+        decay: of the average (the author's ``ema_decay``, 0.9).
+
+    Raises:
+        ValueError: the regularisation is not a finite number above 0, or the decay does not lie between 0 and 1.
+    """
+
+    name: ClassVar[str] = "isopo-averaged"
+    plain_first: ClassVar[bool] = False
+    memory_size: ClassVar[int] = 3
+    """The average, and sum and number of the step's mean eigenvalues so far."""
+
+    regularisation: float = 1.0
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_number("regularisation", self.regularisation, above=0)
+        require_number("decay", self.decay)
+        if self.decay > 1:
+            raise ValueError(f"decay must lie between 0 and 1, got {self.decay!r}")
+
+    def __call__(
+        self,
+        gram: Float[Tensor, "*batch B B"],
+        overlap: Float[Tensor, "*batch B"],
+        advantages: Float[Tensor, "*batch B"],
+        *,
+        running_norm: Float[Tensor, "*batch"],
+        memory: Float[Tensor, "*batch 3"],
+    ) -> Update:
+        """``lambda (K + lambda I)^-1 a``, and the memory with this microbatch's mean eigenvalue."""
+        average, total, count = memory.unbind(dim=-1)
+        ends = (running_norm == 0) & (count > 0)  # the last step
+        mean = total / count.clamp_min(1.0)
+        after = torch.where(average > 0, self.decay * average + (1 - self.decay) * mean, mean)
+        average = torch.where(ends, after, average)
+        total, count = torch.where(ends, 0.0, total), torch.where(ends, 0.0, count)
+        own = mean_eigenvalue(gram)
+        shift = self.regularisation * torch.where(average > 0, average, own)
+        kept = torch.stack([average, total + own, count + 1], dim=-1)
+        return Update(damped(gram, advantages, shift), memory=kept)
 
 
 @register_update_rule
@@ -97,6 +149,16 @@ class NonInteractingIsopo:
         squares = gram.diagonal(dim1=-2, dim2=-1)
         shifted = squares + self.regularisation * mean_eigenvalue(gram).unsqueeze(-1)
         return torch.where(shifted > 0, advantages / _nonzero(shifted) ** (self.power / 2), 0.0)
+
+
+def damped(
+    gram: Float[Tensor, "*batch B B"], advantages: Float[Tensor, "*batch B"], shift: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch B"]:
+    """``shift (K + shift I)^-1 a``; the advantages themselves where K and shift are zero, or K is no Gram matrix."""
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    triangle, failed = torch.linalg.cholesky_ex(gram / _nonzero(shift)[..., None, None] + identity)
+    triangle = torch.where((failed == 0)[..., None, None], triangle, identity)
+    return torch.cholesky_solve(advantages.unsqueeze(-1), triangle).squeeze(-1)
 
 
 def mean_eigenvalue(gram: Float[Tensor, "*batch B B"]) -> Float[Tensor, "*batch"]:
