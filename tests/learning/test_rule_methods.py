@@ -99,7 +99,7 @@ def test_what_is_observed_is_in_the_metrics():
     names = ("score", "kl_local", "entropy", "reward")
     assert [step["reward"] for step in observed] == [step["reward"] for step in plain]
     for step, other in zip(observed, plain, strict=True):
-        assert [step[name] for name in names] == pytest.approx([other[name] for name in names], rel=1e-3)
+        assert [step[name] for name in names] == pytest.approx([other[name] for name in names], rel=0.02)
 
 
 def test_settings_of_a_rule_and_of_the_projection_it_uses_reach_it():
