@@ -102,6 +102,11 @@ def test_what_is_observed_is_in_the_metrics():
         assert [step[name] for name in names] == pytest.approx([other[name] for name in names], rel=0.02)
 
 
+def test_a_step_of_one_microbatch_has_no_elsewhere(tmp_path):
+    with pytest.raises(RunError, match="PROMA cannot take this step: the rule elsewhere needs another microbatch"):
+        run_in(tmp_path / "run", tiny(method="elsewhere", microbatch_size=16))
+
+
 def test_settings_of_a_rule_and_of_the_projection_it_uses_reach_it():
     assert chosen_rule(tiny(method="isopo", rule_settings={"regularisation": 0.5})).rule == Isopo(0.5)
     assert chosen_rule(tiny(method="shrink", projection="exact")).rule == Shrink(ProjectionConfig("exact"))
