@@ -24,6 +24,7 @@ from proma_bench.backward.records import ProjectionRecord
 from proma_bench.backward.taps import layers_of
 from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
+from proma_bench.projection.recursion import PassRule
 from proma_bench.projection.updates import AnyRule, as_rule, memory_size
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()  # what has a Proma, also where no layer has a rule that would show it
@@ -189,8 +190,10 @@ class Proma:
         """How many microbatches of ``size`` sequences one backward pass should take, at most ``microbatches``.
 
         One for a large model, many for a small one, whose passes cost more in calls than in arithmetic. The memory of
-        a pass grows with the number.
+        a pass grows with the number. All of them for a rule that looks at several microbatches at once (`elsewhere`).
         """
+        if isinstance(self.rule, PassRule):
+            return microbatches
         shapes = (parameter.shape for parameter in self._module.parameters() if parameter.requires_grad)
         return microbatches_per_pass(shapes, size, rows_per_sequence, microbatches)
 

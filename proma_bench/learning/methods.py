@@ -162,6 +162,7 @@ for _rule in (
     _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
     _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
     _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
+    _rule_method("elsewhere", Style("projected elsewhere", "#000000", "dashdot", "X"), frozenset(SETTINGS)),
     _rule_method("observe", Style("REINFORCE, observed", "#0072B2", "dashed", "h")),
 ):
     OTHER_METHODS.register(_rule)

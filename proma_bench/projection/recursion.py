@@ -6,7 +6,7 @@ from what is known of ``A_0`` and the Gram matrix of *all* the sequences, as in 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,6 +61,16 @@ class Updates(NamedTuple):
     memory: Float[Tensor, "P k"] | None
 
 
+@runtime_checkable
+class PassRule(Protocol):
+    """A rule that is no function of one microbatch's K, c and a alone: it sees all microbatches of a backward pass."""
+
+    def successive(
+        self, gram: Tensor, overlap: Tensor, advantages: Tensor, size: int, before: Before | None
+    ) -> Updates:
+        """What the steps do; the arguments are those of `successive_updates`."""
+
+
 def successive_updates(
     gram: Float[Tensor, "P N N"],
     overlap: Float[Tensor, "P N"],
@@ -83,6 +93,8 @@ def successive_updates(
     Returns:
         What all of the steps do.
     """
+    if isinstance(rule, PassRule):
+        return rule.successive(gram, overlap, advantages, size, before)
     asked = extras_of(rule)
     added, advantages = overlap.new_zeros(overlap.shape, dtype=torch.float64), advantages.double()
     kept, is_scaled = added.new_ones(added.shape[0]), False

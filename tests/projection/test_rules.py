@@ -16,11 +16,12 @@ from proma_bench.projection.gram import corrected_advantages
 from proma_bench.projection.recursion import Before, successive_updates
 from proma_bench.projection.rules import UPDATE_RULES
 from proma_bench.projection.rules.clip import Clip
+from proma_bench.projection.rules.elsewhere import Elsewhere
 from proma_bench.projection.rules.isopo import AveragedIsopo, Isopo, NonInteractingIsopo
 from proma_bench.projection.rules.observe import Observe
 from proma_bench.projection.rules.shrink import Shrink
 from proma_bench.projection.successive import successive_removals
-from proma_bench.projection.updates import Update, UpdateRule, as_rule, extras_of, memory_size
+from proma_bench.projection.updates import RuleError, Update, UpdateRule, as_rule, extras_of, memory_size
 from proma_bench.testing import check_rule, projection_problems
 
 RULES = [rule for rule, _ in CASES]
@@ -162,6 +163,31 @@ def test_shrinking_takes_out_what_the_projection_would():
     assert float((1 - update.kept) * running.norm()) == pytest.approx(norm(running - projected))
     assert torch.equal(update.coefficients, advantages)
     assert Shrink(config)(gram, 0 * overlap, advantages, running_norm=0 * running.norm()).kept == 1
+
+
+@pytest.mark.parametrize("config", [ProjectionConfig(), ProjectionConfig("exact", max_removed=None, shrinkage=0.7)])
+@pytest.mark.parametrize("sizes", [(3, 3, 2), (4, 4)], ids=str)
+def test_elsewhere_projects_on_the_span_of_the_next_microbatch(config, sizes):
+    seq_grads, advantages = normal(8, 30, seed=1), normal(8, seed=2)
+    running = normal(30, seed=3)
+    arguments = (seq_grads @ seq_grads.T)[None], (seq_grads @ running)[None], advantages, sizes[0]
+    found = successive_updates(*arguments, Elsewhere(config), Before(running.norm()[None]))
+    first, rows, values = running, seq_grads.split(list(sizes)), advantages.split(list(sizes))
+    changes, norms = [], []
+    for number in range(len(sizes)):
+        other, gradient = rows[(number + 1) % len(sizes)], values[number] @ rows[number]
+        free = dataclasses.replace(config, max_removed=None)
+        component = running - literal_step(running, other, torch.zeros(len(other)).double(), free)
+        allowed = math.inf if config.max_removed is None else config.max_removed * norm(gradient)
+        removed = min(1.0, config.shrinkage * allowed / norm(component)) * component
+        changes.append(norm(removed))
+        norms.append(norm(running))
+        running = running - removed + gradient
+    torch.testing.assert_close(first + found.coefficients[0] @ seq_grads, running, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(found.changes.changed[0].tolist(), changes, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found.changes.norm[0].tolist(), norms, rtol=1e-7, atol=1e-9)
+    with pytest.raises(RuleError, match="another microbatch in the same backward pass"):
+        successive_updates(*arguments[:3], 8, Elsewhere(config))
 
 
 def test_observations_are_what_literal_loops_see():
