@@ -17,21 +17,38 @@ class Layout:
     ``sequence_ids[n]``: ``[N]`` for flattened environment steps, ``[1, total]`` for packed text.
     """
 
-    def __init__(self, sequences: int, sequence_ids: Tensor | None = None) -> None:
-        """Check the ids, and see whether sequences follow one another.
+    def __init__(self, sequences: int, sequence_ids: Tensor | None = None, device: torch.device | None = None) -> None:
+        """Check the ids, for which a device is waited for, so that nothing else in here has to wait.
+
+        Args:
+            sequences: B.
+            sequence_ids: the sequence of each row.
+            device: where the activations are.
 
         Raises:
             ValueError: the ids are not whole numbers from 0 to ``sequences - 1``.
         """
-        self.sequences = sequences
+        self.sequences, self._device = sequences, device
         self._leading: tuple[int, ...] | None = None
         self._bounds: list[int] | None = None
         self._padded: tuple[Tensor, Tensor] | None = None
         if sequence_ids is not None:
-            _check_ids(sequence_ids, sequences)
-            self._leading = tuple(sequence_ids.shape)
-            self._ids = sequence_ids.flatten()
-            self._bounds = _bounds(self._ids, sequences)
+            _require_whole_numbers(sequence_ids)
+            ids = sequence_ids.to(device, torch.long)
+            self._enumerate(ids, _checked_longest(ids, sequences))
+
+    def _enumerate(self, ids: Int[Tensor, "*leading"], longest: int) -> None:
+        self._leading, self._ids, self._longest = tuple(ids.shape), ids.flatten(), longest
+        self._bounds = _bounds(self._ids, self.sequences)
+
+    def _of_rows(self, ids: Int[Tensor, "*leading"], longest: int) -> Layout:
+        """A layout of the same sequences with other rows, ``longest`` of which at most belong to one of them."""
+        found = Layout(self.sequences, device=self._device)
+        found._enumerate(ids, longest)
+        return found
+
+    def _counted(self) -> Int[Tensor, " B"]:
+        return torch.arange(self.sequences, device=self._device)
 
     @property
     def key(self) -> object:
@@ -45,7 +62,7 @@ class Layout:
 
     def is_made_of(self, ids: Tensor) -> bool:
         """Whether these are the ``sequence_ids``, row by row."""
-        return self._leading is not None and torch.equal(ids, self._ids.to(ids.device))
+        return self._leading is not None and torch.equal(ids.long(), self._ids.to(ids.device))
 
     @property
     def row_axes(self) -> int:
@@ -66,30 +83,31 @@ class Layout:
     def flat(self, shape: torch.Size) -> Layout | None:
         """The layout of rows in the same order whose leading axes are flattened; None if the shape does not fit."""
         if self._leading is not None:
-            return Layout(self.sequences, self._ids) if shape[:1] == (self._ids.shape[0],) else None
+            return self._of_rows(self._ids, self._longest) if shape[:1] == (self._ids.shape[0],) else None
         return self if len(shape) > 0 and shape[0] > 0 and shape[0] % self.sequences == 0 else None
 
     def second(self, shape: torch.Size) -> Layout | None:
         """The layout of rows whose second axis is the sequence, as in ``[T, B, d]``; None if the shape does not fit."""
         if self._leading is not None or len(shape) < 2 or shape[1] != self.sequences:
             return None
-        return Layout(self.sequences, torch.arange(self.sequences).expand(shape[0], -1))
+        return self._of_rows(self._counted().expand(shape[0], -1), shape[0])
 
     def turned(self, shape: torch.Size) -> Layout | None:
         """The layout of `second` with both axes flattened, as in ``[T * B, d]``; None if the shape does not fit."""
         if self._leading is not None or len(shape) == 0 or shape[0] == 0 or shape[0] % self.sequences != 0:
             return None
-        return Layout(self.sequences, torch.arange(self.sequences).repeat(shape[0] // self.sequences))
+        length = shape[0] // self.sequences
+        return self._of_rows(self._counted().repeat(length), length)
 
     def sums(self, shape: torch.Size) -> Layout | None:
         """The layout of rows that were added up by their ``sequence_ids``; None if there are none, or another shape."""
-        return Layout(self.sequences) if self.has_ids and shape[:1] == (self.sequences,) else None
+        return Layout(self.sequences, device=self._device) if self.has_ids and shape[:1] == (self.sequences,) else None
 
     def ids(self, shape: torch.Size) -> Int[Tensor, "*leading"]:
         """The sequence of each row of a tensor of this shape, for the axes that enumerate rows."""
         if self._leading is not None:
             return self._ids.view(self._leading)
-        return torch.arange(self.sequences).repeat_interleave(shape[0] // self.sequences)
+        return self._counted().repeat_interleave(shape[0] // self.sequences)
 
     def agrees(self, found: Int[Tensor, "*rows"]) -> bool:
         """Whether the sequences that were found for rows are those of the layout; -1 is any."""
@@ -122,7 +140,7 @@ class Layout:
         if self._leading is None:
             return rows.reshape(self.sequences, -1, *features)
         if self._padded is None:
-            self._padded = _padded_index(self._ids, self.sequences)
+            self._padded = _padded_index(self._ids, self.sequences, self._longest)
         index, padding = self._padded
         extra = math.prod(rows.shape[len(self._leading) : rows.ndim - feature_axes])
         flat = rows.reshape(math.prod(self._leading), extra, *features)
@@ -149,25 +167,38 @@ def _bounds(ids: Int[Tensor, " N"], sequences: int) -> list[int] | None:
     return [0, *counts.cumsum(0).tolist()]
 
 
-def _check_ids(ids: Tensor, sequences: int) -> None:
+def _require_whole_numbers(ids: Tensor) -> None:
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"sequence_ids must be whole numbers, got {ids.dtype}")
     if ids.numel() == 0:
         raise ValueError("sequence_ids is empty: there is no row to backpropagate through")
-    low, high = int(ids.min()), int(ids.max())
+
+
+def _checked_longest(ids: Int[Tensor, "*leading"], sequences: int) -> int:
+    """How many rows the longest sequence has; ValueError if a number is no sequence's."""
+    longest = _lengths(ids.flatten().clamp(0, sequences - 1), sequences).max()
+    low, high, most = map(int, torch.stack([ids.min(), ids.max(), longest]).tolist())
     if low < 0 or high >= sequences:
         raise ValueError(
             f"sequence_ids must lie between 0 and {sequences - 1}, the microbatch having {sequences} advantages; "
             f"got values from {low} to {high}"
         )
+    return most
 
 
-def _padded_index(ids: Int[Tensor, " N"], sequences: int) -> tuple[Int[Tensor, " BT"], Bool[Tensor, " BT"]]:
+def _lengths(ids: Int[Tensor, " N"], sequences: int) -> Int[Tensor, " B"]:
+    """As `torch.bincount`, which waits for a GPU."""
+    return ids.new_zeros(sequences).index_add_(0, ids, torch.ones_like(ids))
+
+
+def _padded_index(
+    ids: Int[Tensor, " N"], sequences: int, longest: int
+) -> tuple[Int[Tensor, " BT"], Bool[Tensor, " BT"]]:
     """For each slot of a ``[B, T_max]`` grid, the row that it holds, and whether it is padding."""
     order = torch.argsort(ids, stable=True)
-    lengths = torch.bincount(ids, minlength=sequences)
+    lengths = _lengths(ids, sequences)
     starts = lengths.cumsum(0) - lengths
-    position = torch.arange(int(lengths.max()), device=ids.device)
+    position = torch.arange(longest, device=ids.device)
     slots = (starts.unsqueeze(1) + position).clamp(max=ids.numel() - 1)
     padding = position >= lengths.unsqueeze(1)
     return order[slots].flatten(), padding.flatten()

@@ -7,7 +7,7 @@ pass in `engine.py` and `taps.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Literal
 from weakref import WeakSet
@@ -20,7 +20,7 @@ from proma_bench.backward.compiled import keep_buffers, uncompiled
 from proma_bench.backward.cost import GRAM_METHODS, GramMethod, microbatches_per_pass
 from proma_bench.backward.engine import BackwardEngine
 from proma_bench.backward.layout import Layout
-from proma_bench.backward.records import ProjectionRecord
+from proma_bench.backward.records import ProjectionRecord, unpacked
 from proma_bench.backward.taps import layers_of
 from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
@@ -160,7 +160,9 @@ class Proma:
             )
         if not log_probs.requires_grad:
             raise ValueError("log_probs does not depend on the module that this Proma is attached to: it has no graph")
-        with self.microbatch(advantages, sequence_ids, microbatch_size=microbatch_size):
+        _check_vector("advantages", advantages)
+        _check_finite(log_probs=log_probs, advantages=advantages)
+        with self._opened(advantages, sequence_ids, microbatch_size):
             (-log_probs.sum()).backward()  # type: ignore[no-untyped-call]
 
     @contextmanager
@@ -182,9 +184,17 @@ class Proma:
             RuntimeError: no gradient came through the module, or one by other means than ``loss.backward()``.
         """
         _check_vector("advantages", advantages)
-        layout = Layout(len(advantages), sequence_ids)
-        with self._engine.microbatch(advantages.detach(), layout, microbatch_size):
+        _check_finite(advantages=advantages)
+        with self._opened(advantages, sequence_ids, microbatch_size):
             yield
+
+    def _opened(
+        self, advantages: Tensor, sequence_ids: Tensor | None, size: int | None
+    ) -> AbstractContextManager[None]:
+        """A microbatch of vectors that have been checked. They go where the module is, lest its backward pass waits."""
+        device = next(self._module.parameters()).device
+        layout = Layout(len(advantages), sequence_ids, device)
+        return self._engine.microbatch(advantages.detach().to(device, non_blocking=True), layout, size)
 
     def microbatches_per_pass(self, size: int, rows_per_sequence: float, microbatches: int) -> int:
         """How many microbatches of ``size`` sequences one backward pass should take, at most ``microbatches``.
@@ -208,7 +218,7 @@ class Proma:
         """
         if not self._engine.solver.record:
             raise RuntimeError("nothing was recorded; attach with Proma(module, rule, record=True)")
-        return [record for records in self._engine.solver.records for record in records.unpacked()]
+        return list(unpacked(self._engine.solver.records))
 
     def clear_stats(self) -> None:
         """Forget the records, and count microbatches from 0 again."""
@@ -257,6 +267,13 @@ def _check_vector(name: str, values: Tensor) -> None:
         raise ValueError(
             f"{name} must be floating-point numbers [B], one per sequence; got {values.dtype} {list(values.shape)}"
         )
-    if not bool(values.isfinite().all()):
-        where = (~values.isfinite()).nonzero().flatten().tolist()
-        raise ValueError(f"{name} must be finite; those of sequences {where} are not ({values[where[0]].item()})")
+
+
+def _check_finite(**vectors: Tensor) -> None:
+    """All of them at once, because looking at a number waits for its device."""
+    are_finite = [values.isfinite().all() for values in vectors.values()]
+    if bool(torch.stack([flag.to(are_finite[0].device) for flag in are_finite]).all()):
+        return
+    for name, values in vectors.items():
+        if where := (~values.isfinite()).nonzero().flatten().tolist():
+            raise ValueError(f"{name} must be finite; those of sequences {where} are not ({values[where[0]].item()})")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -54,17 +56,27 @@ class Records(NamedTuple):
     clamped: Tensor
     observed: Sequence[dict[str, Tensor]] = ()
 
-    def unpacked(self) -> Iterator[ProjectionRecord]:
-        """One record per tensor and microbatch."""
+    def numbers(self) -> Float[Tensor, "3 PM"]:
+        """What a record has beside names: the norm, the ratio, and whether the clamp was active."""
         ratios = torch.where(self.norm > 0, self.removed_norm / self.norm, 0.0)
-        columns = zip(self.removed_norm.tolist(), ratios.tolist(), self.clamped.tolist(), strict=True)
-        observed = [{name: values.tolist() for name, values in one.items()} for one in self.observed]
-        for tensor, rows in enumerate(columns):
-            for number, row in enumerate(zip(*rows, strict=True)):
-                if number > 0 or not self.plain_first[tensor]:
-                    seen = {name: values[tensor] for name, values in observed[number].items()} if observed else {}
-                    place = self.parameters[tensor], self.first_microbatch + number
-                    yield ProjectionRecord(*place, *row, self.gram_methods[tensor], seen)
+        return torch.stack([self.removed_norm, ratios, self.clamped.to(ratios.dtype)]).flatten(1)
+
+
+def unpacked(records: Sequence[Records]) -> Iterator[ProjectionRecord]:
+    """One record per tensor and microbatch; all numbers but what a rule observed come from the device at once."""
+    if not records:
+        return
+    parts = [record.numbers() for record in records]
+    columns = torch.cat([part.to(parts[0].device) for part in parts], dim=1).tolist()
+    rows = zip(*columns, strict=True)
+    for record in records:
+        observed = [{name: values.tolist() for name, values in one.items()} for one in record.observed]
+        for tensor, name in enumerate(record.parameters):
+            for number, (removed, ratio, clamped) in enumerate(islice(rows, record.norm.shape[1])):
+                if number > 0 or not record.plain_first[tensor]:
+                    seen = {key: values[tensor] for key, values in observed[number].items()} if observed else {}
+                    microbatch, method = record.first_microbatch + number, record.gram_methods[tensor]
+                    yield ProjectionRecord(name, microbatch, removed, ratio, bool(clamped), method, seen)
 
 
 def averages(records: Sequence[ProjectionRecord]) -> dict[str, Any]:

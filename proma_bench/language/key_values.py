@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +26,7 @@ def can_share_beginnings(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def cached(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
+def cached(model: PreTrainedModel, tokens: Int[Tensor, " n"]) -> DynamicCache:
     """Compute the key-value cache of one text.
 
     Args:
@@ -39,7 +38,7 @@ def cached(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
     """
     cache = DynamicCache(config=model.config)
     if len(tokens):
-        ids = torch.tensor([list(tokens)], device=model.device)
+        ids = tokens.to(model.device).unsqueeze(0)
         model(input_ids=ids, past_key_values=cache, use_cache=True, **accepted(model, logits_to_keep=1))
     return cache
 

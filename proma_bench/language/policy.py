@@ -24,6 +24,8 @@ from proma_bench.learning.policy import Policy
 class LanguagePolicy(Policy):
     """The distributions of the tokens of answers, given the prompt and the previous tokens of the answer."""
 
+    _prefix: Tensor
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -46,7 +48,8 @@ class LanguagePolicy(Policy):
         super().__init__()
         assert not (packed and prefix), "packed sequences have no common prefix"
         self.model, self.packed, self.dtype = model, packed, dtype
-        self._prefix, self._constant_prefix = list(prefix), constant_prefix
+        self._constant_prefix = constant_prefix
+        self.register_buffer("_prefix", torch.tensor(prefix, dtype=torch.long, device=model.device), persistent=False)
         self._body, self._vocabulary = body_of(model), int(model.config.get_text_config().vocab_size)
         self._tokens_at_once = 2**15  # in passes without gradient
 
@@ -99,7 +102,7 @@ class LanguagePolicy(Policy):
     def _hidden_rows(self, experience: Experience) -> Float[Tensor, "rows hidden"]:
         """The hidden states of all real rows, for a few sequences at a time; fewer if there is not enough memory."""
         parts, start = [], 0
-        prefix = self._cached_prefix() if self._prefix and can_share_beginnings(self.model) else None
+        prefix = self._cached_prefix() if len(self._prefix) and can_share_beginnings(self.model) else None
         while start < len(experience):
             count = max(1, self._tokens_at_once // experience.observations.shape[1])
             part = experience.select(torch.arange(start, min(start + count, len(experience))))
@@ -160,12 +163,14 @@ def _input_tokens(experience: Experience) -> Int[Tensor, "B L"]:
     return experience.observations[:, :-1]
 
 
-def _after(prefix: Sequence[int], tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B n"]:
+def _after(prefix: Int[Tensor, " p"], tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B n"]:
     """The tokens with a prefix at the beginning of each text, after its padding."""
+    if len(prefix) == 0:
+        return tokens
     longer = F.pad(tokens, (len(prefix), 0), value=PADDING)
     first = (longer != PADDING).int().argmax(dim=1, keepdim=True)
     columns = first - len(prefix) + torch.arange(len(prefix), device=tokens.device)
-    return longer.scatter(1, columns, torch.tensor(prefix, device=tokens.device).long().expand_as(columns))
+    return longer.scatter(1, columns, prefix.to(tokens.device).expand_as(columns))
 
 
 def _positions(real: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:

@@ -131,7 +131,7 @@ def _step_by_step(model: PreTrainedModel) -> list[Tensor]:
     beginning = PREFIX if can_share_beginnings(model) else 0
     experience = _experience([(prompt[beginning:], answer) for prompt, answer in texts]).to(model.device)
     prompts, answers = experience.observations[:, : -experience.actions.shape[1]], experience.actions
-    cache = repeated(cached(model, texts[0][0][:beginning].tolist()), len(texts))
+    cache = repeated(cached(model, texts[0][0][:beginning]), len(texts))
     seen = F.pad(prompts != PADDING, (beginning, 0), value=True)
     logits = next_logits(model, prompts.clamp_min(0), seen, cache)
     cache.batch_repeat_interleave(2)

@@ -66,7 +66,21 @@ class Experience:
     @property
     def rows(self) -> int:
         """The number of real rows, without padding."""
-        return self.old_log_probs.numel() if self.mask is None else int(self.mask.sum())
+        return self.total_rows([self])
+
+    @staticmethod
+    def total_rows(parts: Sequence[Experience]) -> int:
+        """Count the real rows of several parts, for which a device is waited for once.
+
+        Args:
+            parts: the parts.
+
+        Returns:
+            Their number of rows, without padding.
+        """
+        padded = [part.mask.sum() for part in parts if part.mask is not None]
+        others = sum(part.old_log_probs.numel() for part in parts if part.mask is None)
+        return others + (int(torch.stack(padded).sum()) if padded else 0)
 
     def per_sequence(self, values: Float[Tensor, "*rows"]) -> Float[Tensor, " B"]:
         """Sum values over the rows of each sequence.
@@ -128,6 +142,17 @@ class Experience:
         Returns:
             These sequences in this order. In the flattened layout, the order of the rows does not change.
         """
+        return next(self._selections([sequences]))
+
+    def _selections(self, parts: Sequence[Tensor]) -> Iterator[Experience]:
+        """Several selections. Indices go to the device, and sizes come from it, once for all of them."""
+        columns = self._columns()
+        indices = torch.cat(list(parts)).to(self.observations.device, non_blocking=True)
+        for part, index in zip(parts, indices.split([len(part) for part in parts]), strict=True):
+            selected = self._selected(index)
+            yield selected if columns is None else selected._trimmed([columns[number] for number in part.tolist()])
+
+    def _selected(self, sequences: Int[Tensor, " b"]) -> Experience:
         rows, ids = sequences, None
         if self.sequence_ids is not None:
             position = sequences.new_full((len(self),), -1)
@@ -135,7 +160,7 @@ class Experience:
             ids = position[self.sequence_ids]
             rows = (ids >= 0).nonzero().squeeze(1)
             ids = ids[rows]
-        selected = Experience(
+        return Experience(
             observations=self.observations[rows],
             actions=self.actions[rows],
             old_log_probs=self.old_log_probs[rows],
@@ -146,17 +171,25 @@ class Experience:
             flags={name: flag[sequences] for name, flag in self.flags.items()},
             sampler_gaps=None if self.sampler_gaps is None else self.sampler_gaps[sequences],
         )
-        return selected if self.mask is None else selected._trimmed()
 
-    def _trimmed(self) -> Experience:
-        """Text without the columns that are padding in all sequences; at least one column of rows remains."""
-        assert self.mask is not None
+    def _columns(self) -> list[tuple[int, int]] | None:
+        """Where each text begins, and how many columns of rows it has; None where there is no text."""
+        if self.mask is None:
+            return None
         width = self.mask.shape[1]
-        used = self.mask.any(dim=0).nonzero()
-        rows = int(used[-1]) + 1 if len(used) else 1
-        prompt = self.observations.shape[1] - width
-        start = int((self.observations[:, :prompt] == PADDING).all(dim=0).sum())
-        end = prompt + rows
+        starts = (self.observations[:, : self.observations.shape[1] - width] == PADDING).flatten(1).sum(dim=1)
+        ends = (self.mask * torch.arange(1, width + 1, device=self.mask.device)).amax(dim=1)
+        return [(start, end) for start, end in torch.stack([starts, ends], dim=1).tolist()]
+
+    def _trimmed(self, columns: Sequence[tuple[int, int]]) -> Experience:
+        """Text without the columns that are padding in all sequences; at least one column of rows remains.
+
+        Args:
+            columns: those of its texts, see `_columns`.
+        """
+        assert self.mask is not None
+        start, rows = min(start for start, _ in columns), max(1, *(end for _, end in columns))
+        end = self.observations.shape[1] - self.mask.shape[1] + rows
         return replace(
             self,
             observations=self.observations[:, start:end],
@@ -174,8 +207,7 @@ class Experience:
         Yields:
             The parts in order.
         """
-        for sequences in torch.arange(len(self)).tensor_split(parts):
-            yield self.select(sequences)
+        yield from self._selections(torch.arange(len(self)).tensor_split(parts))
 
     def microbatches(self, size: int, generator: torch.Generator | None) -> list[Experience]:
         """Split into microbatches.
@@ -189,7 +221,7 @@ class Experience:
         """
         count = len(self)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        return [self.select(sequences) for sequences in order.split(size)]
+        return list(self._selections(order.split(size)))
 
     @staticmethod
     def join(parts: Sequence[Experience]) -> Experience:

@@ -8,7 +8,7 @@ worst of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,19 @@ def require_finite_advantages(advantages: Tensor) -> None:
     """
     if not is_finite([advantages]):
         raise DivergenceError("the rewards are finite, but the advantages that the method computes from them are not")
+
+
+def require_finite_objectives(are_finite: Sequence[Tensor]) -> None:
+    """Require that the objectives of a step are finite.
+
+    Args:
+        are_finite: whether those of each microbatch are; as tensors, so that a device is waited for once per step.
+
+    Raises:
+        DivergenceError: one is not.
+    """
+    if are_finite and not torch.stack(list(are_finite)).all():
+        raise DivergenceError(f"log-probabilities are no longer finite; {ADVICE}")
 
 
 def require_finite_gradients(policy: nn.Module) -> None:

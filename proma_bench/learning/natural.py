@@ -104,7 +104,7 @@ def conjugate_gradients(product: Callable[[Vector], Vector], right: Vector) -> V
 def _put(vector: Vector, parameters: Sequence[Tensor]) -> None:
     """In place: torch's own function makes all parameters views of one vector, which no checkpoint can hold."""
     sizes = [parameter.numel() for parameter in parameters]
-    for parameter, part in zip(parameters, vector.split(sizes), strict=True):  # type: ignore[no-untyped-call]
+    for parameter, part in zip(parameters, vector.split(sizes), strict=True):
         parameter.copy_(part.view_as(parameter))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +14,12 @@ from torch.nn.utils import get_total_norm
 from proma_bench.backward.records import averages
 from proma_bench.errors import DivergenceError, RunError
 from proma_bench.learning.experience import Experience
-from proma_bench.learning.finite import ADVICE, require_finite_gradients, require_finite_weights
+from proma_bench.learning.finite import (
+    ADVICE,
+    require_finite_gradients,
+    require_finite_objectives,
+    require_finite_weights,
+)
 from proma_bench.learning.methods import method_named
 from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.methods import PROJECTION_METHODS
@@ -51,21 +58,22 @@ def optimizer_step(
         RunError: there is not enough memory, or PROMA refuses the policy. The weights are unchanged then.
     """
     size, sequences = len(microbatches[0]), sum(map(len, microbatches))
-    rows = sum(microbatch.rows for microbatch in microbatches)
+    rows = Experience.total_rows(microbatches)
     if rows == 0:
         return {"grad_norm": 0.0, **_projection_stats(proma)}  # no answer has a token, so there is nothing to learn
-    for experience in _passes(microbatches, rows / sequences, proma):
-        if _adds_nothing(experience, proma):
-            continue
+    are_finite: list[Tensor] = []
+    for experience, advantages in _with_effect(list(_passes(microbatches, rows / sequences, proma)), proma):
         try:
             objective = _objective(policy, experience, config, rows, sequences)
+            are_finite.append(objective.isfinite().all())
             if proma is None:
                 (-objective.sum()).backward()
             else:
-                ids = policy.sequence_ids(experience)
-                _project(proma, objective, experience, ids, size)
+                with _projected(proma, advantages, policy.sequence_ids(experience), size, are_finite):
+                    (-objective.sum()).backward()
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
+    require_finite_objectives(are_finite)
     result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
     if (step := method_named(config.method).step_function) is None:
         _apply(optimizer)
@@ -78,11 +86,11 @@ def optimizer_step(
 
 def _gradient_norm(policy: Policy) -> float:
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
-    norm = get_total_norm(gradients)
-    if not norm.isfinite():
+    norm = float(get_total_norm(gradients))
+    if not math.isfinite(norm):
         require_finite_gradients(policy)  # else only their squares are beyond float32
-        norm = get_total_norm([gradient.double() for gradient in gradients])
-    return float(norm)
+        norm = float(get_total_norm([gradient.double() for gradient in gradients]))
+    return norm
 
 
 def _apply(optimizer: torch.optim.Optimizer) -> None:
@@ -94,12 +102,18 @@ def _apply(optimizer: torch.optim.Optimizer) -> None:
         raise DivergenceError(f"the step is beyond float32 ({error}); {ADVICE}") from error
 
 
-def _project(proma: Proma, objective: Tensor, experience: Experience, ids: Tensor | None, size: int) -> None:
+@contextmanager
+def _projected(
+    proma: Proma, advantages: Tensor, ids: Tensor | None, size: int, are_finite: Sequence[Tensor]
+) -> Iterator[None]:
+    """A microbatch of PROMA, whose errors are those of a run. What is not finite may look like another fault."""
     try:
-        proma.backward(objective, experience.advantages, ids, microbatch_size=size)
+        with proma.microbatch(advantages, ids, microbatch_size=size):
+            yield
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # gradients that cannot be decomposed
         raise DivergenceError(f"PROMA cannot project the gradients ({error}); {ADVICE}") from error
     except ValueError as error:  # a policy that mixes the sequences of a batch, for one
+        require_finite_objectives(are_finite)
         raise RunError(f"PROMA cannot take this step: {error}") from error
 
 
@@ -107,10 +121,7 @@ def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: 
     """The weighted objective of each sequence, for a step with this number of rows and sequences."""
     log_probs = policy.on(experience).log_prob(experience.actions)
     objective = method_named(config.method).objective_function(log_probs, experience, config)
-    objective = experience.per_sequence(objective) * _weights(experience, config, rows, sequences)
-    if not objective.isfinite().all():
-        raise DivergenceError(f"log-probabilities are no longer finite; {ADVICE}")
-    return objective
+    return experience.per_sequence(objective) * _weights(experience, config, rows, sequences)
 
 
 def _value(policy: Policy, microbatches: Sequence[Experience], config: RunConfig, rows: int, sequences: int) -> float:
@@ -167,12 +178,23 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
         yield Experience.join(microbatches[start : start + joined])
 
 
-def _adds_nothing(experience: Experience, proma: Proma | None) -> bool:
-    """Whether the gradient stays the same: all advantages are zero, and no projection removes anything.
+def _with_effect(passes: Sequence[Experience], proma: Proma | None) -> Iterator[tuple[Experience, Tensor]]:
+    """Leave out what does not change the gradient: all advantages are zero, and no projection removes anything.
 
     With advantages of zero, the clamp (``max_removed``) does not allow any removal.
+
+    Args:
+        passes: the experience of each backward pass.
+        proma: the projection, if there is one.
+
+    Yields:
+        Those with an effect, with their advantages on the CPU, where looking at them waits for no device.
     """
-    return not experience.advantages.any() and (proma is None or not _acts_without_advantages(proma.rule))
+    everything = torch.cat([experience.advantages for experience in passes]).cpu()
+    acts_anyway = proma is not None and _acts_without_advantages(proma.rule)
+    for experience, advantages in zip(passes, everything.split([len(part) for part in passes]), strict=True):
+        if acts_anyway or advantages.any():
+            yield experience, advantages
 
 
 def _acts_without_advantages(rule: UpdateRule) -> bool:

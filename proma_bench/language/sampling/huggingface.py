@@ -67,7 +67,7 @@ class HuggingFaceSampler:
         device, shared = self.model.device, _shared_tokens(prompts) if self._shares_beginnings else 0
         tokens = padded_left([prompt[shared:] for prompt in prompts]).to(device)
         with computing_in(self._dtype, device, keep=True):
-            start = cached(self.model, prompts[0][:shared])
+            start = cached(self.model, torch.tensor(prompts[0][:shared], dtype=torch.long))
             parts = self._in_parts(tokens, start, samples, _on_device(generator, device))
         answers, log_probs = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
         longest = max(1, int((answers != PADDING).sum(dim=1).max()))
