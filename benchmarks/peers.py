@@ -7,7 +7,7 @@ contender is attached, and not before: it need not be installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +56,12 @@ class Contender:
     covers: Callable[[nn.Module], set[str]] | None = None
 
 
-def verdicts(work: PeerWork) -> dict[str, Verdict]:
+def verdicts(work: PeerWork, contenders: Sequence[Contender]) -> dict[str, Verdict]:
     """How far each contender is from what it should leave, after both microbatches; or why it leaves nothing."""
     module = work.module()
-    expected = reference(work, module, {contender.update for contender in CONTENDERS})
+    expected = reference(work, module, {contender.update for contender in contenders})
     found: dict[str, Verdict] = {}
-    for contender in CONTENDERS:
+    for contender in contenders:
         try:
             found[contender.name] = {"error": error(work, contender, sharing_copy(module), expected[contender.update])}
         except ImportError:
@@ -248,4 +248,8 @@ CONTENDERS = (
     Contender("TorchJD", torchjd, isopo_update),
     Contender("BackPACK", backpack, exact_update),
     Contender("literal hooks", literal, iterative_update, projected_by_literal_hooks),
+)
+WORKSPACE = 16  # MiB: what a step keeps of the sequence gradients is a setting
+SMALL_WORKSPACE = Contender(
+    f"PROMA exact, {WORKSPACE} MiB", ours(EXACT, workspace_bytes=WORKSPACE * 2**20), exact_update
 )

@@ -1,7 +1,7 @@
 """``python -m benchmarks.report``: from the stored results to the tables and plots of the pages.
 
 Reads ``benchmarks/results/*.json`` and writes what is between the markers of ``benchmarks/README.md`` and of the
-README's performance table, and the plots; reads ``benchmarks/results/peers/*.json`` and writes ``docs/peers.md`` likewise.
+README's performance table, and the plots; from ``benchmarks/results/peers/*.json``, what is in ``docs/peers.md``.
 For each kind of device the full form counts, and the quick one where no full one is stored. A case that several files
 hold is taken from the newest.
 """

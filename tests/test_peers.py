@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages
 PACKAGES = {"Opacus": "opacus", "TorchJD": "torchjd", "BackPACK": "backpack"}
 QUICK = Settings(full=False, device=torch.device("cpu"), dtype=torch.float32)
 WORKS = {"tied": 0, "untied": 2, "MLP": 3}
-CONTENDERS = {contender.name: contender for contender in peers.CONTENDERS}
+CONTENDERS = {contender.name: contender for contender in (*peers.CONTENDERS, peers.SMALL_WORKSPACE)}
 
 
 def work_of(kind):
@@ -100,7 +100,7 @@ def test_the_reference_of_the_page_is_the_oracle(kind):
             assert (found[update][parameter] - gradient).norm() <= 1e-5 * gradient.norm(), (name, parameter)
 
 
-def test_who_is_wrong_fails_or_is_not_there_is_said(monkeypatch):
+def test_who_is_wrong_fails_or_is_not_there_is_said():
     def doubled(work, module):
         step = peers.plain(work, module)
         return lambda micro: (step(micro), step(micro))
@@ -115,8 +115,7 @@ def test_who_is_wrong_fails_or_is_not_there_is_said(monkeypatch):
         return peers.Contender(name, attach, peers.plain_update)
 
     made_up = {"right": peers.plain, "doubled": doubled, "failing": failing, "absent": absent}
-    monkeypatch.setattr(peers, "CONTENDERS", [attached(*item) for item in made_up.items()])
-    found = peers.verdicts(work_of("MLP"))
+    found = peers.verdicts(work_of("MLP"), [attached(*item) for item in made_up.items()])
     assert found["right"]["error"] < 1e-5
     assert found["doubled"]["error"] == pytest.approx(1.0)
     assert found["failing"] == {"reason": "RuntimeError: It cannot do this"}
@@ -129,7 +128,7 @@ def test_who_is_wrong_fails_or_is_not_there_is_said(monkeypatch):
     assert "- failing: an MLP: `RuntimeError: It cannot do this`" in peer_page.reasons([info])
 
 
-def test_the_page(monkeypatch):
+def test_the_page():
     def timing(ratio):
         return {"seconds": 0.1 * ratio, "ratio": ratio, "ratio_q1": ratio - 0.01, "ratio_q3": ratio + 0.01}
 
