@@ -10,7 +10,7 @@ from oracle import Micro, assert_gradients, oracle_gradients
 
 from proma_bench import ProjectionConfig
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # before Opacus, which installs a package `benchmarks` of its own
 
 from benchmarks import peer_page, peers
 from benchmarks.peer_works import timed_works
