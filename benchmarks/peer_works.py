@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -39,9 +39,9 @@ class PeerWork:
     """A module, its log-probs, and two microbatches: what is compared is the second, which finds a running gradient."""
 
     name: str
-    make: Callable[[], nn.Module]
-    log_probs: LogProbs
-    microbatches: tuple[Micro, Micro]
+    make: Callable[[], nn.Module] = field(repr=False)  # what pytest-benchmark stores of a work is its repr
+    log_probs: LogProbs = field(repr=False)
+    microbatches: tuple[Micro, Micro] = field(repr=False)
 
     def module(self) -> nn.Module:
         """The module, with the same weights every time."""
