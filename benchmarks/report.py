@@ -1,8 +1,9 @@
 """``python -m benchmarks.report``: from the stored results to the tables and plots of the pages.
 
 Reads ``benchmarks/results/*.json`` and writes what is between the markers of ``benchmarks/README.md`` and of the
-README's performance table, and the plots. For each kind of device the full form counts, and the quick one where no full
-one is stored. A case that several files hold is taken from the newest.
+README's performance table, and the plots; from ``benchmarks/results/peers/*.json``, what is in ``docs/peers.md``.
+For each kind of device the full form counts, and the quick one where no full one is stored. A case that several files
+hold is taken from the newest.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, tables
+from benchmarks import peer_page, plots, tables
 from benchmarks.published import RESULTS, infos, stored_files
 from docs.marked import between_markers
 
 HOME = Path(__file__).parent
 PAGE, README, PLOTS = HOME / "README.md", HOME.parent / "README.md", HOME / "plots"
-PAGE_MARKER, README_MARKER = "results", "performance table"
+PEERS, PEERS_PAGE = RESULTS / "peers", HOME.parent / "docs" / "peers.md"
+PAGE_MARKER, README_MARKER, PEERS_MARKER = "results", "performance table", "peers"
 FULL_COMMAND = "python -m pytest benchmarks --full --benchmark-json=benchmarks/results/cpu-full.json"
 NOTHING = f"No results are stored yet. `{FULL_COMMAND}` stores some."
 
@@ -56,18 +58,29 @@ def load(folder: Path = RESULTS) -> list[Results]:
 def write(results: list[Results], page: Path = PAGE, readme: Path = README, plot_folder: Path = PLOTS) -> list[str]:
     """Fill both pages and draw the plots; returns what there is to say about it."""
     sections = [section(found, plot_folder, page.parent) for found in results]
-    said = [] if results else [NOTHING]
-    for path, marker, text in (
-        (page, PAGE_MARKER, "\n\n".join(sections) or NOTHING),
-        (readme, README_MARKER, performance_table(results)),
-    ):
-        replaced = between_markers(path.read_text(), marker, text)
-        if replaced is None:
-            said.append(f"{path.name} has no <!-- {marker} --> ... <!-- /{marker} -->; left as it is")
-        else:
-            path.write_text(replaced)
-            said.append(f"{path.name} is up to date")
-    return said
+    return [
+        *([] if results else [NOTHING]),
+        fill(page, PAGE_MARKER, "\n\n".join(sections) or NOTHING),
+        fill(readme, README_MARKER, performance_table(results)),
+    ]
+
+
+def fill(path: Path, marker: str, text: str) -> str:
+    """Write a text between a page's markers; returns what there is to say about it."""
+    replaced = between_markers(path.read_text(), marker, text)
+    if replaced is None:
+        return f"{path.name} has no <!-- {marker} --> ... <!-- /{marker} -->; left as it is"
+    path.write_text(replaced)
+    return f"{path.name} is up to date"
+
+
+def write_peers(results: list[Results], page: Path = PEERS_PAGE) -> str:
+    """Fill the page of peers; returns what there is to say about it."""
+    parts = []
+    for found in results:
+        parts += [f"### {found.device.upper()}, {found.form} form", *(_provenance(content) for content in found.files)]
+        parts.append(peer_page.section(found.suite("peers"), found.suite("peer kinds")))
+    return fill(page, PEERS_MARKER, "\n\n".join(parts) or NOTHING)
 
 
 # ---------------------------------------------------------------------------------------------------------- pages
@@ -239,4 +252,4 @@ def _machine(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(write(load())) + "\n")
+    sys.stdout.write("\n".join([*write(load()), write_peers(load(PEERS))]) + "\n")

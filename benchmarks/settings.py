@@ -12,7 +12,16 @@ import torch
 
 from proma_bench.experiments.workers import available_cores
 
-PACKAGES = ("torch", "numpy", "transformers", "gymnasium", "proma-bench")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "gymnasium",
+    "opacus",
+    "torchjd",
+    "backpack-for-pytorch",
+    "proma-bench",
+)
 
 
 @dataclass(frozen=True)
