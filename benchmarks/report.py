@@ -202,6 +202,8 @@ def _sampling(found: Results, _: Any) -> list[str]:
             "The tiny Qwen3, 8 answers of 16 tokens to each prompt of 12; generated tokens per second, time in times of"
         )
         parts += ["#### Samplers", f"{about} the naive loop's.", tables.rates(cases)]
+    if cases := found.suite("cache"):
+        parts += ["The sampler's key-value cache; ratio to one that is copied at every token.", tables.overhead(cases)]
     if cases := found.suite("environments"):
         parts += ["Environment steps per second, time in times of the plain loop's.", tables.rates(cases)]
     return parts

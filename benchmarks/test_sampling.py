@@ -9,16 +9,19 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.settings import Settings
+from proma_bench.language.sampling import huggingface
 from proma_bench.language.sampling.huggingface import HuggingFaceSampler
 from proma_bench.language.sampling.vllm import VLLMSampler
 from proma_bench.tiers.transformer.tier import tiny_qwen3
 
 NAIVE, GENERATE, SAMPLER = "naive loop, no cache", "transformers' generate", "sampler: each prompt once"
+COPIED, BLOCKS = "cache copied at every token", "sampler: cache grows in blocks"
 VLLM = "vLLM, weights copied before"
 GROUP, PROMPT_TOKENS, ANSWER_TOKENS = 8, 12, 16
 
@@ -45,10 +48,20 @@ def generate(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> Callable[[], obj
     )
 
 
-def sampler(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> Callable[[], object]:
+def sampler(model: Qwen3ForCausalLM, prompts: torch.Tensor, answer_tokens: int = ANSWER_TOKENS) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(0)
     lists = prompts.tolist()
-    return lambda: HuggingFaceSampler(model, [], ANSWER_TOKENS).sample(lists, GROUP, generator)
+    return lambda: HuggingFaceSampler(model, [], answer_tokens).sample(lists, GROUP, generator)
+
+
+def copying_sampler(model: Qwen3ForCausalLM, prompts: torch.Tensor, answer_tokens: int) -> Callable[[], object]:
+    sample = sampler(model, prompts, answer_tokens)
+
+    def call() -> object:
+        with mock.patch.object(huggingface, "make_growing", lambda cache: None):
+            return sample()
+
+    return call
 
 
 def vllm(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> Callable[[], object]:
@@ -75,3 +88,12 @@ def test_sampling(compare: Any, benchmark: Any, settings: Settings) -> None:
     tokens = batch * ANSWER_TOKENS
     benchmark.extra_info["rates"] = {name: round(tokens / timing.seconds) for name, timing in result.items()}
     assert result[SAMPLER].ratio < result[GENERATE].ratio, "the sampler is to be faster than the library's"
+
+
+def test_key_value_cache(compare: Any, settings: Settings) -> None:
+    """Longer answers: what a cache costs that is copied at every token."""
+    batch, length = (64, 256) if settings.full else (16, 48)
+    model = tiny_qwen3(257, 512).to(settings.device)
+    prompts = torch.randint(257, (batch // GROUP, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    contenders = {COPIED: copying_sampler(model, prompts, length), BLOCKS: sampler(model, prompts, length)}
+    compare(f"cache: {batch} answers of {length} tokens", "cache", contenders, COPIED)

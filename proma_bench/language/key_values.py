@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from proma_bench.language.models import accepted
+
+BLOCK = 16
+"""Number of tokens for which a cache that grows gets new memory."""
 
 
 def can_share_beginnings(model: PreTrainedModel) -> bool:
@@ -56,6 +60,52 @@ def repeated(cache: DynamicCache, count: int) -> DynamicCache:
     several = copy.deepcopy(cache)
     several.batch_repeat_interleave(count)
     return several
+
+
+def make_growing(cache: DynamicCache) -> None:
+    """Prepare a cache for many single tokens: it then grows in blocks, in which new tokens are written in place.
+
+    Otherwise, each token would copy the whole cache. Layers of other kinds, such as those with a window, stay as they
+    are. Such a cache is for passes without gradients.
+
+    Args:
+        cache: the cache of a batch. It changes.
+    """
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            cache.layers[index] = _GrowingLayer(layer)
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values at the beginning of longer tensors, whose rest is free."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        vars(self).update(vars(layer))
+        self._longer: list[Tensor] = []
+        self._capacity = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        start, count = self.get_seq_length(), key_states.shape[-2]
+        if start + count > self._capacity:
+            self._capacity = start + count + BLOCK - 1
+            self._longer = [_with_room(states, self._capacity) for states in (self.keys, self.values)]
+        for longer, states in zip(self._longer, (key_states, value_states), strict=True):
+            longer.narrow(2, start, count).copy_(states)
+        self.keys, self.values = (longer.narrow(2, 0, start + count) for longer in self._longer)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._longer, self._capacity = [], 0  # what is kept was copied, and has no free memory behind it
+
+
+def _with_room(states: Float[Tensor, "R heads n size"], capacity: int) -> Float[Tensor, "R heads capacity size"]:
+    rows, heads, length, size = states.shape
+    longer = states.new_empty(rows, heads, capacity, size)
+    longer.narrow(2, 0, length).copy_(states)
+    return longer
 
 
 def next_logits(

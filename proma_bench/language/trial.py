@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from proma_bench.errors import UsageError
-from proma_bench.language.key_values import cached, can_share_beginnings, next_logits, repeated
+from proma_bench.language.key_values import cached, can_share_beginnings, make_growing, next_logits, repeated
 from proma_bench.language.policy import LanguagePolicy
 from proma_bench.language.sampling import padded_left
 from proma_bench.learning.experience import PADDING, Experience
@@ -135,6 +135,7 @@ def _step_by_step(model: PreTrainedModel) -> list[Tensor]:
     seen = F.pad(prompts != PADDING, (beginning, 0), value=True)
     logits = next_logits(model, prompts.clamp_min(0), seen, cache)
     cache.batch_repeat_interleave(2)
+    make_growing(cache)
     logits, seen, answers = (rows.repeat_interleave(2, dim=0) for rows in (logits, seen, answers))
     columns: list[Tensor] = []
     for step in range(max(ANSWERS)):

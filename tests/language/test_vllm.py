@@ -6,6 +6,7 @@ What it has in common with the other sampler is tested in test_rollout.py.
 import dataclasses
 import sys
 
+import numpy as np
 import pytest
 import torch
 from small_engines import assert_log_probs_are_the_models, smollm2, vllm_sampler
@@ -68,13 +69,30 @@ def test_models_of_one_architecture_share_an_engine_and_nothing_else():
         assert_same(sampler.sample(prompts(5, 9), 1, None), expected)
 
 
-def test_answers_do_not_depend_on_what_is_sampled_beside_them():
-    """More prompts than the engine takes in at once, the same whether they come first or with others after them."""
-    sampler = vllm_sampler(random_qwen3(0), ENDS, LIMIT, CONTEXT)
-    few, many = (sampler.sample([*prompts(7, 60), *prompts(80) * extra], 4, seeded()) for extra in (0, 100))
-    width = few.answers.shape[1]
-    assert torch.equal(few.answers, many.answers[:8, :width])
-    assert len({tuple(answer) for answer in many.answers[8:].tolist()}) > 300, "no seed is used twice"
+def test_a_batch_is_drawn_with_one_seed(monkeypatch):
+    """More prompts than the engine takes in at once; a seed for each would make vLLM draw for one after another."""
+    sampler, given = vllm_sampler(random_qwen3(0), ENDS, LIMIT, CONTEXT), []
+    generate = sampler._engine.generate
+    monkeypatch.setattr(
+        sampler._engine, "generate", lambda *args, **options: given.append(args) or generate(*args, **options)
+    )
+    questions = [*prompts(7, 60), *prompts(80) * 100]
+    first, again, other = (sampler.sample(questions, 4, seeded(seed)) for seed in (0, 0, 1))
+    assert all(settings.seed is None for _, settings in given)
+    assert torch.equal(first.answers, again.answers)
+    assert not torch.equal(first.answers, other.answers)
+    assert len({tuple(answer) for answer in first.answers[8:].tolist()}) > 300, "no answer is drawn twice"
+
+
+def test_sampling_leaves_the_trainers_random_numbers_as_they_are():
+    sampler, found = vllm_sampler(random_qwen3(0), ENDS, LIMIT, CONTEXT), []
+    for samples in (0, 4):
+        torch.manual_seed(5)
+        np.random.seed(5)
+        if samples:
+            sampler.sample(prompts(7, 60), samples, seeded())
+        found.append((torch.rand(3).tolist(), np.random.rand(3).tolist()))
+    assert found[0] == found[1]
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused():

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from proma_bench.errors import RunError
-from proma_bench.language.key_values import cached, can_share_beginnings, next_logits, repeated
+from proma_bench.language.key_values import cached, can_share_beginnings, make_growing, next_logits, repeated
 from proma_bench.language.precision import computing_in
 from proma_bench.language.sampling import Prompts, Rollout, padded_left
 from proma_bench.learning.experience import PADDING
@@ -121,6 +121,7 @@ class HuggingFaceSampler:
         seen = torch.cat([seen.new_ones(len(prompts), cache.get_seq_length()), seen], dim=1)
         logits = next_logits(self.model, prompts.clamp_min(0), seen, cache).repeat_interleave(samples, 0)
         cache.batch_repeat_interleave(samples)
+        make_growing(cache)
         seen = seen.repeat_interleave(samples, 0)
         present = torch.arange(rows, device=prompts.device)  # the answers that are still in the batch
         ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)

@@ -4,6 +4,8 @@ An engine starts with the config of the model alone. The weights are copied from
 of every call: no checkpoint is read or written, and the weights are always up to date. On a GPU an engine uses memory
 only while it samples. vLLM does not release all the memory of an engine, so a process keeps one engine per set of
 options and uses it again.
+
+A batch has one seed. With a seed for each prompt, vLLM would draw tokens for one answer after another, in Python.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -65,7 +68,7 @@ class VLLMSampler:
     def sample(self, prompts: Prompts, samples: int, generator: torch.Generator | None) -> Rollout:
         """Generate answers.
 
-        Every prompt has its own seed, so its answers do not depend on the other prompts, except for rounding errors.
+        The same prompts and the same state of the generator give the same answers.
 
         Args:
             prompts: the prompts.
@@ -83,8 +86,8 @@ class VLLMSampler:
         if longest > self._longest_prompt:
             raise UsageError(f"a prompt has {longest} tokens of at most {self._longest_prompt}; raise context_length")
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        settings = self._settings(len(prompts), samples, generator)
-        with _awake(self._engine):
+        settings = self._settings(samples, greedy=generator is None)
+        with _awake(self._engine), _seeded(generator):
             self._copy_weights()
             requests = self._engine.generate(inputs, settings, use_tqdm=False)
         completions = [
@@ -101,16 +104,15 @@ class VLLMSampler:
             torch.tensor([completion.finish_reason == "stop" for completion in completions]),
         )
 
-    def _settings(self, prompts: int, samples: int, generator: torch.Generator | None) -> list[Any]:
-        """The settings for each prompt. Only the log-probs of the drawn tokens are returned."""
+    def _settings(self, samples: int, greedy: bool) -> Any:
+        """The settings for all prompts. Only the log-probs of the drawn tokens are returned."""
         from vllm import SamplingParams
 
-        common = {"max_tokens": self.max_new_tokens, "stop_token_ids": self._stop_token_ids, "ignore_eos": True}
-        common |= {"detokenize": False, "logprobs": 0, "flat_logprobs": True}
-        if generator is None:
-            return [SamplingParams(temperature=0, **common) for _ in range(prompts)]
-        seeds = torch.randint(2**62, (prompts,), generator=generator, device=generator.device).tolist()
-        return [SamplingParams(temperature=1, n=samples, seed=seed, **common) for seed in seeds]
+        choice = {"temperature": 0} if greedy else {"temperature": 1, "n": samples}
+        return SamplingParams(
+            max_tokens=self.max_new_tokens, stop_token_ids=self._stop_token_ids, ignore_eos=True, detokenize=False,
+            logprobs=0, flat_logprobs=True, **choice,
+        )  # fmt: skip
 
     def _copy_weights(self) -> None:
         weights = iter(self.model.state_dict().items())
@@ -132,6 +134,23 @@ def _awake(engine: Any) -> Iterator[None]:
         yield
     finally:
         engine.sleep(level=2)
+
+
+@contextlib.contextmanager
+def _seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Seed the global generators of torch and numpy, from which vLLM draws, and restore their states afterwards."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**32, (), generator=generator, device=generator.device))
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if _on_gpu() else []):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(state)
 
 
 @functools.cache
@@ -158,7 +177,6 @@ def _engine(config: str, dtype: torch.dtype, context_length: int, gpu_memory_uti
     else:
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE}
         settings["block_size"] = 32  # the minimum; the default does not share prefixes below 128 tokens
-        settings["enable_chunked_prefill"] = False  # it rewinds seeded generators, which CPU generators cannot
     with tempfile.TemporaryDirectory() as directory:
         files.write(Path(directory), "config.json", config.encode())
         try:
