@@ -165,6 +165,21 @@ class VerifyCommand:
 
 
 @dataclass(frozen=True)
+class NewMethodCommand:
+    """Write an update rule to begin with, and its tests, as NAME.py and test_NAME.py."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of the function and of its file."""
+    out: Path = Path()
+    """Directory of the two files."""
+
+    def __call__(self, console: Console) -> None:
+        from proma_bench.cli.new_method import new_method
+
+        new_method(self.name, self.out, console)
+
+
+@dataclass(frozen=True)
 class TutorialsCommand:
     """Open the tutorials in JupyterLab, in a copy that is yours. Files that are there already are never overwritten."""
 
@@ -181,6 +196,7 @@ COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
     "run": RunCommand,
     "ladder": LadderCommand,
     "report": ReportCommand,
+    "new-method": NewMethodCommand,
     "verify": VerifyCommand,
     "tutorials": TutorialsCommand,
 }
