@@ -113,8 +113,8 @@ def successive_updates(
             changes.append(_change(block, met, plain, update, square, rule.plain_first))
             square = _next_square(block, met, update, square)
         if isinstance(update.kept, Tensor) or update.kept != 1:
-            is_scaled, factor = True, torch.as_tensor(update.kept, dtype=kept.dtype, device=kept.device)
-            kept, added[:, earlier] = kept * factor, added[:, earlier] * factor.reshape(-1, 1)
+            is_scaled, kept = True, kept * update.kept
+            added[:, earlier] *= update.kept.unsqueeze(1) if isinstance(update.kept, Tensor) else update.kept
         added[:, own], memory = update.coefficients, update.memory
         observed.append(update.observed or {})
     columns = Changes(*(torch.stack(column, dim=1) for column in zip(*changes, strict=True))) if changes else None
@@ -127,7 +127,8 @@ def _change(
     """Norm of ``(kept - 1) A + sum_i (u_i - a_i) S_i``, norm of what it is relative to, and whether it was limited."""
     change = _next_square(gram, overlap, Update(update.coefficients - advantages, update.kept - 1.0), square)
     whole = square if plain_first else _next_square(gram, overlap, Update(advantages), square)
-    clamped = torch.as_tensor(update.clamped, device=square.device).expand(square.shape)
+    limited = update.clamped
+    clamped = limited if isinstance(limited, Tensor) else torch.full_like(square, limited, dtype=torch.bool)
     return change.sqrt(), whole.sqrt(), clamped
 
 

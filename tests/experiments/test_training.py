@@ -14,6 +14,7 @@ from proma_bench.learning.methods import all_methods
 
 NAMES = """step reward score score_sampled kl_local kl_global entropy grad_norm removed_ratio removed_by_layer
 clamped seconds sequences""".split()
+OBSERVED = {"effective_rank", "conflicts", "noise_scale"}
 
 
 @pytest.mark.parametrize("method", all_methods())
@@ -21,11 +22,11 @@ def test_every_step_has_every_metric_by_its_name(method):
     history = train(tiny(method=method))
     assert [step["step"] for step in history] == [1, 2, 3, 4, 5, 6]
     for step in history:
-        assert list(step) == NAMES
-        missing = {name for name, value in step.items() if value is None}
-        assert missing == (
-            set() if all_methods()[method].projects else {"removed_ratio", "removed_by_layer", "clamped"}
-        )
+        assert [name for name in step if name not in OBSERVED] == NAMES
+        assert OBSERVED.intersection(step) == (OBSERVED if method == "observe" else set())
+        missing = {name for name in NAMES if step[name] is None}
+        of_projections = {"removed_ratio", "removed_by_layer", "clamped"}
+        assert missing == (set() if all_methods()[method].projects else of_projections)
         assert step["sequences"] == 16  # of the batch's 8 initial states x 4 samples, half
 
 

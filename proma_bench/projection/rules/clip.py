@@ -46,7 +46,7 @@ class Clip:
     ) -> Update:
         """The formula, and whether a norm was above C; the overlaps do not matter."""
         squares = gram.diagonal(dim1=-2, dim2=-1).clamp_min(0.0)
-        limit = squares.mean(dim=-1, keepdim=True) if self.max_norm is None else squares.new_tensor(self.max_norm**2)
+        limit = squares.mean(dim=-1, keepdim=True) if self.max_norm is None else self.max_norm**2
         share = (limit / torch.where(squares > 0, squares, torch.inf)).sqrt()
         share = torch.where(squares > limit, share, 1.0)
         return Update(advantages * share, clamped=(share < 1).any(dim=-1))
