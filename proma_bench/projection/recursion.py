@@ -113,7 +113,7 @@ def successive_updates(
             changes.append(_change(block, met, plain, update, square, rule.plain_first))
             square = _next_square(block, met, update, square)
         if isinstance(update.kept, Tensor) or update.kept != 1:
-            is_scaled, factor = True, torch.as_tensor(update.kept, dtype=kept.dtype, device=kept.device)
+            is_scaled, factor = True, _tensor(update.kept, kept.dtype, kept.device)
             kept, added[:, earlier] = kept * factor, added[:, earlier] * factor.reshape(-1, 1)
         added[:, own], memory = update.coefficients, update.memory
         observed.append(update.observed or {})
@@ -127,8 +127,15 @@ def _change(
     """Norm of ``(kept - 1) A + sum_i (u_i - a_i) S_i``, norm of what it is relative to, and whether it was limited."""
     change = _next_square(gram, overlap, Update(update.coefficients - advantages, update.kept - 1.0), square)
     whole = square if plain_first else _next_square(gram, overlap, Update(advantages), square)
-    clamped = torch.as_tensor(update.clamped, device=square.device).expand(square.shape)
+    clamped = _tensor(update.clamped, torch.bool, square.device).expand(square.shape)
     return change.sqrt(), whole.sqrt(), clamped
+
+
+def _tensor(value: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As `torch.as_tensor`, which waits for the device of a number."""
+    if isinstance(value, Tensor):
+        return value.to(device, dtype)
+    return torch.full((), value, dtype=dtype, device=device)
 
 
 def _next_square(gram: Tensor, overlap: Tensor, update: Update, square: Tensor) -> Tensor:

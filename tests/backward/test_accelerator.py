@@ -18,6 +18,8 @@ from proma_bench.backward import proma as proma_module
 from proma_bench.backward import streams
 from proma_bench.backward.cost import GRAM_METHODS
 from proma_bench.language.models import checkpoint_layers
+from proma_bench.projection.rules import UPDATE_RULES
+from proma_bench.projection.updates import UpdateRule
 
 pytestmark = pytest.mark.accelerator
 
@@ -106,7 +108,11 @@ def moved(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gradients(
-    device: torch.device, config: ProjectionConfig, size: int | None = None, checkpointing: bool = False, **options: Any
+    device: torch.device,
+    config: ProjectionConfig | UpdateRule,
+    size: int | None = None,
+    checkpointing: bool = False,
+    **options: Any,
 ) -> dict[str, Tensor]:
     """After four microbatches of one structure, of which all but the first must not wait in their backward pass."""
     model = moved(tiny_qwen3(torch.float32), device).train()
@@ -126,7 +132,7 @@ def gradients(
     return {name: parameter.grad.cpu() for name, parameter in model.named_parameters()}
 
 
-def assert_the_cpu_s(config: ProjectionConfig, **options: Any) -> None:
+def assert_the_cpu_s(config: ProjectionConfig | UpdateRule, **options: Any) -> None:
     found = gradients(pretend_accelerator.device(), config, **options)
     for name, wanted in gradients(CPU, config, **options).items():
         error = float((found[name] - wanted).norm() / wanted.norm())
@@ -145,6 +151,12 @@ def test_gradients_are_the_cpus_and_nothing_waits(method: str, gram_method: str)
 @pytest.mark.parametrize("method", METHODS)
 def test_with_virtual_microbatches_checkpointing_and_records(method: str, options: dict[str, Any]) -> None:
     assert_the_cpu_s(ProjectionConfig(method), **options)
+
+
+@pytest.mark.parametrize("name", UPDATE_RULES)
+def test_other_update_rules(name: str) -> None:
+    """What a rule observes comes from the device number by number, but not before somebody asks for it."""
+    assert_the_cpu_s(UPDATE_RULES[name](), size=2, record=name != "observe")
 
 
 @pytest.mark.parametrize("options", [{"workspace_bytes": 40_000}, {"check": "always"}, {"check": False}])
