@@ -1,7 +1,7 @@
 """The projection inside a module's backward pass: modules and hooks around `proma_bench.projection`.
 
 proma.py         Proma, the class that users meet; uncovered.py: a setting of it
-taps.py          how it gets into the forward and backward pass of a module's layers
+taps.py          how it gets into the forward and backward pass of a module's layers; streams.py: on which streams
 interception.py  how it sees a backward pass before it starts
 graph.py         what that pass will reach
 plan.py          what the pass will do, or why it may not start

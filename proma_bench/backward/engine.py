@@ -23,7 +23,8 @@ from proma_bench.backward.parameters import Parameters
 from proma_bench.backward.plan import Plan, Request
 from proma_bench.backward.planner import Planner
 from proma_bench.backward.solving import Microbatch, Solver
-from proma_bench.backward.taps import Call, new_gate
+from proma_bench.backward.streams import Use, use_of
+from proma_bench.backward.taps import Call, Gates
 from proma_bench.backward.verification import Verification
 from proma_bench.projection.updates import UpdateRule
 
@@ -52,13 +53,13 @@ class BackwardEngine:
         self.solver = Solver(self._parameters, rule, unprojected, workspace_bytes, gram_method, record)
         self._planner = Planner(self, self._parameters)
         self._guards = Guards(self)
-        self._gates: dict[Tensor, Tensor] = {}
+        self._gates = Gates()
         self._lock = threading.Lock()
         self._microbatch: Microbatch | None = None
         self._is_plain = False
         self._plan: Plan | None = None
         self._verification: Verification | None = None
-        self._uses: dict[int, dict[Tensor, list[SequenceGrads]]] = {}  # by the number of autograd's graph task
+        self._uses: dict[int, dict[Use, list[SequenceGrads]]] = {}  # by the number of autograd's graph task
         self._returned: dict[Tensor, Tensor] = {}
 
     # ------------------------------------------------------------------------------------------- a microbatch
@@ -181,14 +182,10 @@ class BackwardEngine:
     # ------------------------------------------------------------------------------------- called by the taps
 
     def gate(self, parameter: Tensor) -> Tensor:
-        """The parameter's gate, made again when the parameter has moved to another device or type."""
+        """The parameter's gate, see `Gates`."""
         with self._lock:  # all uses of a parameter must have one gate, in whatever threads they are
             self._guards.add(self._parameters.meet(parameter))
-            parameter = self._parameters.canonical(parameter)
-            gate = self._gates.get(parameter)
-            if gate is None or gate.device != parameter.device or gate.dtype != parameter.dtype:
-                gate = self._gates[parameter] = new_gate(parameter, self)
-            return gate
+            return self._gates.of(self._parameters.canonical(parameter), self)
 
     def capture(self, call: Call, inputs: tuple[Any, ...], output: Tensor | None, grad_output: Tensor) -> None:
         """Note what one call of a layer contributes to the sequence gradients of its parameters."""
@@ -212,7 +209,7 @@ class BackwardEngine:
         for name, parameter in call.parameters.items():
             if name not in seq_grads:
                 raise ValueError(f"{call.layer.title}: its rule gives no gradient for its parameter {name!r}")
-            self._uses[task].setdefault(self._parameters.canonical(parameter), []).append(seq_grads[name])
+            self._uses[task].setdefault(use_of(self._parameters.canonical(parameter)), []).append(seq_grads[name])
 
     def _layout(self, call: Call, grad_output: Tensor) -> Layout | None:
         """Which rows of this gradient belong to which sequence; None where that does not matter."""
@@ -240,14 +237,14 @@ class BackwardEngine:
             if parameter in plan.arriving:
                 return None  # `_complete` knows of the other uses as well
             if parameter in plan.by_autograd:
-                self._uses.get(task, {}).pop(parameter, None)
+                self._uses.get(task, {}).pop(use_of(parameter), None)
                 return self._gradient(parameter, [Dense(plan.by_autograd[parameter])], in_place=False)
-        uses = self._uses.get(task, {}).pop(parameter, None)
+        uses = self._uses.get(task, {}).pop(use_of(parameter), None)
         return None if uses is None else self._gradient(parameter, uses, in_place=True)
 
     def _complete(self, parameter: Tensor, seq_grads: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of a parameter that is used directly, and perhaps by layers as well."""
-        uses = self._uses.get(torch._C._current_graph_task_id(), {}).pop(parameter, [])
+        uses = self._uses.get(torch._C._current_graph_task_id(), {}).pop(use_of(parameter), [])
         if self._plan is not None and parameter in self._plan.by_autograd:
             uses, seq_grads = [], self._plan.by_autograd[parameter]
         elif not adds_up(seq_grads, gradient):

@@ -18,16 +18,9 @@ from proma_bench.backward.layout import Layout
 from proma_bench.backward.parameters import Parameters, is_distributed
 from proma_bench.backward.plan import Plan, Request, Verified, without_accumulation
 from proma_bench.backward.rows import digits_base, layout_of, seed_weights
+from proma_bench.backward.streams import require_current, require_known
 from proma_bench.backward.taps import Layer
-from proma_bench.backward.verification import (
-    Form,
-    Found,
-    Verification,
-    form_of,
-    observed,
-    weighted,
-    weighted_seeds,
-)
+from proma_bench.backward.verification import Form, Found, Verification, form_of, observed, weighted, weighted_seeds
 
 _CUTTING = frozenset(("Slice", "Split", "SplitWithSizes", "Unbind", "Select", "Cat", "Stack", "PackPaddedSequence"))
 _MIXED = "a row of its output has a part in the log-probs of more than one sequence"
@@ -106,6 +99,7 @@ class Planner:
             for parameter in call.parameters.values():
                 if not parameter.requires_grad:
                     raise ValueError(f"{call.layer.title}: a parameter was frozen since the forward pass")
+        require_current(gate.stream for gate in found.gates)
         for node in found.sparse:
             raise ValueError(f"{self._names(direct)}: {type(node).__name__} gives sparse gradients; use sparse=False")
         if direct and self._parameters.is_sharded:
@@ -128,6 +122,7 @@ class Planner:
             if "mixed" in known.kinds.values() and (mixed := self._mixed(plan, request.found, {})):
                 self._by_autograd(plan, mixed, request, edges)
             return
+        require_known(request.found.gates)
         verification = self._passes(plan, request, edges)
         result, problems = verification.found(), verification.problems
         plan.layouts, reason = result.layouts, _MIXED

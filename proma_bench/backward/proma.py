@@ -21,6 +21,7 @@ from proma_bench.backward.cost import GRAM_METHODS, GramMethod, microbatches_per
 from proma_bench.backward.engine import BackwardEngine
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.records import ProjectionRecord, unpacked
+from proma_bench.backward.streams import is_captured
 from proma_bench.backward.taps import layers_of
 from proma_bench.backward.uncovered import Uncovered, require_uncovered
 from proma_bench.projection.config import ProjectionConfig, require_backward_method
@@ -50,6 +51,9 @@ class Proma:
     Before a backward pass changes anything, its graph is looked at: what it reaches must be this module's, and each row
     of an activation must belong to one sequence, which is tested when a microbatch of a new structure appears (by three
     more backward passes, four from 33 sequences on). What fails is refused by name; see ``docs/coverage.md``.
+
+    A microbatch uses one CUDA stream, for its forward and its backward pass. A pass may be captured as a CUDA graph
+    once a microbatch of its structure has been verified; see ``docs/gpu.md``.
 
     Attach after `fully_shard`, and before or after ``torch.compile``: what lies between the layers is compiled.
 
@@ -271,6 +275,8 @@ def _check_vector(name: str, values: Tensor) -> None:
 
 def _check_finite(**vectors: Tensor) -> None:
     """All of them at once, because looking at a number waits for its device."""
+    if any(is_captured(values.device) for values in vectors.values()):
+        return
     are_finite = [values.isfinite().all() for values in vectors.values()]
     if bool(torch.stack([flag.to(are_finite[0].device) for flag in are_finite]).all()):
         return

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from proma_bench.backward.compiled import uncompiled
 from proma_bench.backward.layers import layer_rule
 from proma_bench.backward.registry import LayerRule
+from proma_bench.backward.streams import current_stream
 
 
 @runtime_checkable
@@ -214,6 +215,7 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, engine: Engine) -> Tensor:
         ctx.parameter, ctx.engine = parameter, weakref.ref(engine)  # a strong one would be a cycle through C++
+        ctx.stream = current_stream(parameter.device)
         ctx.set_materialize_grads(False)
         return parameter.new_zeros(())
 
@@ -237,7 +239,27 @@ TAP_NODE: Any = _Tap._backward_cls
 GATE_NODE: Any = _Gate._backward_cls
 
 
-def new_gate(parameter: Tensor, engine: Engine) -> Tensor:
+class Gates:
+    """The gates of an engine: one for each parameter, for all uses of it.
+
+    One is made again when the parameter has another type, device or stream than before. With the old one goes
+    autograd's own node for the parameter, which belongs to the old stream as well.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Tensor, tuple[Tensor, object]] = {}
+
+    def of(self, parameter: Tensor, engine: Engine) -> Tensor:
+        """The parameter's gate."""
+        place = current_stream(parameter.device), parameter.dtype
+        gate, made_for = self._made.get(parameter, (None, None))
+        if gate is None or made_for != place:
+            gate = _new_gate(parameter, engine)
+            self._made[parameter] = gate, place
+        return gate
+
+
+def _new_gate(parameter: Tensor, engine: Engine) -> Tensor:
     """A scalar whose gradient function asks the engine for the parameter's gradient. It may be used in many graphs."""
     gate: Tensor = _Gate.apply(parameter, engine)  # type: ignore[no-untyped-call]
     gate.grad_fn._set_sequence_nr(2**63 - 1)  # type: ignore[union-attr]  # run once ready, before the layers below

@@ -67,6 +67,39 @@ def noted() -> Iterator[list[Wait]]:
         _waits[:] = kept
 
 
+class Work(NamedTuple):
+    """An operation, with where its arguments are."""
+
+    operation: Any
+    args: Any
+    kwargs: Any
+
+    def __call__(self) -> Any:
+        return self.operation(*self.args, **self.kwargs)
+
+
+_tape: list[tuple[Work, Any]] | None = None
+
+
+@contextmanager
+def captured() -> Iterator[list[tuple[Work, Any]]]:
+    """All work for the device in this context, and where its results are, as a CUDA graph has it."""
+    global _tape
+    _tape = []
+    try:
+        yield _tape
+    finally:
+        _tape = None
+
+
+def replay(tape: list[tuple[Work, Any]]) -> None:
+    """The same work again, with the numbers that are now where its arguments were."""
+    for work, returned in tape:
+        for old, new in zip(tree_leaves(returned), tree_leaves(work()), strict=True):
+            if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                old.copy_(new)
+
+
 class OnDevice(Tensor):
     """A tensor on the device; ``content`` is where its numbers are."""
 
@@ -113,7 +146,10 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
         is_on_device = isinstance(args[0], OnDevice)
     kwargs.pop("pin_memory", None)
     wrappers = {id(_content(value)): value for value in given}  # for operations in place
-    returned = operation(*tree_map(_content, args), **tree_map(_content, kwargs))
+    work = Work(operation, tree_map(_content, args), tree_map(_content, kwargs))
+    returned = work()
+    if _tape is not None and (is_on_device or given):
+        _tape.append((work, returned))
 
     for value in given:
         assert _content(value).shape == value.shape, f"{name} has resized a tensor, which cannot be followed"
