@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks.published import published_ratios
-from benchmarks.settings import SETTINGS, Settings, machine
+from benchmarks.settings import Settings, machine
 from benchmarks.timing import Contest, Timing
 from proma_bench.experiments.workers import available_cores
 
+SETTINGS = pytest.StashKey[Settings]()
 MEASURED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 

@@ -152,7 +152,7 @@ def _experience(prompt: int, answer: int) -> Experience:
 def _pass(policy: LanguagePolicy, experience: Experience, proma: Proma | None) -> None:
     log_probs = policy.on(experience).log_prob(experience.actions).sum(dim=1)
     if proma is None:
-        (-(experience.advantages * log_probs).sum()).backward()  # type: ignore[no-untyped-call]
+        (-(experience.advantages * log_probs).sum()).backward()
     else:
         proma.backward(log_probs, experience.advantages)
 

@@ -1,12 +1,13 @@
-"""Optimizer steps of PROMA on the architecture of Qwen3-0.6B, with random weights, on a CPU: does it fit, how long?
+"""Optimizer steps of PROMA on the architecture of Qwen3-0.6B, with random weights: does it fit, how long?
 
-    python -m benchmarks.full_size [--tokens 32] [--json benchmarks/results/cpu-full-size.json]
+    python -m benchmarks.full_size [--device cuda] [--tokens 32] [--json benchmarks/results/cpu-full-size.json]
 
-It is a process of its own, because what it reports is the most that it ever had in memory (the peak resident set,
-weights, gradient, moments, frozen copy, Python and all). Two optimizer steps, since only the second has moments from
-its beginning; each of two microbatches of two sequences, in bfloat16 over float32 weights and with gradient
-checkpointing, as the llm tier has them. The last line is JSON; seconds and figures are those of the second step.
-``--json`` stores them in the format of the suites' results, from which ``python -m benchmarks.report`` makes its page.
+It is a process of its own, because what it reports is the most that it ever had in memory: on a CPU the peak resident
+set, weights, gradient, moments, frozen copy, Python and all; on a GPU the most that torch had allocated there. Two
+optimizer steps, since only the second has moments from its beginning; each of two microbatches of two sequences, in
+bfloat16 over float32 weights and with gradient checkpointing, as the llm tier has them. The last line is JSON; seconds
+and figures are those of the second step. ``--json`` stores them in the format of the suites' results, from which
+``python -m benchmarks.report`` makes its page.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytest_benchmark.utils import get_commit_info
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.settings import Settings, machine
@@ -62,17 +62,18 @@ def qwen3() -> Qwen3ForCausalLM:
     return model
 
 
-def experience(tokens: int) -> Experience:
+def experience(tokens: int, device: torch.device) -> Experience:
     """Prompts and answers of ``tokens`` random tokens each."""
     generator = torch.Generator().manual_seed(0)
     observations = torch.randint(151_936, (SEQUENCES, 2 * tokens), generator=generator)
     numbers = torch.randn(SEQUENCES, generator=generator)
     mask = torch.ones(SEQUENCES, tokens, dtype=torch.bool)
     zeros = torch.zeros(SEQUENCES, tokens)
-    return Experience(observations, observations[:, -tokens:], zeros, numbers, numbers, mask=mask)
+    whole = Experience(observations, observations[:, -tokens:], zeros, numbers, numbers, mask=mask)
+    return whole.to(device)
 
 
-def steps(tokens: int, count: int = 2) -> dict[str, float]:
+def steps(tokens: int, device: torch.device, count: int = 2) -> dict[str, float]:
     """What a run does between samples: measure, update, measure. Seconds of each, and what they found."""
     seconds: dict[str, float] = {}
 
@@ -80,14 +81,16 @@ def steps(tokens: int, count: int = 2) -> dict[str, float]:
     def timed(name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         seconds[name] = time.perf_counter() - started
 
     config = LLMConfig(microbatch_size=MICROBATCH)
     with timed("make"):
-        policy = LanguagePolicy(qwen3(), dtype=DTYPE)
+        policy = LanguagePolicy(qwen3().to(device), dtype=DTYPE)
         assert sum(parameter.numel() for parameter in policy.parameters()) == PARAMETERS
         initial, optimizer, proma = policy.frozen(), make_optimizer(policy, config), make_proma(policy, config)
-        whole = experience(tokens)
+        whole = experience(tokens, device)
     for _ in range(count):
         with torch.no_grad(), timed("measure before"):
             before = policy.on(whole)
@@ -99,13 +102,21 @@ def steps(tokens: int, count: int = 2) -> dict[str, float]:
             kl_local, kl_global = metrics.kl(before, after, whole), metrics.kl(after, frozen, whole)
         del before, after, frozen
     numbers = {name: float(found[name]) for name in ("grad_norm", "removed_ratio", "clamped")}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
-    return {"peak_gib": peak, **seconds, "kl_local": kl_local, "kl_global": kl_global, **numbers}
+    return {"peak_gib": _peak(device), **seconds, "kl_local": kl_local, "kl_global": kl_global, **numbers}
 
 
-def record(found: dict[str, float], tokens: int, arguments: Sequence[str]) -> dict[str, Any]:
+def _peak(device: torch.device) -> float:
+    """GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
+
+
+def record(found: dict[str, float], tokens: int, device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
     """What was found, as one case of a results file: with the machine, the versions, the commit and the command."""
-    settings = Settings(full=True, device=torch.device("cpu"), dtype=DTYPE)
+    from pytest_benchmark.utils import get_commit_info  # who stores nothing needs no pytest
+
+    settings = Settings(full=True, device=device, dtype=DTYPE)
     case = f"full size: Qwen3-0.6B, {SEQUENCES} × {2 * tokens}"
     info = {"case": case, "suite": "full size", "form": settings.form, "device": settings.device.type, **found}
     commit = get_commit_info()
@@ -121,14 +132,18 @@ def record(found: dict[str, float], tokens: int, arguments: Sequence[str]) -> di
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tokens", type=int, default=32, help="of a prompt, and of an answer")
     parser.add_argument("--json", type=Path, help="where to store the results")
     given = parser.parse_args(arguments)
     if given.json and not given.json.parent.is_dir():  # said now, not after minutes
         parser.error(f"--json: there is no folder {given.json.parent}")
-    found = steps(given.tokens)
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU that torch can use")
+    found = steps(given.tokens, device)
     if given.json:
-        given.json.write_text(json.dumps(record(found, given.tokens, arguments), indent=4) + "\n")
+        given.json.write_text(json.dumps(record(found, given.tokens, device, arguments), indent=4) + "\n")
     print(json.dumps(found))
 
 

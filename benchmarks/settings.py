@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import pytest
 import torch
 
 from proma_bench.experiments.workers import available_cores
@@ -53,10 +52,6 @@ class Settings:
         """How many rounds fit into the time."""
         fewest, most = self.rounds
         return max(fewest, min(most, int(self.seconds / max(seconds_a_round, 1e-6))))
-
-
-SETTINGS = pytest.StashKey[Settings]()
-"""Where a pytest session keeps its own."""
 
 
 def machine(settings: Settings) -> dict[str, object]:

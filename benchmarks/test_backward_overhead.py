@@ -13,19 +13,17 @@ import pytest
 from torch import nn
 
 from benchmarks import policies
+from benchmarks.conftest import SETTINGS
 from benchmarks.hotspots import seconds_by_operator
-from benchmarks.literal import LiteralHooks
 from benchmarks.memory import peak_bytes
+from benchmarks.microbatches import PLAIN, Microbatch, literal, ours, plain
 from benchmarks.published import check_no_gross_regression
-from benchmarks.settings import SETTINGS, Settings
+from benchmarks.settings import Settings
 from benchmarks.works import Case, Work, layer_cases, memory_cases, memory_limit, model_cases, sharing_copy
 from proma_bench import ProjectionConfig, Proma
 
-PLAIN = "plain autograd"
 METHODS = ("iterative", "exact")
 SLACK = 1.05  # on the workspace's limit
-
-Microbatch = Callable[[], None]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -109,27 +107,6 @@ def test_optimizer_step_has_not_grossly_regressed(
 
 
 # --------------------------------------------------------------------------------------------- one microbatch each
-
-
-def plain(work: Work, module: nn.Module) -> Microbatch:
-    return lambda: work.backward(work.forward(module), work.advantages)
-
-
-def literal(work: Work, module: nn.Module, method: str) -> Microbatch:
-    return _attached(work, module, LiteralHooks(module, ProjectionConfig(method)))
-
-
-def ours(work: Work, module: nn.Module, method: str, **options: Any) -> Microbatch:
-    return _attached(work, module, Proma(module, ProjectionConfig(method), **options))
-
-
-def _attached(work: Work, module: nn.Module, hooks: LiteralHooks | Proma) -> Microbatch:
-    def microbatch() -> None:
-        output = work.forward(module)
-        with hooks.microbatch(work.advantages):
-            work.backward(output)
-
-    return microbatch
 
 
 def two_microbatches(original: nn.Module, make: Callable[[nn.Module], Microbatch]) -> Callable[[], None]:

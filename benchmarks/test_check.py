@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.conftest import SETTINGS
+from benchmarks.microbatches import PLAIN, ours, plain
 from benchmarks.published import check_no_gross_regression
-from benchmarks.settings import SETTINGS
-from benchmarks.test_backward_overhead import PLAIN, ours, plain
 from benchmarks.works import Case, model_cases, sharing_copy, small_network
 
 CHECKS = {"PROMA, no check": False, "PROMA, later microbatches": True, "PROMA, first microbatch": "always"}

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from torch import nn
 
+from benchmarks.conftest import SETTINGS
 from benchmarks.memory import peak_bytes
 from benchmarks.peer_page import RIGHT
 from benchmarks.peer_works import PeerWork, kinds, timed_works
 from benchmarks.peers import CONTENDERS, PLAIN, SMALL_WORKSPACE, Contender, Step, verdicts
-from benchmarks.settings import SETTINGS, Settings
+from benchmarks.settings import Settings
 from benchmarks.works import sharing_copy
 
 if not any(importlib.util.find_spec(package) for package in ("opacus", "torchjd", "backpack")):

@@ -116,7 +116,7 @@ FULL_SIZE |= {"kl_local": 1.23e-4, "kl_global": 0.1, "grad_norm": 1.0, "removed_
 def test_the_full_size_is_stored_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(full_size, "steps", lambda tokens: FULL_SIZE)
+    monkeypatch.setattr(full_size, "steps", lambda tokens, device: FULL_SIZE)
     path = tmp_path / "cpu-full-size.json"
     arguments = ["--tokens", "16", "--json", str(path)]
     full_size.main(arguments)
@@ -134,7 +134,7 @@ def test_the_full_size_is_stored_and_shown(
 
 def test_the_machine_of_the_performance_table_is_that_of_its_figures(tmp_path: Path) -> None:
     stored(tmp_path, 1.25, form="full")
-    newer = full_size.record(FULL_SIZE, 32, [])  # in bfloat16
+    newer = full_size.record(FULL_SIZE, 32, torch.device("cpu"), [])  # in bfloat16
     (tmp_path / "newer.json").write_text(json.dumps(newer))
     table = report.performance_table(report.load(tmp_path))
     assert "float32" in table and "bfloat16" not in table
@@ -143,7 +143,7 @@ def test_the_machine_of_the_performance_table_is_that_of_its_figures(tmp_path: P
 def test_the_full_size_without_a_folder_to_store_it_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(full_size, "steps", lambda tokens: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(full_size, "steps", lambda tokens, device: pytest.fail("measured for nothing"))
     with pytest.raises(SystemExit):
         full_size.main(["--json", str(tmp_path / "nowhere" / "x.json")])
     assert "there is no folder" in capsys.readouterr().err

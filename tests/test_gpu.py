@@ -1,6 +1,7 @@
 """The backward engine and the language tier on a GPU; skipped where there is none."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from torch import nn
 from proma_bench import ProjectionConfig, Proma
 from proma_bench.backward.cost import GRAM_METHODS
 from proma_bench.experiments.training import Training, train
+from proma_bench.language import tokens
+from proma_bench.language.models import checkpoint_layers
 from proma_bench.language.policy import LanguagePolicy
+from proma_bench.learning.experience import Experience
 from proma_bench.projection.fused import fused_settings
 from proma_bench.projection.gram import removal
 from proma_bench.tiers.transformer.tier import tiny_qwen3
@@ -19,6 +23,14 @@ from proma_bench.tiers.transformer.tier import tiny_qwen3
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 
 METHODS = ["iterative", "exact", "ridge"]
+DEVICE = "cuda"
+USES = {
+    "microbatches": {},
+    "virtual microbatches": {"microbatch_size": 4},
+    "recording": {"record": True},
+    "recording virtual microbatches": {"microbatch_size": 4, "record": True},
+}
+TYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def log_probs_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -91,14 +103,52 @@ def test_the_fused_kernel_is_the_solve_in_torch(method, sequences):
     assert torch.equal(found.clamped.cpu(), expected.clamped)
 
 
+def as_the_llm_tier(device: str, weights: torch.dtype, dtype: torch.dtype | None) -> LanguagePolicy:
+    """Layers with checkpoints; matrix products perhaps in bfloat16, by autocast."""
+    model = tiny_qwen3(61, 64).to(device, weights)
+    checkpoint_layers(model)
+    return LanguagePolicy(model, dtype=dtype)
+
+
+def answers(device: str, count: int = 3, sequences: int = 8, length: int = 24):
+    """Microbatches of answers, and a head that takes three chunks for them."""
+    with mock.patch.object(tokens, "logits_at_once", lambda hidden: sequences * 61 * length // 3):
+        for texts, advantages in microbatches("cpu", count, sequences, 12 + length):
+            rows = torch.zeros(sequences, length)
+            experience = Experience(texts, texts[:, -length:], rows, advantages, advantages, mask=rows == 0)
+            yield experience.to(torch.device(device))
+
+
+def llm_gradients(device: str, weights: torch.dtype, dtype: torch.dtype | None, config: ProjectionConfig, **use):
+    policy, record = as_the_llm_tier(device, weights, dtype), use.pop("record", False)
+    with Proma(policy, config, record=record) as proma:
+        for experience in answers(device):
+            log_probs = policy.on(experience).log_prob(experience.actions).sum(1)
+            proma.backward(log_probs, experience.advantages, **use)
+    return torch.cat([parameter.grad.double().cpu().flatten() for parameter in policy.parameters()])
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_the_backward_pass_never_waits_for_the_gpu(method):
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_gradients_as_in_the_llm_tier_are_those_of_float64(method, use, dtype, allowed):
+    """Float32 weights, autocast, checkpoints and a head in chunks; the expected ones are a CPU's."""
+    config = ProjectionConfig(method)
+    expected = llm_gradients("cpu", torch.float64, None, config, **USES[use])
+    found = llm_gradients(DEVICE, torch.float32, TYPES[dtype], config, **USES[use])
+    assert (found - expected).norm() <= allowed * expected.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_backward_pass_never_waits_for_the_gpu(method, use, dtype):
     """Later microbatches, with the running gradient to project; torch raises at any synchronisation."""
-    model = tiny_qwen3(61, 64).to("cuda")
-    with Proma(model, ProjectionConfig(method)) as proma:
-        for number, (tokens, advantages) in enumerate(microbatches("cuda")):
-            loss = -log_probs_of(model, tokens).sum()
-            with proma.microbatch(advantages):
+    policy, use = as_the_llm_tier(DEVICE, torch.float32, TYPES[dtype]), dict(USES[use])
+    with Proma(policy, ProjectionConfig(method), record=use.pop("record", False)) as proma:
+        for number, experience in enumerate(answers(DEVICE)):
+            loss = -policy.on(experience).log_prob(experience.actions).sum()
+            with proma.microbatch(experience.advantages, **use):
                 if number:
                     torch.cuda.set_sync_debug_mode("error")
                 try:
@@ -114,8 +164,8 @@ def test_the_workspace_stays_below_its_limit():
     for attached in (False, True):
         model = tiny_qwen3(40_000, 64).to("cuda")
         proma = Proma(model, ProjectionConfig(), workspace_bytes=limit) if attached else None
-        for number, (tokens, advantages) in enumerate(microbatches("cuda")):
-            log_probs = log_probs_of(model, tokens)
+        for number, (texts, advantages) in enumerate(microbatches("cuda")):
+            log_probs = log_probs_of(model, texts)
             if number == 1:
                 torch.cuda.reset_peak_memory_stats()
             if proma is None:
