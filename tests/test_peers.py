@@ -158,3 +158,4 @@ def test_the_page():
     assert "| PROMA exact | 25% |" in text  # 0.1 of 0.4
     assert "| PROMA exact | +2.0 |" in text
     assert "| vmap(grad) | +8.0 |" in text
+    assert peer_page.section([timed], []) in text and peer_page.section([], [timed]) in text
