@@ -94,7 +94,11 @@ def reasons(infos: Sequence[Info]) -> str:
         for name, found in info["verdicts"].items():
             if "reason" in found:
                 said.setdefault((name, found["reason"]), []).append(tables.title(info))
-    return "\n".join(f"- {name}: {', '.join(on)}: `{reason}`" for (name, reason), on in said.items())
+    lines = []
+    for (name, reason), on in said.items():
+        quoted = reason.replace("`", "'")
+        lines.append(f"- {name}: {'; '.join(on)}: `{quoted}`")
+    return "\n".join(lines)
 
 
 def verdict(found: Mapping[str, Any]) -> str:
