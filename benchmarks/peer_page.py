@@ -16,20 +16,25 @@ OTHER = "vmap(grad)"  # whom PROMA is measured by: what torch itself has
 
 def section(timed: Sequence[Info], tried: Sequence[Info]) -> str:
     """The tables of one kind of device."""
-    parts = [
-        "Time of forward pass, backward pass and update of a second or later microbatch, in times of plain autograd: "
-        "median over rounds, and quartiles.",
-        times(timed),
-        f"Of the time that {OTHER} adds to plain autograd, PROMA adds:",
-        share(timed, OTHER),
-        "Peak memory of two microbatches, gradients included, and the difference to it:",
-        memory(timed),
-        "What each can do, on tiny models: its update, beside the one from sequence gradients by plain autograd, one "
-        "after another.",
-        kinds(tried),
-        "What was said where it fails:",
-        reasons(tried),
-    ]
+    parts = []
+    if timed:
+        parts += [
+            "Time of forward pass, backward pass and update of a second or later microbatch, in times of plain "
+            "autograd: median over rounds, and quartiles.",
+            times(timed),
+            f"Of the time that {OTHER} adds to plain autograd, PROMA adds:",
+            share(timed, OTHER),
+            "Peak memory of two microbatches, gradients included, and the difference to it:",
+            memory(timed),
+        ]
+    if tried:
+        parts += [
+            "What each can do, on tiny models: its update, beside the one from sequence gradients by plain autograd, "
+            "one after another.",
+            kinds(tried),
+            "What was said where it fails:",
+            reasons(tried),
+        ]
     return "\n\n".join(parts)
 
 
@@ -89,7 +94,11 @@ def reasons(infos: Sequence[Info]) -> str:
         for name, found in info["verdicts"].items():
             if "reason" in found:
                 said.setdefault((name, found["reason"]), []).append(tables.title(info))
-    return "\n".join(f"- {name}: {', '.join(on)}: `{reason}`" for (name, reason), on in said.items())
+    lines = []
+    for (name, reason), on in said.items():
+        quoted = reason.replace("`", "'")
+        lines.append(f"- {name}: {'; '.join(on)}: `{quoted}`")
+    return "\n".join(lines)
 
 
 def verdict(found: Mapping[str, Any]) -> str:

@@ -106,7 +106,7 @@ def test_who_is_wrong_fails_or_is_not_there_is_said():
         return lambda micro: (step(micro), step(micro))
 
     def failing(work, module):
-        raise RuntimeError("It cannot do this. Here is a manual of forty pages")
+        raise RuntimeError("It cannot `do` this. Here is a manual of forty pages")
 
     def absent(work, module):
         import a_package_that_is_not_there  # noqa: F401
@@ -118,14 +118,14 @@ def test_who_is_wrong_fails_or_is_not_there_is_said():
     found = peers.verdicts(work_of("MLP"), [attached(*item) for item in made_up.items()])
     assert found["right"]["error"] < 1e-5
     assert found["doubled"]["error"] == pytest.approx(1.0)
-    assert found["failing"] == {"reason": "RuntimeError: It cannot do this"}
+    assert found["failing"] == {"reason": "RuntimeError: It cannot `do` this"}
     assert found["absent"] == {"reason": "not installed"}
 
-    info = {"case": "peers: an MLP", "verdicts": found}
+    info, other = ({"case": f"peers: {name}", "verdicts": found} for name in ("an MLP", "another"))
     assert (
         peer_page.kinds([info]).splitlines()[-1] == "| an MLP | right | **wrong** by 100.0% | fails | not installed |"
     )
-    assert "- failing: an MLP: `RuntimeError: It cannot do this`" in peer_page.reasons([info])
+    assert "- failing: an MLP; another: `RuntimeError: It cannot 'do' this`" in peer_page.reasons([info, other])
 
 
 def test_the_page():
@@ -158,3 +158,4 @@ def test_the_page():
     assert "| PROMA exact | 25% |" in text  # 0.1 of 0.4
     assert "| PROMA exact | +2.0 |" in text
     assert "| vmap(grad) | +8.0 |" in text
+    assert peer_page.section([timed], []) in text and peer_page.section([], [timed]) in text
