@@ -15,7 +15,9 @@ Advantages = Callable[[Tensor, int], Tensor]
 def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: float = 1e-6) -> Float[Tensor, " B"]:
     """``(r - mean) / (std + epsilon)`` within each group (GRPO: Shao et al., arXiv 2402.03300, section 4.1).
 
-    The standard deviation is that of the population, so that it is defined (and zero) for a group of one.
+    The standard deviation is that of the population, so that it is defined (and zero) for a group of one. Differences
+    are taken first, and in float64: the mean of returns of 1e9 would round away what tells them apart. Rewards that
+    differ in their last digit only, as sums in another order do, count as equal.
 
     Args:
         rewards: one per sequence; the sequences of a group are adjacent.
@@ -30,8 +32,10 @@ def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: flo
     """
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")
-    groups = rewards.reshape(-1, group_size)
-    centred = groups - groups.mean(dim=1, keepdim=True)
-    varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding errors of the mean must not be amplified
-    scaled = centred / (groups.std(dim=1, correction=0, keepdim=True) + epsilon)
-    return torch.where(varied, scaled, 0.0).flatten()
+    groups = rewards.double().reshape(-1, group_size)
+    rounding = 2 * torch.finfo(rewards.dtype).eps * groups.abs().amax(dim=1, keepdim=True)
+    differences = groups - groups[:, :1]
+    varied = (differences.amax(dim=1, keepdim=True) - differences.amin(dim=1, keepdim=True)) > rounding
+    centred = differences - differences.mean(dim=1, keepdim=True)
+    scaled = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + epsilon)
+    return torch.where(varied, scaled, 0.0).flatten().to(rewards.dtype)
