@@ -40,13 +40,13 @@ def columns(tiers: Sequence[TierClaims]) -> list[tuple[TierClaims, Protocol]]:
 
 
 def rows(tiers: Sequence[TierClaims]) -> list[Row]:
-    """All rows of the claims table."""
+    """All rows of the claims table that have a result in some column."""
 
     def cell(tier: TierClaims, protocol: Protocol, claim: str, baseline: str) -> ClaimResult | None:
         key = (protocol, claim, baseline)
         return next((one for one in tier.results if (one.protocol, one.claim, one.baseline) == key), None)
 
-    return [
+    found = [
         Row(
             claim.name,
             claim.text,
@@ -56,6 +56,7 @@ def rows(tiers: Sequence[TierClaims]) -> list[Row]:
         for claim in CLAIMS.values()
         for baseline in claim.baselines
     ]
+    return [row for row in found if any(row.cells)]
 
 
 def figures(result: ClaimResult) -> str:
