@@ -24,7 +24,7 @@ from proma_bench.learning.methods import METHODS
 from proma_bench.report.claims import CLAIMS
 from proma_bench.report.judging import ClaimResult
 from proma_bench.report.markdown import markdown_table
-from proma_bench.report.matrix import PROTOCOLS, SYMBOLS, figures
+from proma_bench.report.matrix import PROTOCOLS, SYMBOLS, details, figures, size
 from proma_bench.tiers import TIERS
 
 HOME = Path(__file__).parent
@@ -74,7 +74,9 @@ def _title(result: ClaimResult) -> str:
 def _cell(result: ClaimResult | None) -> str:
     if result is None:
         return ""
-    return f"{SYMBOLS[result.verdict]} {result.verdict}, n {result.n}<br>{figures(result)}"
+    return "<br>".join(
+        [f"{SYMBOLS[result.verdict]} {result.verdict}, {size(result)}", figures(result), *details(result)]
+    )
 
 
 TABLES: dict[str, Callable[[str], str]] = {"settings": settings, "claims": claims}

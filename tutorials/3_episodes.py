@@ -28,7 +28,7 @@ from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.training import Training, train
 from proma_bench.learning.methods import METHODS
 from proma_bench.report.claims import CLAIMS
-from proma_bench.report.frontier import series
+from proma_bench.report.curves import curves_of, series
 from proma_bench.report.judging import evaluate, judge
 from proma_bench.report.matrix import claims_table
 from proma_bench.report.paired import estimate
@@ -125,9 +125,9 @@ figure
 # ## A claim is a paired difference
 #
 # For every seed take PROMA minus the baseline, one number $d_s$ a seed. The *estimate* is the mean of the middle half
-# of them (the interquartile mean), so that one wild seed does not decide. The *interval* comes from resampling the
-# seeds: draw ten of them with replacement, take the estimate, ten thousand times, and cut off both tails. With so few
-# pairs, cutting off 2.5 % on either side would make too narrow an interval, so less is cut off: 0.9 % for ten pairs.
+# of them (the interquartile mean), so that one wild seed does not decide. The *interval* is of Student's kind: the
+# estimate plus and minus its standard error, times a factor that makes it miss zero in one sample of twenty where
+# there is no difference. The fewer pairs, the larger the factor, and with fewer than five there is no interval.
 
 # %%
 SAME = {
@@ -156,11 +156,12 @@ print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, 
 # and at the same score; the row shows the part that decides.
 
 # %%
-shown = [(claim, baseline) for claim in CLAIMS.values() for baseline in claim.baselines]
+shown = [(claim, baseline) for claim in CLAIMS.values() for baseline in claim.baselines if claim.same_settings]
+curves = {method: curves_of([[run] for run in SAME[method]]) for method in METHODS}
 figure, axes = plt.subplots(figsize=(9, 4.2))
 for row, (claim, baseline) in enumerate(shown):
-    pairs = zip(SAME["proma"], SAME[baseline], strict=True)
-    values = np.array([[measure([a], [b], tier.criteria) for measure in claim.same_settings] for a, b in pairs])
+    pair = curves["proma"], curves[baseline]
+    values = np.array([measure.compare(*pair, tier.criteria).values for measure in claim.same_settings]).T
     result = next(
         one
         for one in tier.results
@@ -192,20 +193,20 @@ plt.show()
 # ## How many seeds?
 #
 # Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs there is no verdict,
-# wherever the interval lies: an interval of few pairs is itself too narrow.
+# wherever the interval lies: so few seeds may all be of one kind.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for panel, baseline in zip(axes, ["grpo", "reinforce"], strict=True):
     d = [mean_local_kl(a) - mean_local_kl(b) for a, b in zip(SAME["proma"], SAME[baseline], strict=True)]
-    for n in range(3, SEEDS + 1):
+    for n in range(5, SEEDS + 1):
         found = estimate(d[:n], tier.criteria)
         panel.plot([n, n], [found.low, found.high], "k-", linewidth=2, marker="_")
         panel.plot(n, found.estimate, "ko")
         last = judge("lower", found, tier.criteria)
     panel.axhline(0, linestyle="--", color="#777777", marker="")
     panel.set(
-        xlabel="pairs", title=f"local KL, PROMA minus {METHODS[baseline].style.title}: {last}", xlim=(2.5, SEEDS + 0.5)
+        xlabel="pairs", title=f"local KL, PROMA minus {METHODS[baseline].style.title}: {last}", xlim=(4.5, SEEDS + 0.5)
     )
 axes[0].set_ylabel("difference (nats)")
 plt.show()
@@ -215,9 +216,10 @@ plt.show()
 #
 # Someone who stands still has no KL at all. A method that learns more slowly is *local* for free, so comparing at the
 # same step and learning rate flatters the slow. Ask instead what each method pays for a score: read a run's KL off
-# where its best score so far first reaches a level, and let each method choose, at every level, the best of its
-# learning rates. That is its *frontier*. Score and measure are smoothed over five steps first, so that one lucky
-# evaluation is no level reached. Low is good for both kinds of KL, high for entropy.
+# where its score reaches a level, and let each method answer, at every level, with the lowest of its learning rates
+# that gets there. That is its *frontier*. Score and measure are smoothed over five steps, and then steps are joined
+# until the score only rises: one lucky evaluation is no level reached. Low is good for both kinds of KL, high for
+# entropy.
 
 # %%
 with plt.style.context("default"):
@@ -228,19 +230,21 @@ with plt.style.context("default"):
 figure
 
 # %% [markdown]
-# Each curve covers the scores that all seeds of its method reach. GRPO's and PROMA's share none, so this picture does
-# not compare these two. The verdicts below do: seed by seed, over the scores that both of a pair reach. Mind local KL:
-# it is the KL of one step, there. Many small steps keep it low at equal score, too, so read it together with global KL.
-# For the final score, *frontier* means that each method has, seed by seed, the best of its learning rates.
+# Each curve covers the scores that all seeds of its method reach, which may be others than those of another method. The
+# verdicts below compare seed by seed, over the scores that both of a pair reach. Mind local KL:
+# it is the KL of one step, there, and many small steps keep it low at equal score, too. So a row of the frontier has a
+# *placebo*: the baseline at the lower learning rates minus the baseline at the higher ones, one method against itself.
+# A row whose difference is no larger than that says nothing about methods. Nor do values at the edge of the sweep say
+# much: a learning rate beyond it might do better.
 
 # %%
 console = Console(width=110, force_jupyter=False, force_terminal=False)
 console.print(claims_table([tier]))
 
 # %% [markdown]
-# Twelve verdicts are twelve chances to be wrong. Where nothing differs, an interval of ten pairs still misses zero in
-# about one case of thirty, and so up to one table in three has a verdict that is false. One verdict alone in a table is
-# weak evidence.
+# Sixteen verdicts are sixteen chances to be wrong. Where nothing differs, an interval still misses zero in up to one
+# case of twenty, so one false verdict in such a table is no surprise. *Holm* is the p-value with their number taken
+# into account: verdicts where it is below 0.05 hold together.
 #
 # ## When a claim fails
 
@@ -353,8 +357,8 @@ check.not_lower(not_lower)
 # %% [markdown]
 # ### 4. What a score costs
 #
-# A run's `scores` and `kl`, step by step. Return the KL where its best score so far first reaches `level`, linearly
-# interpolated between the two steps around that point. (`level` lies between the first score and the best.)
+# A run's `scores` and `kl`, step by step; the scores only rise. Return the KL where the score reaches `level`, linearly
+# interpolated between the two steps around that point. (`level` lies between the first score and the last.)
 
 
 # %%
@@ -368,12 +372,7 @@ check.kl_at(kl_at)
 #
 # ```python
 # def kl_at(scores, kl, level):
-#     best = np.maximum.accumulate(scores)
-#     after = int(np.argmax(best >= level))  # the first step that has reached it
-#     if after == 0:
-#         return kl[0]
-#     share = (level - best[after - 1]) / (best[after] - best[after - 1])
-#     return kl[after - 1] + share * (kl[after] - kl[after - 1])
+#     return np.interp(level, scores, kl)
 #
 #
 # check.kl_at(kl_at)

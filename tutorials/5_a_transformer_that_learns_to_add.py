@@ -29,7 +29,7 @@ from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.training import Training
 from proma_bench.language.sampling.huggingface import HuggingFaceSampler
-from proma_bench.report.frontier import moving_mean, series
+from proma_bench.report.curves import moving_mean, series
 from proma_bench.report.statistics import Cell
 from proma_bench.report.table import ablation_table, markdown
 from proma_bench.runs import checkpoints

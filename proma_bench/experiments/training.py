@@ -67,7 +67,7 @@ class Training:
         require_usable_rewards(experience.rewards)
         advantages = method_named(self.config.method).advantages_function(experience.rewards, self.config.group_size)
         require_finite_advantages(advantages)
-        return dataclasses.replace(experience, advantages=advantages)
+        return dataclasses.replace(experience, advantages=advantages.to(experience.old_log_probs.dtype))
 
     def batch(self) -> Iterator[Metrics]:
         """Sample one batch and take its optimizer steps, at most as many as the run still has.

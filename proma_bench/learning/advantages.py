@@ -15,7 +15,9 @@ Advantages = Callable[[Tensor, int], Tensor]
 def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: float = 1e-6) -> Float[Tensor, " B"]:
     """``(r - mean) / (std + epsilon)`` within each group (GRPO: Shao et al., arXiv 2402.03300, section 4.1).
 
-    The standard deviation is that of the population, so that it is defined (and zero) for a group of one.
+    The standard deviation is that of the population, so that it is defined (and zero) for a group of one. Differences
+    are taken first, and in float64: the mean of returns of 1e9 would round away what tells them apart. Rewards that
+    differ in their last digit only, as sums in another order do, count as equal.
 
     Args:
         rewards: one per sequence; the sequences of a group are adjacent.
@@ -28,13 +30,11 @@ def group_advantages(rewards: Float[Tensor, " B"], group_size: int, epsilon: flo
     Raises:
         ValueError: the number of rewards is not a multiple of ``group_size``.
     """
-    if len(rewards) % group_size:
-        raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")
-    groups = rewards.reshape(-1, group_size)
-    centred = groups - groups.mean(dim=1, keepdim=True)
-    varied = (groups != groups[:, :1]).any(dim=1, keepdim=True)  # rounding errors of the mean must not be amplified
-    scaled = centred / (groups.std(dim=1, correction=0, keepdim=True) + epsilon)
-    return torch.where(varied, scaled, 0.0).flatten()
+    centred, largest = _centred(rewards, group_size)
+    rounding = 2 * torch.finfo(rewards.dtype).eps * largest
+    varied = (centred.amax(dim=1, keepdim=True) - centred.amin(dim=1, keepdim=True)) > rounding
+    scaled = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + epsilon)
+    return torch.where(varied, scaled, 0.0).flatten().to(rewards.dtype)
 
 
 def centred_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
@@ -50,7 +50,7 @@ def centred_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[T
     Raises:
         ValueError: the number of rewards is not a multiple of ``group_size``.
     """
-    return _centred(rewards, group_size).to(rewards.dtype)
+    return _centred(rewards, group_size)[0].flatten().to(rewards.dtype)
 
 
 def leave_one_out_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
@@ -66,13 +66,19 @@ def leave_one_out_advantages(rewards: Float[Tensor, " B"], group_size: int) -> F
     Raises:
         ValueError: the number of rewards is not a multiple of ``group_size``.
     """
-    return (_centred(rewards, group_size) * (group_size / max(1, group_size - 1))).to(rewards.dtype)
+    scale = group_size / max(1, group_size - 1)
+    return (scale * _centred(rewards, group_size)[0]).flatten().to(rewards.dtype)
 
 
-def _centred(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
-    """In float64, as the mean of large rewards is not a number of float32; exactly zero where all are equal."""
+def _centred(
+    rewards: Float[Tensor, " B"], group_size: int
+) -> tuple[Float[Tensor, "groups size"], Float[Tensor, "groups 1"]]:
+    """Rewards minus the mean of their group, and the largest reward of the group in size.
+
+    In float64 and from differences, as the mean of large rewards is no number of float32.
+    """
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not make groups of {group_size}")
     groups = rewards.double().reshape(-1, group_size)
     differences = groups - groups[:, :1]
-    return (differences - differences.mean(dim=1, keepdim=True)).flatten()
+    return differences - differences.mean(dim=1, keepdim=True), groups.abs().amax(dim=1, keepdim=True)

@@ -109,8 +109,13 @@ def _kl_global(step: Step) -> float:
 
 for _metric in (
     Metric("step", "optimizer step"),
-    Metric("score", "validation score (greedy)", column=Column("greedy score\nat the end", "end")),
-    Metric("score_sampled", "validation score (sampled)", column=Column("sampled score\nat the end", "end")),
+    Metric(
+        "score", "validation score (greedy)", column=Column("greedy score\nat the end", "end"), higher_is_better=True
+    ),
+    Metric(
+        "score_sampled", "validation score (sampled)",
+        column=Column("sampled score\nat the end", "end"), higher_is_better=True,
+    ),
     Metric("score_lenient", "validation score (greedy, in any form)"),
     Metric("reward", "mean reward of the batch", column=Column("reward\nsteps' mean", "mean")),
     Metric(

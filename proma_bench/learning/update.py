@@ -74,6 +74,7 @@ def optimizer_step(
         except torch.OutOfMemoryError:
             raise RunError(_out_of_memory(len(experience), config)) from None
     require_finite_objectives(are_finite)
+    _fill_empty_gradients(policy)
     result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
     if (step := method_named(config.method).step_function) is None:
         _apply(optimizer)
@@ -82,6 +83,17 @@ def optimizer_step(
     require_finite_weights(policy, optimizer)
     optimizer.zero_grad()
     return result
+
+
+def _fill_empty_gradients(policy: Policy) -> None:
+    """Where every pass was left out, the gradient is zero: the optimizer's momentum moves the weights on all the same.
+
+    Without a gradient the optimizer would stand still, which a trainer that multiplies its loss by zero does not.
+    """
+    weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    if all(parameter.grad is None for parameter in weights):
+        for parameter in weights:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _gradient_norm(policy: Policy) -> float:

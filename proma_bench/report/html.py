@@ -25,7 +25,7 @@ from proma_bench.report.settings import commands, settings, versions
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.runs.directory import Run
 
-CURVES = "Learning curves: means over seeds, shaded 95 % bootstrap intervals."
+CURVES = "Learning curves: means over seeds, shaded 95 % t-intervals (none with fewer than five seeds)."
 ALONG_SCORE = (
     "The frontier: local KL, global KL and entropy where a score was first reached. Thick: the best over the learning "
     "rates, mean over seeds and interval; thin: each learning rate. Lower is better for KL, higher for entropy."
@@ -57,6 +57,8 @@ def write_page(root: Path, tiers: Sequence[TierClaims], problems: Sequence[str])
         rows=matrix.rows(tiers),
         symbols=matrix.SYMBOLS,
         figures=matrix.figures,
+        size=matrix.size,
+        details=matrix.details,
         tiers=[_section(root, tier) for tier in tiers],
     )
     return files.write(root, "report.html", page.encode("utf-8", "backslashreplace"))

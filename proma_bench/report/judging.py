@@ -1,31 +1,25 @@
-"""Judges the claims by paired differences over seeds, under criteria that were fixed before the runs.
-
-A verdict follows from the confidence interval of PROMA minus the baseline, and from nothing else:
-
-    statement    holds                     fails                     inconclusive
-    lower        interval below 0          interval above 0          0 inside
-    higher       interval above 0          interval below 0          0 inside
-    not lower    low end at or above -m    high end below -m         -m inside        (m: the criteria's margin)
-
-With fewer pairs than the criteria ask for, every verdict is inconclusive.
-"""
+"""Judges the claims by paired differences over seeds, under criteria that were fixed before the runs."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from proma_bench.errors import UsageError
-from proma_bench.report.claims import CLAIMS, Claim, Statement
-from proma_bench.report.paired import Comparable, Estimate, comparable, estimate
+from proma_bench.report.claims import CLAIMS, Claim
+from proma_bench.report.curves import Curves, curves_of
+from proma_bench.report.paired import Comparable, Estimate, comparable
+from proma_bench.report.statistics import holm
+from proma_bench.report.verdicts import Protocol, Verdict, judge, judge_curves
 from proma_bench.runs.criteria import Criteria, from_json
 from proma_bench.runs.directory import Run, write_json
 
-Verdict = Literal["holds", "fails", "inconclusive"]
-Protocol = Literal["same_settings", "frontier"]
+__all__ = ["ClaimResult", "TierClaims", "evaluate", "judge", "write_claims"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,22 @@ class ClaimResult:
     verdict: Verdict
     diverged: int = 0
     """Pairs that are missing because one of their runs, or both, diverged."""
+    pairs: int = 0
+    """Pairs of finished runs, of which ``n`` have a value."""
+    p: float | None = None
+    """The level at which the verdict would just be given."""
+    p_holm: float | None = None
+    """The same, adjusted for the number of verdicts in the table."""
+    placebo: float | None = None
+    """On the frontier: the baseline with the lower learning rates minus the baseline with the higher ones."""
+    placebo_low: float | None = None
+    placebo_high: float | None = None
+    edge: float | None = None
+    """On the frontier: the share of PROMA's values that are of the lowest or the highest learning rate."""
+    edge_baseline: float | None = None
+    """The same of the baseline."""
+    why: str = ""
+    """Why there is no verdict, where that is not a matter of the interval; and what was not measured."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +73,25 @@ class TierClaims:
     notes: list[str]
 
 
-def judge(statement: Statement, found: Estimate, criteria: Criteria) -> Verdict:
-    """The verdict that an interval gives (see the table at the top of this file)."""
-    if found.n < criteria.min_pairs or math.isnan(found.low):
-        return "inconclusive"
-    if statement == "not lower":
-        holds, fails = found.low >= -criteria.margin, found.high < -criteria.margin
-    else:
-        below, above = found.high < 0, found.low > 0
-        holds, fails = (below, above) if statement == "lower" else (above, below)
-    return "holds" if holds else "fails" if fails else "inconclusive"
-
-
 def evaluate(runs: Sequence[Run]) -> list[TierClaims]:
     """Judge all claims on every tier that the runs belong to."""
-    return [_evaluate(found) for found in comparable(runs)]
+    return _adjusted([_evaluate(found) for found in comparable(runs)])
+
+
+def _adjusted(tiers: Sequence[TierClaims]) -> list[TierClaims]:
+    """The same with p-values adjusted for their number, over all tiers: one table is one family of tests."""
+    judged = [result.p for tier in tiers for result in tier.results if result.p is not None]
+    adjusted = iter(holm(judged))
+    return [
+        dataclasses.replace(
+            tier,
+            results=[
+                result if result.p is None else dataclasses.replace(result, p_holm=next(adjusted))
+                for result in tier.results
+            ],
+        )
+        for tier in tiers
+    ]
 
 
 def _evaluate(found: Comparable) -> TierClaims:
@@ -88,13 +102,16 @@ def _evaluate(found: Comparable) -> TierClaims:
         return TierClaims(found, Criteria(), None, [], [], [*found.notes, note])
     criteria, notes = _criteria_of(found)
     rate, rates = _learning_rates(found, criteria)
+    curves = functools.cache(
+        lambda method, rates, seeds: curves_of([found.select(method, rates, seed) for seed in seeds])
+    )
     results = []
     for claim in CLAIMS.values():
         for baseline in claim.baselines:
-            seeds = found.rates("proma", baseline)
-            results.append(_result(found, claim, baseline, [] if rate is None else [rate], seeds, criteria))
-            if len(rates) > 1:
-                results.append(_result(found, claim, baseline, rates, seeds, criteria))
+            if claim.same_settings:
+                results.append(_result(found, claim, baseline, () if rate is None else (rate,), curves, criteria))
+            if claim.frontier and len(rates) > 1:
+                results.append(_result(found, claim, baseline, tuple(rates), curves, criteria))
     if rate is None:
         notes.append(f"{found.title}: no run of PROMA and of a baseline with the same learning rate and seed")
     elif len(rates) < 2:
@@ -106,33 +123,44 @@ def _result(
     found: Comparable,
     claim: Claim,
     baseline: str,
-    rates: list[float],
-    seeds: dict[float, list[int]],
+    rates: tuple[float, ...],
+    curves: Callable[[str, tuple[float, ...], tuple[int, ...]], Curves],
     criteria: Criteria,
 ) -> ClaimResult:
     """Several learning rates make it the frontier protocol; a seed counts when it ran with all of them."""
     protocol: Protocol = "frontier" if len(rates) > 1 else "same_settings"
-    complete = sorted(set.intersection(*(set(seeds.get(rate, [])) for rate in rates))) if rates else []
-    pairs = [(found.select("proma", rates, seed), found.select(baseline, rates, seed)) for seed in complete]
-    measures = claim.frontier if protocol == "frontier" else claim.same_settings
-    estimates = [
-        estimate([measure(ours, theirs, criteria) for ours, theirs in pairs], criteria) for measure in measures
-    ]
-    verdicts = [judge(claim.statement, one, criteria) for one in estimates]
-    # Each of several parts must hold, and one that fails decides. The row shows the part that decides: the weakest.
-    weakest = min(range(len(measures)), key=lambda part: _strength(claim.statement, estimates[part], verdicts[part]))
-    shown = estimates[weakest]
-    centre, low, high = (number if math.isfinite(number) else None for number in shown[:3])
+    seeds = found.rates("proma", baseline)
+    complete = tuple(sorted(set.intersection(*(set(seeds.get(rate, [])) for rate in rates)))) if rates else ()
     diverged = len(found.diverged_seeds("proma", baseline, rates)) if rates else 0
-    return ClaimResult(
-        found.tier, found.task, claim.name, baseline, protocol, centre, low, high, shown.n, verdicts[weakest], diverged
+    result = ClaimResult(
+        found.tier, found.task, claim.name, baseline, protocol, None, None, None, 0, "inconclusive", diverged,
+        len(complete), why="no pairs",
+    )  # fmt: skip
+    if not complete:
+        return result
+    ours, theirs = (curves(method, rates, complete) for method in ("proma", baseline))
+    judged = judge_curves(claim, protocol, ours, theirs, criteria)
+    placebo = judged.placebo or Estimate(math.nan, math.nan, math.nan, 0)
+    edge, edge_baseline = judged.edges or (None, None)
+    return dataclasses.replace(
+        result,
+        estimate=_number(judged.found.estimate),
+        ci_low=_number(judged.found.low),
+        ci_high=_number(judged.found.high),
+        n=judged.found.n,
+        verdict=judged.verdict,
+        p=_number(judged.p),
+        placebo=_number(placebo.estimate),
+        placebo_low=_number(placebo.low),
+        placebo_high=_number(placebo.high),
+        edge=edge,
+        edge_baseline=edge_baseline,
+        why=judged.why,
     )
 
 
-def _strength(statement: Statement, found: Estimate, verdict: Verdict) -> tuple[int, float]:
-    """Orders the parts of a claim: first by verdict, then by how far the interval is on the claim's side."""
-    edge = -found.high if statement == "lower" else found.low
-    return ("fails", "inconclusive", "holds").index(verdict), -math.inf if math.isnan(edge) else edge
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _learning_rates(found: Comparable, criteria: Criteria) -> tuple[float | None, list[float]]:

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from proma_bench import console
 from proma_bench.report.claims import CLAIMS
-from proma_bench.report.judging import ClaimResult, Protocol, TierClaims
+from proma_bench.report.judging import ClaimResult, TierClaims
 from proma_bench.report.plots import style_of
+from proma_bench.report.verdicts import Protocol
 
 PROTOCOLS: dict[Protocol, str] = {"same_settings": "same settings", "frontier": "frontier"}
 SYMBOLS = {"holds": "✓", "fails": "✗", "inconclusive": "?"}
@@ -39,13 +40,13 @@ def columns(tiers: Sequence[TierClaims]) -> list[tuple[TierClaims, Protocol]]:
 
 
 def rows(tiers: Sequence[TierClaims]) -> list[Row]:
-    """All rows of the claims table."""
+    """All rows of the claims table that have a result in some column."""
 
     def cell(tier: TierClaims, protocol: Protocol, claim: str, baseline: str) -> ClaimResult | None:
         key = (protocol, claim, baseline)
         return next((one for one in tier.results if (one.protocol, one.claim, one.baseline) == key), None)
 
-    return [
+    found = [
         Row(
             claim.name,
             claim.text,
@@ -55,15 +56,41 @@ def rows(tiers: Sequence[TierClaims]) -> list[Row]:
         for claim in CLAIMS.values()
         for baseline in claim.baselines
     ]
+    return [row for row in found if any(row.cells)]
 
 
 def figures(result: ClaimResult) -> str:
     """The estimate with its interval in a few characters."""
     if result.estimate is None:
-        return "no pairs" if result.n == 0 else "not measured"
-    if result.ci_low is None or result.ci_high is None:
-        return f"{result.estimate:+.2g}"
-    return f"{result.estimate:+.2g} [{result.ci_low:+.2g}, {result.ci_high:+.2g}]"
+        return "not measured" if result.pairs else "no pairs"
+    return _interval(result.estimate, result.ci_low, result.ci_high)
+
+
+def details(result: ClaimResult) -> list[str]:
+    """What stands below an estimate: how sure it is in a table of many, its placebo, and what is missing."""
+    lines = []
+    if result.p is not None and result.p_holm is not None:
+        lines.append(f"p {_level(result.p)}, Holm {_level(result.p_holm)}")
+    if result.placebo is not None:
+        lines.append(f"placebo {_interval(result.placebo, result.placebo_low, result.placebo_high)}")
+    if result.edge is not None and result.edge_baseline is not None:
+        lines.append(f"at the sweep's edge {result.edge:.0%}, {result.edge_baseline:.0%}")
+    return [*lines, result.why] if result.why and result.pairs else lines
+
+
+def _interval(estimate: float, low: float | None, high: float | None) -> str:
+    return f"{estimate:+.2g}" if low is None or high is None else f"{estimate:+.2g} [{low:+.2g}, {high:+.2g}]"
+
+
+def _level(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def size(result: ClaimResult) -> str:
+    """The number of pairs that have a value, and of those that do not."""
+    unmeasured = result.pairs - result.n
+    text = f"n {result.n}" + (f", {unmeasured} not measured" if unmeasured and result.n else "")
+    return text + (f", {result.diverged} diverged" if result.diverged else "")
 
 
 def settings_of(tier: TierClaims, protocol: Protocol) -> str:
@@ -90,6 +117,5 @@ def claims_table(tiers: Sequence[TierClaims]) -> Table:
 def _cell(result: ClaimResult | None, brief: bool) -> Text:
     if result is None:
         return Text("-")
-    n = f"n {result.n}" + (f", {result.diverged} diverged" if result.diverged else "")
-    rest = f"\n{n}" if brief else f", {n}\n{figures(result)}"
+    rest = f"\n{size(result)}" if brief else "\n".join([f", {size(result)}", figures(result), *details(result)])
     return console.text((result.verdict, _COLOURS[result.verdict]), rest)

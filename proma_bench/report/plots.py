@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from proma_bench.learning.methods import Style, all_methods
 from proma_bench.learning.metrics import METRICS
-from proma_bench.report.frontier import Frontier, common_scores
+from proma_bench.report.curves import curves_of
+from proma_bench.report.frontier import common_levels, frontiers
 from proma_bench.report.paired import Comparable
 from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
 from proma_bench.runs.criteria import Criteria
@@ -60,7 +61,7 @@ def learning_curves(title: str, cells: Sequence[Cell], score: str) -> Figure:
         axes.set(xlabel="optimizer step", ylabel=METRICS[metric].label)
     seeds = sorted({len(cell.runs) for cell in cells} or {0})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    _finish(figure, f"{plain(title)}: mean over {count} seeds, shaded {CONFIDENCE:.0%} bootstrap intervals")
+    _finish(figure, f"{plain(title)}: mean over {count} seeds, shaded {CONFIDENCE:.0%} t-intervals")
     return figure
 
 
@@ -73,13 +74,13 @@ def along_score(found: Comparable, rates: Sequence[float], criteria: Criteria) -
     panels = list(zip(figure.subplots(1, 3).flat, ALONG_SCORE, strict=True))
     for method in sorted({method for method, _, _ in found.runs}, key=_order):
         style = style_of(method)
-        scores, values = _frontiers(found, method, rates, criteria)
-        for axes, metric in panels if len(scores) else []:
-            _draw(axes, scores, values[metric], style, style.title)
-        for rate in rates if len(rates) > 1 else []:
-            scores, values = _frontiers(found, method, [rate], criteria)
-            for axes, metric in panels if len(scores) else []:
-                axes.plot(scores, values[metric].mean(axis=0), color=style.colour, linewidth=0.7, alpha=0.5)
+        for axes, metric in panels:
+            scores, values = _frontier(found, method, rates, metric, criteria)
+            if len(scores):
+                _draw(axes, scores, values, style, style.title)
+            for rate in rates if len(rates) > 1 else []:
+                scores, values = _frontier(found, method, [rate], metric, criteria)
+                axes.plot(scores, values.mean(axis=0), color=style.colour, linewidth=0.7, alpha=0.5)
     for axes, metric in panels:
         axes.set(xlabel=METRICS[criteria.score].label, ylabel=METRICS[metric].label)
         if not METRICS[metric].higher_is_better and all((line.get_ydata() > 0).all() for line in axes.lines):
@@ -185,16 +186,20 @@ def _order(method: str) -> tuple[int, str]:
     return (known.index(method) if method in known else len(known)), method
 
 
-def _frontiers(
-    found: Comparable, method: str, rates: Sequence[float], criteria: Criteria
-) -> tuple[Array, dict[str, Array]]:
-    """A method's frontiers: scores [points] that all its seeds reach, and each metric there [seeds, points].
+def _frontier(
+    found: Comparable, method: str, rates: Sequence[float], metric: str, criteria: Criteria
+) -> tuple[Array, Array]:
+    """A method's frontier: scores [points] that all its seeds reach, and the metric there [seeds, points].
 
     Seeds without one of the learning rates do not count.
     """
     seeds = sorted({seed for name, _, seed in found.runs if name == method})
     complete = [seed for seed in seeds if rates and all((method, rate, seed) in found.runs for rate in rates)]
-    frontiers = [Frontier(found.select(method, rates, seed), criteria.smoothing, criteria.score) for seed in complete]
-    scores = common_scores(frontiers, POINTS) if frontiers else np.empty(0)
-    values = {metric: [frontier.at(metric, scores) for frontier in frontiers] for metric in ALONG_SCORE}
-    return scores, {metric: np.reshape(rows, (len(rows), len(scores))) for metric, rows in values.items()}
+    if not complete:
+        return np.empty(0), np.empty((1, 0))
+    curves = curves_of([found.select(method, rates, seed) for seed in complete])
+    of_seeds = frontiers(curves, criteria.score, metric, criteria)
+    scores = common_levels(of_seeds, POINTS)
+    values = np.stack([frontier.at(scores)[0] for frontier in of_seeds])
+    measured = ~np.isnan(values).any(axis=0)  # between the ranges of two learning rates there may be a gap
+    return scores[measured], values[:, measured]

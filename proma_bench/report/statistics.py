@@ -16,7 +16,8 @@ from proma_bench.learning.methods import all_methods
 from proma_bench.runs.directory import Run
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+LEAST_SEEDS = 5
+"""With fewer there is no interval: it would say how far apart the seeds are, and not how sure their mean is."""
 
 Array = NDArray[np.floating[Any]]
 
@@ -30,22 +31,29 @@ class Interval(NamedTuple):
 
 
 def interval(values: Array) -> Interval:
-    """The mean over the first axis (seeds) and its bootstrap interval, which is NaN for a single seed.
+    """The mean over the first axis (seeds) and Student's t-interval, which is NaN with fewer than five seeds.
 
-    Both are NaN where a seed has no value.
-
-    The resampling has a seed of its own, so that one directory always gives the same report.
+    Both are NaN where a seed has no value. (A percentile bootstrap is too narrow: the one at 95 % contains the mean in
+    77, 85 or 90 % of cases, with three, five or ten seeds.)
     """
+    n = len(values)
     mean = values.mean(axis=0)
-    if len(values) < 2:
+    if n < LEAST_SEEDS:
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    measured = np.where(np.isnan(mean), 0.0, values)
-    result = stats.bootstrap(
-        (measured,), np.mean, axis=0, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    low, high = (np.where(np.isnan(mean), np.nan, end) for end in result.confidence_interval)
-    return Interval(mean, low, high)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number: those below 0.05 have one false verdict among them in at most 5 % of tables.
+
+    (Holm, "A simple sequentially rejective multiple test procedure", 1979.)
+    """
+    order = np.argsort(p_values, kind="stable")
+    left = np.arange(len(order), 0, -1)  # hypotheses that are not rejected yet
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(left * np.asarray(p_values)[order]))
+    return [float(value) for value in adjusted]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from proma_bench import console
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.metrics import METRICS, Column, Metric
 from proma_bench.report.markdown import markdown_table
-from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
+from proma_bench.report.statistics import CONFIDENCE, LEAST_SEEDS, Array, Cell, interval
 
 
 def _figures(metric: Metric, column: Column, cell: Cell) -> Array:
@@ -35,7 +35,7 @@ def summary_table(title: str, cells: Sequence[Cell]) -> Table:
     """One row per cell of runs (all on one tier), one figure per column: mean over seeds [interval]."""
     lengths = sorted({cell.series("step").shape[1] for cell in cells if cell.runs} or {0})
     steps = " to ".join(str(length) for length in {lengths[0]: None, lengths[-1]: None})
-    heading = f"{title}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} bootstrap interval]"
+    heading = f"{title}, {steps} steps: mean over seeds [{CONFIDENCE:.0%} t-interval, from {LEAST_SEEDS} seeds on]"
     names = [f"{cell.method}\nlr {cell.learning_rate:g}, {cell.seeds}" for cell in cells]
     return _table(heading, "method", dict(zip(names, cells, strict=True)), lines=True)
 
@@ -43,7 +43,7 @@ def summary_table(title: str, cells: Sequence[Cell]) -> Table:
 def ablation_table(config: RunConfig, cells: Mapping[str, Cell], seeds: int) -> Table:
     """One row per variant, by its name."""
     title = f"{config.title}, {config.steps} steps, lr {config.learning_rate:g}: mean over {seeds} seeds"
-    title += f" [{CONFIDENCE:.0%} bootstrap interval]" if seeds > 1 else ""
+    title += f" [{CONFIDENCE:.0%} t-interval]" if seeds >= LEAST_SEEDS else ""
     return _table(title, "variant", cells)
 
 
@@ -70,4 +70,4 @@ def _shown(metric: Metric, column: Column, cell: Cell) -> str:
         return "-"
     mean, low, high = interval(values)
     text = f"{mean:.{column.digits}f}"
-    return text if len(values) < 2 else f"{text}\n[{low:.{column.digits}f}, {high:.{column.digits}f}]"
+    return text if len(values) < LEAST_SEEDS else f"{text}\n[{low:.{column.digits}f}, {high:.{column.digits}f}]"

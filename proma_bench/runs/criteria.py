@@ -23,7 +23,7 @@ class Criteria:
     min_pairs: int = 10
     """With fewer paired seeds a verdict is at most inconclusive."""
     confidence: float = 0.95
-    """Level of the two-sided bootstrap intervals."""
+    """Level of the two-sided intervals."""
     score: str = "score"
     """The metric that is the score: score (greedy) or score_sampled."""
     margin: float = MARGIN
@@ -31,7 +31,7 @@ class Criteria:
     learning_rate: float | None = None
     """That of the same-settings protocol, or None for the one that most pairs ran with."""
     resamples: int = 10_000
-    """Bootstrap resamples."""
+    """Not used: intervals were those of a bootstrap, whose level is wrong for few pairs. Kept for stored criteria."""
     smoothing: int = 5
     """Optimizer steps in the moving mean of a trajectory, before it is read off at a score."""
     levels: int = 20
@@ -39,8 +39,8 @@ class Criteria:
 
     def __str__(self) -> str:
         return (
-            f"interquartile mean of the differences of paired seeds, {self.confidence:.0%} bootstrap interval "
-            f"({self.resamples} resamples), at least {self.min_pairs} pairs, margin {self.margin:g}; "
+            f"interquartile mean of the differences of paired seeds, {self.confidence:.0%} interval "
+            f"(studentised, no bootstrap), at least {self.min_pairs} pairs, margin {self.margin:g}; "
             f"the score is that of {'sampled' if self.score == 'score_sampled' else 'greedy'} actions"
         )
 

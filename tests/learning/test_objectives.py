@@ -33,6 +33,30 @@ def test_advantages_are_standardised_within_their_group():
     assert advantages.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e9, 1e12, 1e14])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_a_large_common_part_of_the_returns_changes_no_advantage(offset, scale):
+    """Returns of 1e9 that differ by one: in float64 the differences are exact."""
+    returns = scale * torch.tensor([0.0, 1.0, 1.0, 1.0, 3.0, 5.0, 4.0, 4.0], dtype=torch.float64)
+    expected = group_advantages(returns, 4)
+    torch.testing.assert_close(group_advantages(returns + offset, 4), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 1e3, 1e9, 3e15, -7e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_difference_in_the_last_digit_is_no_difference(size, dtype):
+    returns = torch.full((8,), size, dtype=dtype)
+    returns[3] = torch.nextafter(returns[3], torch.tensor(torch.inf, dtype=dtype))
+    assert group_advantages(returns, 4).tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize("smallest", [1e-3, 1e-12])
+def test_small_rewards_keep_their_signs_and_their_sum(smallest):
+    advantages = group_advantages(smallest * torch.tensor([0.0, 1.0, 3.0, 6.0]), 4)
+    assert advantages.sum().abs() < 1e-6
+    assert advantages.sign().tolist() == [-1, -1, 1, 1]
+
+
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1e8])
 def test_a_group_without_variance_gives_exact_zeros(reward):
     assert group_advantages(torch.full((6,), reward), 3).tolist() == [0.0] * 6

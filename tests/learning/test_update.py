@@ -1,6 +1,8 @@
 """One optimizer step, against gradients written out by hand."""
 
 import copy
+import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -118,6 +120,30 @@ def test_a_microbatch_without_advantages_counts_only_where_nothing_clamps(max_re
     both, _ = step(policy, [first, silent], config, projection)
     shrunk = both[0].norm() / (alone[0].norm() / 2)  # half, as the step has twice the rows
     assert float(shrunk) == pytest.approx(1.0) if max_removed else float(shrunk) < 0.99
+
+
+@pytest.mark.parametrize("method", ["reinforce", "grpo", "proma"])
+def test_a_step_without_any_advantage_is_a_step_with_a_gradient_of_zero(method):
+    """Adam's momentum moves the weights on, as it does in a trainer that multiplies its loss by zero."""
+    policy = Linear()
+    experience = sample(policy)
+    silent = dataclasses.replace(experience, advantages=torch.zeros(12).double())
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.01)
+    with Proma(policy, ProjectionConfig(), record=True) if method == "proma" else nullcontext() as proma:
+        config = tiny(method=method)
+        optimizer_step(policy, optimizer, experience.microbatches(4, None), config, proma)
+        by_hand, state = copy.deepcopy(policy), copy.deepcopy(optimizer.state_dict())
+        report = optimizer_step(policy, optimizer, silent.microbatches(4, None), config, proma)
+    expected = torch.optim.AdamW(by_hand.parameters(), lr=0.1, weight_decay=0.01)
+    expected.load_state_dict(state)
+    old = [parameter.detach().clone() for parameter in by_hand.parameters()]
+    for parameter in by_hand.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    expected.step()
+    assert_same(policy.parameters(), by_hand.parameters())
+    assert all((new - before).abs().max() > 1e-3 for new, before in zip(policy.parameters(), old, strict=True))
+    assert report["grad_norm"] == 0
+    assert all(parameter.grad is None for parameter in policy.parameters())
 
 
 @pytest.mark.parametrize("method", ["reinforce", "grpo", "proma"])

@@ -97,7 +97,7 @@ def test_it_has_the_matrix_three_figures_settings_versions_and_the_command(page)
         "frontier",
         "lr 0.1, 0.2",
         "? inconclusive",
-        "n = 3",
+        "n 3",
         "learning_rate",
         "0 to 2",
         "torch 2",

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from proma_bench.errors import UsageError
 from proma_bench.report.build import report
-from proma_bench.report.statistics import cells, interval
+from proma_bench.report.statistics import cells, holm, interval
 from proma_bench.report.table import summary_table
 from proma_bench.runs.directory import FORMAT, Run, write_json
 
@@ -41,13 +41,34 @@ def store(run):
 
 
 def test_intervals_contain_the_truth_about_as_often_as_they_say():
-    """Of 300 samples of ten; the percentile bootstrap of ten values is known to be a little narrow."""
-    samples = np.random.default_rng(0).normal(size=(10, 300))
-    result = interval(samples)
-    covered = np.mean((result.low <= 0) & (result.high >= 0))
-    assert 0.85 <= covered <= 0.97
-    np.testing.assert_allclose(result.mean, samples.mean(axis=0))
-    assert ((result.low < result.mean) & (result.mean < result.high)).all()
+    """Of 10,000 normal samples of each size: 95 %, within four standard errors."""
+    for n in (5, 10, 20):
+        samples = np.random.default_rng(0).normal(size=(n, 10_000))
+        result = interval(samples)
+        covered = np.mean((result.low <= 0) & (result.high >= 0))
+        assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 10_000)
+        np.testing.assert_allclose(result.mean, samples.mean(axis=0))
+        assert ((result.low < result.mean) & (result.mean < result.high)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_fewer_than_five_seeds_have_no_interval(n):
+    result = interval(np.arange(float(n)))
+    assert result.mean == (n - 1) / 2
+    assert math.isnan(result.low) and math.isnan(result.high)
+
+
+def test_a_value_that_a_seed_lacks_has_no_mean_and_no_interval():
+    values = np.ones((6, 3))
+    values[2, 1] = math.nan
+    for number in interval(values):
+        assert np.isnan(number).tolist() == [False, True, False]
+
+
+def test_p_values_are_adjusted_for_their_number_as_holm_says():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_intervals_are_the_same_every_time():
@@ -81,14 +102,16 @@ def test_an_unfinished_run_counts_only_where_nothing_is_finished(tmp_path):
 
 
 def test_the_table_shows_means_and_intervals_and_leaves_out_what_was_not_measured(tmp_path):
-    runs = [made_up(tmp_path, seed=seed, score=score) for seed, score in enumerate((0.2, 0.4, 0.6))]
-    console = Console(file=io.StringIO(), width=120)
-    console.print(summary_table("bandit", cells(runs)))
-    text = console.file.getvalue()
-    assert "0.400" in text
-    assert "[0.200, 0.600]" in text
-    assert "nan" not in text
-    assert "4 steps" in text
+    runs = [made_up(tmp_path, seed=seed, score=score) for seed, score in enumerate((0.2, 0.3, 0.4, 0.5, 0.6))]
+    for seeds, brackets in ((5, True), (4, False)):
+        console = Console(file=io.StringIO(), width=120)
+        console.print(summary_table("bandit", cells(runs[:seeds])))
+        text = console.file.getvalue()
+        assert "0.400" in text or not brackets
+        assert ("[0.204, 0.596]" in text) == brackets  # 2.776 x sqrt(0.025 / 5) on either side
+        assert "0.350" in text or brackets
+        assert "nan" not in text
+        assert "4 steps" in text
 
 
 def test_a_report_has_a_page_and_a_plot_a_tier_and_says_what_is_unfinished(tmp_path):

@@ -118,7 +118,7 @@ class Environments:
             observations=rows[order],
             actions=chosen[order],
             sequence_ids=ids[order],
-            returns=torch.from_numpy(returns).float(),
+            returns=torch.from_numpy(returns),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
         )
