@@ -165,6 +165,37 @@ def test_shrinking_takes_out_what_the_projection_would():
     assert Shrink(config)(gram, 0 * overlap, advantages, running_norm=0 * running.norm()).kept == 1
 
 
+def test_nothing_is_kept_where_the_iterative_projection_removes_more_than_there_is():
+    """Two sweeps over four gradients that span all: what they take out is longer than A."""
+    rows = [[0.1832, -0.1392, 0.2702], [-0.2042, 0.2709, 0.1115], [-0.1509, 0.3148, 0.3599], [0.4282, 0.1988, -0.2621]]
+    seq_grads, running = torch.tensor(rows).double(), torch.tensor([0.1703, -0.0324, -0.2408]).double()
+    advantages = torch.tensor([4.3420, -0.8218, -4.3460, 1.0527]).double()
+    removed = running - literal_step(running, seq_grads, 0 * advantages, ProjectionConfig(max_removed=None))
+    assert norm(removed) > norm(running)
+    update = Shrink()(seq_grads @ seq_grads.T, seq_grads @ running, advantages, running_norm=running.norm())
+    assert update.kept == 0
+
+
+def test_a_function_that_writes_to_its_arguments_harms_nobody():
+    def plain(gram, overlap, advantages):
+        return advantages / gram.diagonal(dim1=-2, dim2=-1)
+
+    def writes(gram, overlap, advantages):
+        result = plain(gram, overlap, advantages)
+        for values in (gram, overlap, advantages):
+            values.zero_()
+        return result
+
+    seq_grads = normal(6, 9)
+    gram, overlap, advantages = (seq_grads @ seq_grads.T)[None], normal(1, 6, seed=1), normal(6, seed=2)
+    before = [values.clone() for values in (gram, overlap, advantages)]
+    found = successive_updates(gram, overlap, advantages, 6, as_rule(writes), Before(torch.ones(1).double()))
+    wanted = successive_updates(*before, 6, as_rule(plain), Before(torch.ones(1).double()))
+    assert torch.equal(found.coefficients, wanted.coefficients)
+    assert torch.equal(found.changes.changed, wanted.changes.changed)
+    assert all(torch.equal(*pair) for pair in zip((gram, overlap, advantages), before, strict=True))
+
+
 @pytest.mark.parametrize("config", [ProjectionConfig(), ProjectionConfig("exact", max_removed=None, shrinkage=0.7)])
 @pytest.mark.parametrize("sizes", [(3, 3, 2), (4, 4)], ids=str)
 def test_elsewhere_projects_on_the_span_of_the_next_microbatch(config, sizes):
