@@ -13,6 +13,7 @@ from small_runs import tiny_transformer
 from proma_bench import Proma
 from proma_bench.experiments.training import Training, make_optimizer, make_proma
 from proma_bench.learning.methods import METHODS
+from proma_bench.learning.rules import chosen_rule
 from proma_bench.learning.update import optimizer_step
 
 pytestmark = pytest.mark.accelerator
@@ -52,7 +53,8 @@ class Steps:
         self.policy.model.tie_weights()  # a tensor of another class is another parameter
         self.experience = experience.to(device)
         self.optimizer = make_optimizer(self.policy, self.config)
-        self.proma = make_proma(self.policy, self.config) if METHODS[self.config.method].projects else None
+        projects = METHODS[self.config.method].projects
+        self.proma = make_proma(self.policy, self.config, chosen_rule(self.config).rule) if projects else None
 
     def take(self, microbatches):
         """One optimizer step on so many microbatches of three sequences, and what waited for the device in it."""
