@@ -12,6 +12,7 @@ fragmentation, or of buffers inside of kernels.
 from __future__ import annotations
 
 import argparse
+import gc
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.device_cost import SEQUENCES, Recorder, as_on_a_gpu, qwen3
 from docs.marked import between_markers
 from proma_bench import Proma
+from proma_bench.backward.measure import LIMIT_BYTES
 from proma_bench.experiments.training import make_optimizer
 from proma_bench.language.last_step import LastStep
 from proma_bench.language.policy import LanguagePolicy
@@ -37,8 +39,8 @@ from proma_bench.tiers.llm.config import LLMConfig
 
 STEP = 512
 """Answers in an optimizer step: the run keeps their last hidden states until KL is measured."""
-SIZES = ((128, 512), (512, 2048))
-"""Tokens of a prompt and of an answer: what fits a card of 24 GB, and the paper's run."""
+SIZES = ((128, 512, 24), (512, 2048, 80))
+"""Tokens of a prompt and of an answer, and GB of a card, on which the workspace depends. The second is the paper's."""
 aten = torch.ops.aten
 
 
@@ -58,6 +60,11 @@ class Live(Recorder):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
         return found
+
+    def restart(self) -> None:
+        """The largest sum from here on."""
+        gc.collect()  # what only a cycle of references holds would go at a moment of Python's choice
+        self.peak = self.bytes
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -89,10 +96,11 @@ class Memory(NamedTuple):
     cache: int
 
 
-def memory(layers: int, prompt: int, answer: int) -> Memory:
+def memory(layers: int, prompt: int, answer: int, card: int) -> Memory:
     """What an optimizer step takes with PROMA, and its training passes with plain autograd."""
-    stays, training, measuring = _step(layers, prompt, answer, projected=True)
-    _, plain, _ = _step(layers, prompt, answer, projected=False)
+    workspace = max(LIMIT_BYTES, card * 10**9 // 64)  # as `proma_bench.backward.measure` has it
+    stays, training, measuring = _step(layers, prompt, answer, workspace)
+    _, plain, _ = _step(layers, prompt, answer, None)
     with FakeTensorMode():
         config = qwen3(layers).model.config
     logits = SEQUENCES * answer * config.vocab_size * torch.bfloat16.itemsize
@@ -100,7 +108,7 @@ def memory(layers: int, prompt: int, answer: int) -> Memory:
     return Memory(stays, training, plain, measuring, logits, (prompt + answer) * a_token)
 
 
-def _step(layers: int, prompt: int, answer: int, projected: bool) -> tuple[dict[str, int], int, int]:
+def _step(layers: int, prompt: int, answer: int, workspace: int | None) -> tuple[dict[str, int], int, int]:
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), Live() as live:
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         config = LLMConfig()
@@ -108,7 +116,8 @@ def _step(layers: int, prompt: int, answer: int, projected: bool) -> tuple[dict[
         frozen = _in_bfloat16(layers)
         optimizer = make_optimizer(policy, config)
         # What was verified in the first microbatch of a structure is not verified again.
-        proma = Proma(policy, projection_config(config), record=True, check=False) if projected else None
+        options: dict[str, Any] = {"record": True, "check": False, "workspace_bytes": workspace}
+        proma = None if workspace is None else Proma(policy, projection_config(config), **options)
         microbatch = _experience(prompt, answer)
         _pass(policy, microbatch, proma)
         optimizer.step()
@@ -123,12 +132,12 @@ def _step(layers: int, prompt: int, answer: int, projected: bool) -> tuple[dict[
             "frozen copy, bfloat16": _bytes(frozen.parameters()),
             "policy before the step, for KL": _bytes([before.hidden, before.head.model.lm_head.weight]),
         }
-        live.peak = live.bytes
+        live.restart()
         _pass(policy, microbatch, proma)
         training = live.peak
         optimizer.step()
         optimizer.zero_grad()
-        live.peak = live.bytes
+        live.restart()
         _measure(policy, frozen, before, microbatch)
         return stays, training, live.peak
 
@@ -211,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/llm.md")
     given = parser.parse_args(arguments)
     found = {
-        f"{SEQUENCES} × ({prompt} + {answer}) tokens": memory(given.layers, prompt, answer) for prompt, answer in SIZES
+        f"{SEQUENCES} × ({prompt} + {answer}) tokens, {card} GB": memory(given.layers, prompt, answer, card)
+        for prompt, answer, card in SIZES
     }
     print(text := table(found))
     if given.write:

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_day [--minutes 25] [--out benchmarks/results/cuda-day] [--device cpu --small]
 
 It needs torch, transformers and jaxtyping, and neither a network nor files. The parts of `benchmarks.gpu_parts`, the
-tests of ``tests/test_gpu.py`` (where pytest is installed) and `benchmarks.full_size` run in processes of their own,
+tests that use a GPU (where pytest is installed) and `benchmarks.full_size` run in processes of their own,
 with a time limit; one that fails does not stop the others. After each, what it found is stored in ``OUT/PART.json``,
 and the table of all so far in ``OUT/report.md``, which is printed at the end. ``--device cpu --small`` is a rehearsal.
 """
@@ -37,6 +37,10 @@ SHORTEST = 10.0
 """Seconds: with less than this left, a part is not started."""
 
 
+TESTS = ("tests/test_gpu.py", "tests/projection/test_fused.py", "tests/backward/test_products.py")
+"""Those that use a GPU where there is one."""
+
+
 class Part(NamedTuple):
     """A command whose last line of output says what it found, and the most seconds that it may take."""
 
@@ -60,7 +64,8 @@ def parts(device: str, small: bool) -> list[Part]:
     """In the order of their value."""
     options = ["--device", device, *(["--small"] if small else [])]
     measured = {name: Part(name, ["-m", "benchmarks.gpu_parts", name, *options], 300.0) for name in PARTS}
-    tests = ["-m", "pytest", "-q", "-W", "default", "--noconftest", "--tb=short", "tests/test_gpu.py"]
+    options_of_tests = ["-q", "-W", "default", "--noconftest", "--continue-on-collection-errors", "--tb=short"]
+    tests = ["-m", "pytest", *options_of_tests, *TESTS]
     full_size = ["-m", "benchmarks.full_size", "--device", device]
     first, last = list(measured.values())[:3], list(measured.values())[3:]
     between = [Part("tests", tests, 420.0)] if device == "cuda" else []
@@ -78,18 +83,19 @@ def run(part: Part, seconds: float) -> Outcome:
     )  # fmt: skip
     try:
         output, errors = process.communicate(timeout=seconds)
-        trouble = None if process.returncode == 0 else f"exit status {process.returncode}"
+        trouble = f"exit status {process.returncode}" if process.returncode else None
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, errors = process.communicate()
         trouble = f"stopped after {seconds:.0f} s"
-    lines = output.strip().splitlines() or [""]
+    said = [text.strip().splitlines() for text in (output, errors)]
+    last = [lines[-1] for lines in said if lines]
     shown = shlex.join(["python", *part.command])
     taken = round(time.monotonic() - started, 1)
     if trouble is None:
-        return Outcome(part.name, shown, taken, found=_read(lines[-1]))
-    tail = "\n".join([*lines[-15:], *errors.strip().splitlines()[-15:]])
-    return Outcome(part.name, shown, taken, trouble=f"{trouble}\n{tail}")
+        return Outcome(part.name, shown, taken, found=_read(last[0] if last else ""))
+    tail = "\n".join(line for lines in said for line in lines[-15:])
+    return Outcome(part.name, shown, taken, trouble=f"{'; '.join([trouble, *last])}\n{tail}")
 
 
 def _read(line: str) -> Any:

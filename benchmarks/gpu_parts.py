@@ -32,6 +32,7 @@ from benchmarks.settings import Settings
 from benchmarks.timing import interleaved
 from benchmarks.works import model_cases, sharing_copy
 from proma_bench import ProjectionConfig, Proma
+from proma_bench.backward.products import has_kernel, stacked_products
 from proma_bench.experiments.training import train
 from proma_bench.language import tokens
 from proma_bench.language.models import checkpoint_layers, tiny_qwen3
@@ -85,24 +86,38 @@ class Day(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- correctness
 
 
-def fused_kernel(day: Day) -> Found:
-    """The solve as one Triton kernel against the same in torch, in float64, on the CPU: largest relative error."""
-    found: Found = {}
-    for method in METHODS:
-        config, errors = ProjectionConfig(method), []
-        for sequences in (1, 3, 8, 64):
-            generator = torch.Generator().manual_seed(0)
-            rows = torch.randn(6, sequences, 200, generator=generator, dtype=torch.float64)
-            rows[1, 0], rows[2] = 0, 1e-9 * rows[2]
-            overlap = rows @ torch.randn(200, generator=generator, dtype=torch.float64)
-            arguments = (rows @ rows.mT).float(), overlap.float(), torch.randn(sequences, generator=generator)
-            expected = removal(*arguments, config).coefficients.double()
-            moved = [argument.to(day.device) for argument in arguments]
-            is_fused = fused_settings(moved[0], moved[2], config) is not None
-            difference = removal(*moved, config).coefficients.cpu().double() - expected
-            errors.append(float(difference.norm() / expected.norm()))
-        found[f"{method}, {'fused' if is_fused else 'torch: no fused kernel here'}"] = max(errors)
-    return found
+def fused_kernels(day: Day) -> Found:
+    """The Triton kernels, or torch where they do not serve, against float64 on the CPU: largest relative error."""
+    solves = {method: max(_solve_error(day, method, count) for count in (1, 3, 8, 63)) for method in METHODS}
+    gradients = torch.ones(8, 8, device=day.device)
+    is_solved = fused_settings(gradients[None], gradients[0, None], ProjectionConfig()) is not None
+    is_multiplied = has_kernel(gradients)
+    return {
+        "solve by": "kernel" if is_solved else "torch",
+        **{f"solve, {method}": error for method, error in solves.items()},
+        "products by": "kernel" if is_multiplied else "torch",
+        "products": max(_product_error(day, count) for count in (1, 3, 8, 63)),
+    }
+
+
+def _solve_error(day: Day, method: str, sequences: int) -> float:
+    generator, config = torch.Generator().manual_seed(0), ProjectionConfig(method)
+    rows = torch.randn(6, sequences, 200, generator=generator, dtype=torch.float64)
+    rows[1, 0], rows[2] = 0, 1e-9 * rows[2]
+    overlap = rows @ torch.randn(200, generator=generator, dtype=torch.float64)
+    gram, overlap = (rows @ rows.mT).float(), overlap.float()
+    advantages = torch.randn(sequences, generator=generator)
+    expected = removal(gram, overlap, advantages, config).coefficients.double()
+    found = removal(gram.to(day.device), overlap.to(day.device), advantages.to(day.device), config)
+    return float((found.coefficients.cpu() - expected).norm() / expected.norm())
+
+
+def _product_error(day: Day, sequences: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(sequences + 1, 20_000, generator=generator)
+    expected = rows.double() @ rows[:-1].double().mT
+    found = stacked_products(rows.to(day.device), sequences, rows[-1].to(day.device)).cpu()
+    return float((found - expected).norm() / expected.norm())
 
 
 def precision(day: Day) -> Found:
@@ -264,7 +279,7 @@ def _backward(log_probs: Tensor, experience: Experience, proma: Proma | None) ->
 
 
 PARTS: dict[str, Callable[[Day], Found]] = {
-    "fused-kernel": fused_kernel,
+    "fused-kernels": fused_kernels,
     "precision": precision,
     "step": step,
     "waits": waits,

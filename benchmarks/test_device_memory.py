@@ -21,7 +21,7 @@ def test_living_tensors_are_counted_once() -> None:
 
 
 def test_a_step_of_two_layers() -> None:
-    found = memory(layers=2, prompt=16, answer=32)
+    found = memory(layers=2, prompt=16, answer=32, card=24)
     weights = found.stays["weights, float32"]
     assert weights == 4 * (151_936 * 1024 + 2 * 15_730_944 + 1024)
     assert found.stays["running gradient, float32"] == weights
