@@ -188,7 +188,7 @@ plt.show()
 
 # %% [markdown]
 # A row whose black bar lies right of its line *holds*, left of it *fails*, across it is *inconclusive*. Mind single
-# dots: in the inconclusive rows they lie on both sides, so one seed could have told you either.
+# dots: in most inconclusive rows they lie on both sides, so one seed could have told you either.
 #
 # ## How many seeds?
 #

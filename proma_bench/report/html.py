@@ -27,8 +27,8 @@ from proma_bench.runs.directory import Run
 
 CURVES = "Learning curves: means over seeds, shaded 95 % t-intervals (none with fewer than five seeds)."
 ALONG_SCORE = (
-    "The frontier: local KL, global KL and entropy where a score was first reached. Thick: the best over the learning "
-    "rates, mean over seeds and interval; thin: each learning rate. Lower is better for KL, higher for entropy."
+    "The frontier: local KL, global KL and entropy where a score was reached. Thick: at the lowest learning rate that "
+    "reached it, mean over seeds and interval; thin: each learning rate. Lower is better for KL, higher for entropy."
 )
 LAYERS = "Share of the running gradient's norm that PROMA removed, tensor by tensor over training (0: nothing)."
 FILES = ("config.json", "metrics.jsonl", "diverged.json", "summary.json")
