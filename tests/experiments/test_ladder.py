@@ -38,7 +38,7 @@ def test_it_ends_with_the_claims_and_the_path_of_the_report(ladder):
     assert result.stderr == ""
     assert result.stdout.rstrip().endswith(f"report: {root}/report.html")
     assert result.stdout.index("greedy score") < result.stdout.index("local KL is lower")
-    assert len(json.loads((root / "claims.json").read_text())) == 12
+    assert len(json.loads((root / "claims.json").read_text())) == 16
     assert (root / "plots" / "bandit.png").stat().st_size > 10_000
     for method in METHODS:
         assert f"bandit {method} lr 0.005 seed 0: score" in result.stdout
