@@ -40,5 +40,5 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """
     names = list(known)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        near = max(names, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio())  # of equals the first
         raise UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? (known: {', '.join(names)})")
