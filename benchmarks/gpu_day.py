@@ -88,6 +88,9 @@ def run(part: Part, seconds: float) -> Outcome:
         os.killpg(process.pid, signal.SIGKILL)
         output, errors = process.communicate()
         trouble = f"stopped after {seconds:.0f} s"
+    except BaseException:  # Ctrl-C does not reach it, as it has a session of its own
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     said = [text.strip().splitlines() for text in (output, errors)]
     last = [lines[-1] for lines in said if lines]
     shown = shlex.join(["python", *part.command])

@@ -244,7 +244,9 @@ class BackwardEngine:
 
     def _complete(self, parameter: Tensor, seq_grads: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of a parameter that is used directly, and perhaps by layers as well."""
-        uses = self._uses.get(torch._C._current_graph_task_id(), {}).pop(use_of(parameter), [])
+        captured = self._uses.get(torch._C._current_graph_task_id(), {})
+        own = [use for use in captured if use[0] is parameter]  # this hook may run on another stream than the layers
+        uses = [seq_grads for use in own for seq_grads in captured.pop(use)]
         if self._plan is not None and parameter in self._plan.by_autograd:
             uses, seq_grads = [], self._plan.by_autograd[parameter]
         elif not adds_up(seq_grads, gradient):

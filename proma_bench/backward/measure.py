@@ -163,7 +163,7 @@ def _measure_rows(
             use.write_rows(written, start, add=number > 0)
         found = None if running is None else running[start : start + rows].flatten()
         products.append(stacked_products(stack, sequences, found))
-        room_for = elements if start + rows == shape[0] else 2 * elements  # this block, and the next to be written
+        room_for = elements + min(rows, shape[0] - start - rows) * row_size  # this block, and the next to be written
         if kept_rows == start and workspace.has_room(stacked * room_for, advantages):
             workspace.used += sequences * elements
             blocks.append((start, seq_grads))

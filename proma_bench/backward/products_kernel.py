@@ -36,7 +36,7 @@ def products_kernel(
     for tile in range(TILES):
         column = (program * TILES + tile) * TILE + tl.arange(0, TILE)
         is_inside = column < elements
-        place = index[:, None] * stride + column[None, :]
+        place = index[:, None].to(tl.int64) * stride + column[None, :]
         rows = tl.load(rows_pointer + place, mask=(index < sequences)[:, None] & is_inside[None, :], other=0.0)
         if HAS_RUNNING:
             running = tl.load(running_pointer + column, mask=is_inside, other=0.0).to(tl.float32)

@@ -172,8 +172,12 @@ class Solver:
         before = None if norms is None else Before(norms, self._remembered(group, norms))
         done = successive_updates(gram, overlap, advantages, size, self.rule, before)
         if done.memory is not None and self._memory_size:
-            names = (self._parameters.name(parameter) for parameter, _ in group)
-            self.memory |= dict(zip(names, done.memory, strict=True))
+            for (parameter, _), row in zip(group, done.memory, strict=True):
+                name = self._parameters.name(parameter)
+                if name in self.memory:
+                    self.memory[name].copy_(row)  # in place, for a CUDA graph
+                else:
+                    self.memory[name] = row.clone()
         if self.record and done.changes is not None:
             self._keep_records(group, *done.changes, done.observed)
         return done.coefficients.to(advantages.dtype), done.kept

@@ -254,6 +254,8 @@ class Gates:
         place = current_stream(parameter.device), parameter.dtype
         gate, made_for = self._made.get(parameter, (None, None))
         if gate is None or made_for != place:
+            self._made.pop(parameter, None)
+            del gate  # before another one is made, which would otherwise get the same node
             gate = _new_gate(parameter, engine)
             self._made[parameter] = gate, place
         return gate

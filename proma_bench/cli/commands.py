@@ -88,6 +88,10 @@ class RunOptions(Generic[Config]):
             raise UsageError(f"seeds must be at least 1, got {seeds}")
         if self.evaluate == "test" or self.tracker != "none" or self.strict:
             raise UsageError("--evaluate, --tracker and --strict are for a single run, not for --ablate")
+        if self.config.method != "proma":
+            raise UsageError(
+                f"--ablate varies PROMA and compares it with other methods; leave out --method {self.config.method}"
+            )
         root = self.out or Path("runs", "ablation", self.config.title)
         ablate(self.config, seeds, root, available_cores(), console)
 

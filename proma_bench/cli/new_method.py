@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -70,6 +72,10 @@ def new_method(name: str, folder: Path, console: Console) -> None:
     """
     if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name):
         raise UsageError(f"{name!r} cannot be the name of a function; take letters, digits and _ (my_rule, for one)")
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise UsageError(
+            f"{name!r} is the name of a module of Python's, or of one that is installed; choose another name"
+        )
     from proma_bench.testing.rules import RULE_INVARIANTS, SOUND_RULE_INVARIANTS
 
     others = "\n".join(f"    rules.{one.__name__}," for one in RULE_INVARIANTS if one not in SOUND_RULE_INVARIANTS)

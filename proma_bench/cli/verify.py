@@ -116,7 +116,7 @@ def load_function(name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise _unknown(f"function in {module_name}", function_name, _functions(module))
-    if isinstance(function, type) and hasattr(function, "plain_first"):
+    if isinstance(function, type):
         try:
             function = function()
         except Exception as error:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from proma_bench.backward.proma import Proma
-from proma_bench.errors import DivergenceError, RunError
+from proma_bench.errors import DivergenceError, RunError, UsageError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import require_finite_advantages, require_finite_metrics, require_usable_rewards
@@ -46,6 +46,11 @@ class Training:
         self.tier = make_tier(config)
         self.generators = {stream: _generator(config.seed, number) for number, stream in enumerate(STREAMS)}
         self.policy = self.tier.policy(self.generators["weights"])
+        if method_named(config.method).step is not None and not self.policy.keeps_distributions:
+            raise UsageError(
+                f"method {config.method} needs the whole distributions of the policy, which the tier {config.tier} "
+                "does not keep; take it on another tier, such as bandit or gym"
+            )
         self.initial = self.policy.frozen()  # for measurement only
         self.optimizer = make_optimizer(self.policy, config)
         self.rule = chosen_rule(config) if method_named(config.method).projects else None

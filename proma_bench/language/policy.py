@@ -24,6 +24,8 @@ from proma_bench.learning.policy import Policy
 class LanguagePolicy(Policy):
     """The distributions of the tokens of answers, given the prompt and the previous tokens of the answer."""
 
+    keeps_distributions = False
+
     _prefix: Tensor
 
     def __init__(

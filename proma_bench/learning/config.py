@@ -105,7 +105,8 @@ class RunConfig:
             _add_tier(cls)
 
     def __post_init__(self) -> None:
-        method_named(self.method)
+        if method_named(self.method).rule is None and self.rule_settings:
+            raise UsageError(f"rule_settings are for update rules; method {self.method} has options of its own")
         positive = "steps group_size microbatch_size steps_per_batch validate_every checkpoint_every".split()
         self._require_positive(*positive)
         for name in ("seed", "warmup_steps"):

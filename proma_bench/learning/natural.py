@@ -40,7 +40,7 @@ def natural_step(
     """Move the policy from its accumulated gradients by a step of TRPO; the learning rate is the radius in nats.
 
     The step is ``sqrt(2 radius / x'Fx) x`` with ``(F + damping I) x = -gradient``, halved until the divergence from the
-    policy before is within the radius and the objective is higher.
+    policy before is within 1.5 times the radius and the objective is higher; after ten tries it is given up.
 
     Args:
         policy: the policy, whose parameters have the gradient of the negative objective.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ actions from ``actions``, so that different methods with the same seed get the s
 
 class Policy(nn.Module):
     """A module that returns the distribution of the action in every row. A subclass defines `distribution` or `on`."""
+
+    keeps_distributions: ClassVar[bool] = True
+    """Whether, in training, what `on` returns is the whole distribution, and not log-probabilities alone."""
 
     def distribution(self, observations: Tensor) -> Distribution:
         """The distributions for given observations, for policies that need only the observation of a row.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from proma_bench.learning.methods import method_named
 from proma_bench.projection.config import projection_config
 from proma_bench.projection.recursion import Before, successive_updates
 from proma_bench.projection.rules import UPDATE_RULES
-from proma_bench.projection.updates import AnyRule, RuleError, as_rule, memory_size
+from proma_bench.projection.updates import EXTRAS, AnyRule, RuleError, as_rule, memory_size
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,9 @@ def chosen_rule(config: RunConfig) -> ChosenRule:
     Raises:
         UsageError: it cannot be used, or not with these settings.
     """
-    name = method_named(config.method).rule
+    name, own = method_named(config.method).rule, config.rule_settings or {}
     if name is None:
         return ChosenRule(projection_config(config))
-    own = config.rule_settings or {}
     if name not in UPDATE_RULES:
         return users_rule(name, own)
     known = [field.name for field in dataclasses.fields(UPDATE_RULES[name])]  # type: ignore[arg-type]
@@ -73,12 +73,21 @@ def users_rule(name: str, settings: Mapping[str, float] | None = None) -> Chosen
     if isinstance(rule, type):
         rule = _made(name, rule, settings)
     elif settings:
+        _require_settings(name, rule, settings)
         rule = functools.partial(rule, **settings)
     try:
         _try_out(rule)
     except RuleError as error:
         raise UsageError(str(error)) from error
     return ChosenRule(rule, source)
+
+
+def _require_settings(name: str, rule: Callable[..., Any], settings: Mapping[str, float]) -> None:
+    parameters = list(inspect.signature(rule).parameters.values())[3:]
+    known = [one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    known = [one for one in known if one not in EXTRAS]
+    if unknown := sorted(settings.keys() - known):
+        raise UsageError(f"{name} has no setting {unknown[0]!r} (it has: {', '.join(known) or 'none'})")
 
 
 def source_of(name: str) -> str:

@@ -124,6 +124,9 @@ def _projected(
             yield
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # gradients that cannot be decomposed
         raise DivergenceError(f"PROMA cannot project the gradients ({error}); {ADVICE}") from error
+    except RuntimeError:  # parts with NaN do not add up, for one
+        require_finite_objectives(are_finite)
+        raise
     except ValueError as error:  # a policy that mixes the sequences of a batch, for one
         require_finite_objectives(are_finite)
         raise RunError(f"PROMA cannot take this step: {error}") from error

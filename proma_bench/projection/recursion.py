@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from proma_bench.projection.gram import gram_norm
+from proma_bench.projection.solve import rank_tolerance
 from proma_bench.projection.updates import Update, UpdateRule, extras_of
 
 
@@ -102,7 +103,7 @@ def successive_updates(
     changes, observed = [], []
     for start in range(0, overlap.shape[1], size):
         own, earlier = slice(start, start + size), slice(0, start)
-        block = gram[:, own, own].double()
+        block = _semidefinite(gram[:, own, own])
         met = kept.unsqueeze(1) * overlap[:, own].double()
         met = met + (gram[:, own, earlier] @ added[:, earlier, None].to(gram.dtype)).squeeze(-1).double()
         plain = advantages[own].expand_as(met)
@@ -119,6 +120,17 @@ def successive_updates(
         observed.append(update.observed or {})
     columns = Changes(*(torch.stack(column, dim=1) for column in zip(*changes, strict=True))) if changes else None
     return Updates(added, kept if is_scaled else None, columns, observed, memory)
+
+
+def _semidefinite(gram: Float[Tensor, "P B B"]) -> Float[Tensor, "P B B"]:
+    """In float64, with a diagonal that is larger by the rank tolerance of a narrower type.
+
+    Rounding to float32 makes eigenvalues negative where gradients depend on each other. To a rule they would be facts.
+    """
+    wide = gram.double()
+    if gram.dtype != wide.dtype:
+        wide.diagonal(dim1=-2, dim2=-1).mul_(1 + rank_tolerance(gram.shape[-1], gram.dtype))
+    return wide
 
 
 def _change(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -108,8 +109,30 @@ def as_rule(rule: AnyRule) -> UpdateRule:
         raise RuleError(f"an update rule must be callable as rule(gram, overlap, advantages), got {rule!r:.80}")
     if isinstance(rule, UpdateRule) and type(rule).__module__.startswith("proma_bench."):
         return rule
-    extras_of(rule)
-    return CheckedRule(rule, bool(getattr(rule, "plain_first", False)))
+    checked = CheckedRule(rule, bool(_attribute(rule, "plain_first", False)))
+    extras = extras_of(rule)
+    if checked.plain_first:
+        _require_plain_first(checked, extras)
+    return checked
+
+
+def _attribute(rule: object, name: str, default: Any) -> Any:
+    """Of the rule, or of the function whose settings are bound."""
+    inner = rule.function if isinstance(rule, CheckedRule) else rule
+    inner = inner.func if isinstance(inner, functools.partial) else inner
+    return getattr(inner, name, default)
+
+
+def _require_plain_first(rule: CheckedRule, extras: frozenset[str]) -> None:
+    """With several microbatches in one pass, the rule itself is called for the first one."""
+    gram, advantages = torch.eye(2, dtype=torch.float64)[None], torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    values = {"running_norm": gram.new_zeros(1), "memory": gram.new_zeros(1, memory_size(rule))}
+    update = rule(gram, 0 * advantages, advantages, **{name: values[name] for name in extras})
+    if not torch.equal(update.coefficients, advantages):
+        raise RuleError(
+            f"{name_of(rule.function)} has plain_first = True, but does not return the advantages where the overlaps "
+            "are zero; leave plain_first out"
+        )
 
 
 def extras_of(rule: AnyRule) -> frozenset[str]:
@@ -134,7 +157,7 @@ def extras_of(rule: AnyRule) -> frozenset[str]:
 
 def memory_size(rule: AnyRule) -> int:
     """How many numbers a rule keeps of each parameter tensor."""
-    size: int = getattr(rule.function if isinstance(rule, CheckedRule) else rule, "memory_size", 0)
+    size: int = _attribute(rule, "memory_size", 0)
     return size
 
 
@@ -170,7 +193,7 @@ class CheckedRule:
         copies = (values.clone() for values in (gram, overlap, advantages))  # a function may write to its arguments
         try:
             result = self.function(*copies, **extras)
-        except Exception as error:  # the code is somebody else's
+        except (Exception, SystemExit) as error:  # the code is somebody else's
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise RuleError(f"{name_of(self.function)} raised {reason}") from error
         update = result if isinstance(result, Update) else Update(result)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proma_bench.learning.methods import all_methods
+from proma_bench.errors import UsageError
+from proma_bench.learning.methods import all_methods, method_named
 from proma_bench.report.statistics import LEAST_SEEDS, Array
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import ABOUT, Run
@@ -168,11 +169,18 @@ def comparable(runs: Sequence[Run]) -> list[Comparable]:
     return [_comparable(name, members) for name, members in sorted(by_title.items())]
 
 
+def _own_settings(method: str) -> frozenset[str]:
+    try:
+        return method_named(method).settings
+    except UsageError:  # of a plug-in that is not there
+        return frozenset()
+
+
 def _comparable(title: str, runs: list[Run]) -> Comparable:
     members = _majority(runs, _shared_settings)
-    for method in all_methods().values():
-        same = _majority([run for run in members if run.config["method"] == method.name], _values_of(method.settings))
-        members = [run for run in members if run.config["method"] != method.name or run in same]
+    for name in dict.fromkeys(run.config["method"] for run in members):
+        same = _majority([run for run in members if run.config["method"] == name], _values_of(_own_settings(name)))
+        members = [run for run in members if run.config["method"] != name or run in same]
     notes = []
     if other := [run for run in runs if run not in members]:
         notes.append(f"{title}: {len(other)} of {len(runs)} runs have other settings and are left out: {_paths(other)}")

@@ -6,13 +6,16 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from proma_bench import Proma
 from proma_bench.backward import streams, taps
+from proma_bench.backward.engine import BackwardEngine
 
 OnStream = Callable[[int], AbstractContextManager[None]]
 X, ADVANTAGES = torch.linspace(-1, 1, 24).view(4, 6), torch.tensor([1.0, -1.0, 0.5, 2.0])
@@ -76,7 +79,55 @@ def test_another_stream_has_other_gates_and_nothing_of_the_old_one_stays(on_stre
         assert not any(ref() for ref in old)
 
 
-def gates_of(root: Tensor) -> list[object]:
+def test_another_stream_has_another_node_for_the_parameter(on_stream: OnStream) -> None:
+    """Autograd keeps one while anything refers to it, and it belongs to the stream on which it was made."""
+    module = made()
+    with Proma(module):
+        for node in nodes_of_parameters(log_probs(module)):
+            node.metadata["old"] = True
+        assert all("old" in node.metadata for node in nodes_of_parameters(log_probs(module)))
+        del node
+        with on_stream(1):
+            new = nodes_of_parameters(log_probs(module))
+        assert len(new) == 4 and not any("old" in node.metadata for node in new)
+
+
+class TiedByHand(nn.Module):
+    """Its weight is used by a layer, and once more without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(7, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return functional.linear(self.embedding(tokens).tanh(), self.embedding.weight).log_softmax(-1)[..., 0].sum(1)
+
+
+def test_a_direct_use_finds_what_layers_have_captured_on_another_stream(
+    on_stream: OnStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook of a parameter may run on the stream of autograd's node for it."""
+    tokens, found, complete = torch.arange(12).view(4, 3) % 7, [], BackwardEngine._complete
+    for number in (0, 1):
+        module = TiedByHand()
+        with monkeypatch.context() as patch, Proma(module) as proma:
+
+            def elsewhere(engine: BackwardEngine, *parts: Tensor, number: int = number) -> Tensor:
+                with on_stream(number):
+                    return complete(engine, *parts)
+
+            patch.setattr(BackwardEngine, "_complete", elsewhere)
+            proma.backward(module(tokens), ADVANTAGES)
+        found.append(module.embedding.weight.grad)
+    assert torch.equal(*found)
+
+
+def nodes_of_parameters(root: Tensor) -> list[Any]:
+    return [gate.next_functions[0][0] for gate in gates_of(root)]
+
+
+def gates_of(root: Tensor) -> list[Any]:
     seen, stack = {root.grad_fn}, [root.grad_fn]
     while stack:
         for node, _ in stack.pop().next_functions:  # type: ignore[union-attr]

@@ -31,6 +31,13 @@ def test_nothing_is_overwritten(there: str, tmp_path: Path, capsys: pytest.Captu
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(there, "mine")]
 
 
+@pytest.mark.parametrize("name", ["json", "torch", "proma_bench"])
+def test_a_name_must_not_hide_a_module(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["new-method", name, "--out", str(tmp_path)]) == 2
+    assert "is the name of a module" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["my rule", "3d", "../calm", "class", "größe", ""])
 def test_a_name_must_be_one_of_a_function(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["new-method", name, "--out", str(tmp_path)]) == 2

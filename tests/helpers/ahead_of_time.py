@@ -20,7 +20,7 @@ REMOVAL = {
 SETTINGS = {"SHIFT": 1e-5, "NEGLIGIBLE": 1e-31, "MAX_REMOVED": 0.5, "SHRINKAGE": 1.0, "SIZE": 8}
 PRODUCTS = {
     **{"rows_pointer": "*fp32", "running_pointer": "*bf16", "products_pointer": "*fp32"},
-    **{"sequences": "i32", "elements": "i32", "stride": "i64"},
+    **{"sequences": "i32", "elements": "i32", "stride": "i32"},
 }
 
 CASES: dict[str, tuple[Any, dict[str, str], dict[str, object]]] = {

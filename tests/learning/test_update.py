@@ -11,10 +11,11 @@ from torch import nn
 from torch.distributions import Categorical
 
 from proma_bench import ProjectionConfig, Proma, accumulate
-from proma_bench.errors import RunError
+from proma_bench.errors import DivergenceError, RunError
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.policy import Policy
 from proma_bench.learning.update import optimizer_step
+from proma_bench.tiers.gym.policies import GaussianPolicy
 
 
 class Linear(Policy):
@@ -170,4 +171,17 @@ def test_what_proma_refuses_stops_the_step_in_one_line_before_the_weights_change
     before = copy.deepcopy(policy.state_dict())
     with pytest.raises(RunError, match=r"^PROMA cannot take this step: module 'layer' \(Linear\): .*uncovered"):
         step(policy, sample(policy).microbatches(4, None), tiny(method="proma"))
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_a_parameter_that_is_used_directly_does_not_hide_that_numbers_are_not_finite():
+    """A hook would notice first that its parts do not add up."""
+    policy = GaussianPolicy(5, 2, 8, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    observations, actions = torch.randn(12, 5, generator=generator), torch.randn(12, 2, generator=generator)
+    advantages, before = torch.randn(12, generator=generator), copy.deepcopy(policy.state_dict())
+    parts = Experience(observations, actions, torch.zeros(12), advantages, advantages).microbatches(4, None)
+    parts[1].observations[0] = torch.nan
+    with pytest.raises(DivergenceError, match="no longer finite"):
+        step(policy, parts, tiny(method="proma"))
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())

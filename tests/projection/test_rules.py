@@ -1,7 +1,9 @@
 """Update rules in Gram space against the same rules on written-out gradients."""
 
 import dataclasses
+import functools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from oracle import literal_step
 from projection_oracles import EPS, combine, configs, gram_of, norm, normal, parts, rows_of
 from rule_oracles import CASES
+from torch import Tensor
 
 from proma_bench import ProjectionConfig
 from proma_bench.projection.gram import corrected_advantages
@@ -283,3 +286,49 @@ def test_every_rule_is_in_the_table_under_its_name():
 @each_rule
 def test_every_rule_keeps_what_every_rule_must_keep(rule):
     check_rule(rule, examples=30)
+
+
+@pytest.mark.parametrize("method", ["iterative", "exact", "ridge"])
+@pytest.mark.parametrize("kind", ["shrink", "elsewhere", "a user's own"])
+def test_dependent_sequences_in_float32_are_no_excuse_to_remove_nothing(kind: str, method: str) -> None:
+    """Rounding makes their Gram matrix indefinite, which to an exact solver is no Gram matrix."""
+    projection = ProjectionConfig(method)
+    rules: dict[str, Any] = {
+        "shrink": Shrink(projection),
+        "elsewhere": Elsewhere(projection),
+        "a user's own": lambda gram, overlap, advantages: corrected_advantages(gram, overlap, advantages, projection),
+    }
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(16, 4, generator=generator, dtype=torch.float64)
+    rows = mixed @ torch.randn(4, 200, generator=generator, dtype=torch.float64)
+    running = rows.sum(0) + torch.randn(200, generator=generator, dtype=torch.float64)
+    advantages = torch.randn(16, generator=generator, dtype=torch.float64)
+    norms, steps = running.norm()[None], []
+    for dtype in (torch.float64, torch.float32):
+        own = rows.to(dtype)
+        gram, overlap = (own @ own.T)[None], (own @ running.to(dtype))[None]
+        done = successive_updates(gram, overlap, advantages.to(dtype), 8, as_rule(rules[kind]), Before(norms))
+        kept = 1.0 if done.kept is None else float(done.kept)
+        steps.append(kept * running + done.coefficients[0] @ rows)
+    plain = running + advantages @ rows
+    assert float((steps[0] - plain).norm()) > 0.1 * float(running.norm()), "the test's own: nothing is to be removed"
+    assert float((steps[1] - steps[0]).norm()) < 1e-3 * float((steps[0] - plain).norm())
+
+
+def test_a_rule_that_says_it_begins_plainly_must() -> None:
+    class Halved:
+        plain_first = True
+
+        def __call__(self, gram: Tensor, overlap: Tensor, advantages: Tensor) -> Tensor:
+            return advantages / 2
+
+    with pytest.raises(RuleError, match="plain_first = True, but does not return the advantages"):
+        as_rule(Halved())
+
+
+def test_settings_that_are_bound_hide_no_attribute() -> None:
+    def rule(gram: Tensor, overlap: Tensor, advantages: Tensor, *, strength: float) -> Tensor:
+        return advantages - strength * overlap
+
+    rule.plain_first = True  # type: ignore[attr-defined]
+    assert as_rule(functools.partial(rule, strength=0.5)).plain_first

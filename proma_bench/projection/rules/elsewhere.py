@@ -13,7 +13,7 @@ from torch import Tensor
 from proma_bench.projection.config import ProjectionConfig, require_gram_method
 from proma_bench.projection.gram import clamp, gram_norm, removable
 from proma_bench.projection.recursion import Before, Changes, Updates
-from proma_bench.projection.solve import projection_weights
+from proma_bench.projection.solve import projection_weights, rank_tolerance
 from proma_bench.projection.updates import RuleError, register_update_rule
 
 
@@ -63,6 +63,7 @@ class Elsewhere:
         before: Before | None,
     ) -> Updates:
         """All microbatches of a pass; see `proma_bench.projection.recursion.PassRule`."""
+        tolerance = rank_tolerance(size, gram.dtype)
         gram, overlap, advantages = gram.double(), overlap.double(), advantages.double()
         parts = [slice(start, start + size) for start in range(0, overlap.shape[1], size)]
         if len(parts) == 1:
@@ -70,7 +71,7 @@ class Elsewhere:
         added, changes = torch.zeros_like(overlap), []
         for own, other in zip(parts, [*parts[1:], parts[0]], strict=True):
             met = overlap + (gram @ added.unsqueeze(-1)).squeeze(-1)  # with the running gradient as it is by now
-            weights = projection_weights(gram[:, other, other], met[:, other], self.projection)
+            weights = projection_weights(gram[:, other, other], met[:, other], self.projection, tolerance)
             found = gram_norm(gram[:, other, other], weights)
             allowed = removable(gram_norm(gram[:, own, own], advantages[own]), self.projection)
             share = self.projection.shrinkage * clamp(found, allowed)
