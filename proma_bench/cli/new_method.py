@@ -72,10 +72,6 @@ def new_method(name: str, folder: Path, console: Console) -> None:
     """
     if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name):
         raise UsageError(f"{name!r} cannot be the name of a function; take letters, digits and _ (my_rule, for one)")
-    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
-        raise UsageError(
-            f"{name!r} is the name of a module of Python's, or of one that is installed; choose another name"
-        )
     from proma_bench.testing.rules import RULE_INVARIANTS, SOUND_RULE_INVARIANTS
 
     others = "\n".join(f"    rules.{one.__name__}," for one in RULE_INVARIANTS if one not in SOUND_RULE_INVARIANTS)
@@ -83,13 +79,14 @@ def new_method(name: str, folder: Path, console: Console) -> None:
     for file in contents:
         if (folder / file).exists() or (folder / file).is_symlink():
             raise UsageError(f"{folder / file} is there already; choose another name, or another --out")
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise UsageError(
+            f"{name!r} is the name of a module of Python's, or of one that is installed; choose another name"
+        )
     for file, content in contents.items():
         files.create(folder, file, content.encode())
     path = shlex.quote(f"{folder / name}.py:{name}")
-    say(
-        console,
-        f"{folder / f'{name}.py'} is the rule, {folder / f'test_{name}.py'} what it promises. In that directory:",
-    )
+    say(console, f"{folder / name}.py is the rule, {folder / f'test_{name}.py'} what it promises. In that directory:")
     say(console, f"  proma-bench verify {name}:{name}")
     say(console, f"  pytest test_{name}.py")
     say(console, "And from here:")
