@@ -29,8 +29,8 @@ def {name}(gram, overlap, advantages, *, strength=1.0):
     advantages  a_i: how much better than its group each sequence was                     [P, B]
     strength    a setting of your own:  --rule-settings strength 0.5
     """
-    # Plain accumulation is `return advantages`. PROMA takes from the advantages what removes from A all that lies in the
-    # span of the sequences. This rule takes the mean of what lies along each single one, <A, S_i> / <S_i, S_i> S_i.
+    # Plain accumulation is `return advantages`. PROMA takes from the advantages what removes from A all that lies in
+    # the span of the sequences. This rule takes the mean of what lies along each one, <A, S_i> / <S_i, S_i> S_i.
     squares = gram.diagonal(dim1=-2, dim2=-1)
     along = torch.where(squares > 0, overlap / squares, 0.0)
     return advantages - strength * along / overlap.shape[-1]
