@@ -50,7 +50,10 @@ PROMISES = [*rules.SOUND_RULE_INVARIANTS]
 
 # What kind of rule it is: `proma-bench verify {name}:{name}` tells which of these it keeps. Leave those in.
 PROMISES += [
-{others}
+    rules.assert_rule_first_microbatch_is_plain,
+    rules.assert_rule_scale_equivariant,
+    rules.assert_rule_permutation_equivariant,
+    rules.assert_rule_norm_not_increased,
 ]
 
 
@@ -73,10 +76,7 @@ def new_method(name: str, folder: Path, console: Console) -> None:
     """
     if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name):
         raise UsageError(f"{name!r} cannot be the name of a function; take letters, digits and _ (my_rule, for one)")
-    from proma_bench.testing.rules import RULE_INVARIANTS, SOUND_RULE_INVARIANTS
-
-    others = "\n".join(f"    rules.{one.__name__}," for one in RULE_INVARIANTS if one not in SOUND_RULE_INVARIANTS)
-    contents = {f"{name}.py": RULE.format(name=name), f"test_{name}.py": TESTS.format(name=name, others=others)}
+    contents = {f"{name}.py": RULE.format(name=name), f"test_{name}.py": TESTS.format(name=name)}
     for file in contents:
         if (folder / file).exists() or (folder / file).is_symlink():
             raise UsageError(f"{folder / file} is there already; choose another name, or another --out")
@@ -89,7 +89,7 @@ def new_method(name: str, folder: Path, console: Console) -> None:
     path = shlex.quote(f"{folder / name}.py:{name}")
     say(console, f"{folder / name}.py is the rule, {folder / f'test_{name}.py'} what it promises. In that directory:")
     say(console, f"  proma-bench verify {name}:{name}")
-    say(console, f"  pytest test_{name}.py")
+    say(console, f"  pytest test_{name}.py        (both need the extra [testing])")
     say(console, "And from here:")
     say(console, f"  proma-bench run bandit --method {path}")
     say(console, f"  proma-bench ladder --tiers bandit --methods reinforce,grpo,proma,{path} --out runs/{name}")
