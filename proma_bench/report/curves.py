@@ -62,5 +62,10 @@ def moving_mean(values: Array, window: int) -> Array:
     steps = values.shape[-1]
     start = np.arange(steps) - window // 2
     first, last = start.clip(0), (start + window).clip(max=steps)
-    sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)
-    return np.asarray((sums[..., last] - sums[..., first]) / (last - first))
+    total = np.zeros(values.shape)
+    for offset in range(
+        window
+    ):  # no differences of cumulative sums, whose rounding would hide that a level was reached
+        place = start + offset
+        total += np.where((place >= 0) & (place < steps), values[..., place.clip(0, max(0, steps - 1))], 0.0)
+    return np.asarray(total / (last - first))

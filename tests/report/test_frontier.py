@@ -59,6 +59,13 @@ def test_the_moving_mean_is_centred_and_cut_at_the_ends():
     assert moving_mean(np.empty(0), 3).shape == (0,)
 
 
+def test_a_level_that_is_the_last_score_is_reached():
+    """Differences of cumulative sums would round it away."""
+    scores = np.array([0.1, 0.2, 0.25, 0.3, 0.6, 0.7, 0.9])
+    assert moving_mean(scores, 1).tolist() == scores.tolist()
+    assert Trajectory(scores, 2 * scores, smoothing=1).at(np.array([0.1, 0.9])).tolist() == [0.2, 1.8]
+
+
 def test_smoothing_counts_optimizer_steps_whether_all_or_few_of_them_were_validated():
     """A straight line is the same line, measured at every fifth step; five steps are five steps."""
     score = np.linspace(0, 1, 41)
