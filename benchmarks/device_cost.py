@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.works import QWEN3_SIZES
 from docs.marked import between_markers
 from proma_bench import Proma
 from proma_bench.backward import factors, measure, products
@@ -180,17 +181,7 @@ def _bytes(tensor: Tensor) -> int:
 
 def qwen3(layers: int) -> LanguagePolicy:
     """Qwen3-0.6B, or some of its layers, as the llm tier trains it."""
-    config = Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=layers,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(Qwen3Config(**QWEN3_SIZES | {"num_hidden_layers": layers}, tie_word_embeddings=True))
     checkpoint_layers(model)
     return LanguagePolicy(model, dtype=torch.bfloat16)
 
@@ -242,7 +233,7 @@ def as_on_a_gpu() -> Iterator[None]:
             (factors, "has_mixed_products", lambda _: True),
             (factors, "at_once", lambda _: factors.AT_ONCE * factors.GPU_FACTOR),
             (measure, "BLOCK_BYTES", 2**62),
-            (measure, "default_limit", lambda _: GPU.memory // 64),
+            (measure, "default_limit", lambda _: measure.gpu_limit(GPU.memory)),
             (products, "has_kernel", lambda seq_grads: seq_grads.dtype == torch.float32),
             (tokens, "logits_at_once", lambda _: tokens.CHUNK * tokens.GPU_FACTOR),
             (fused, "has_kernel", lambda _: True),

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.device_cost import SEQUENCES, Recorder, as_on_a_gpu, qwen3
 from docs.marked import between_markers
 from proma_bench import Proma
-from proma_bench.backward.measure import LIMIT_BYTES
+from proma_bench.backward.measure import gpu_limit
 from proma_bench.experiments.training import make_optimizer
 from proma_bench.language.last_step import LastStep
 from proma_bench.language.policy import LanguagePolicy
@@ -98,8 +98,7 @@ class Memory(NamedTuple):
 
 def memory(layers: int, prompt: int, answer: int, card: int) -> Memory:
     """What an optimizer step takes with PROMA, and its training passes with plain autograd."""
-    workspace = max(LIMIT_BYTES, card * 10**9 // 64)  # as `proma_bench.backward.measure` has it
-    stays, training, measuring = _step(layers, prompt, answer, workspace)
+    stays, training, measuring = _step(layers, prompt, answer, gpu_limit(card * 10**9))
     _, plain, _ = _step(layers, prompt, answer, None)
     with FakeTensorMode():
         config = qwen3(layers).model.config

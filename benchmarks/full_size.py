@@ -29,6 +29,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.settings import Settings, machine
+from benchmarks.works import QWEN3_SIZES
 from proma_bench.experiments.training import make_optimizer, make_proma
 from proma_bench.language.models import checkpoint_layers
 from proma_bench.language.policy import LanguagePolicy
@@ -45,13 +46,7 @@ DTYPE = torch.bfloat16
 def qwen3() -> Qwen3ForCausalLM:
     """Qwen3-0.6B without its weights."""
     config = Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
+        **QWEN3_SIZES,
         max_position_embeddings=40_960,
         rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         tie_word_embeddings=True,
@@ -65,7 +60,7 @@ def qwen3() -> Qwen3ForCausalLM:
 def experience(tokens: int, device: torch.device) -> Experience:
     """Prompts and answers of ``tokens`` random tokens each."""
     generator = torch.Generator().manual_seed(0)
-    observations = torch.randint(151_936, (SEQUENCES, 2 * tokens), generator=generator)
+    observations = torch.randint(QWEN3_SIZES["vocab_size"], (SEQUENCES, 2 * tokens), generator=generator)
     numbers = torch.randn(SEQUENCES, generator=generator)
     mask = torch.ones(SEQUENCES, tokens, dtype=torch.bool)
     zeros = torch.zeros(SEQUENCES, tokens)

@@ -30,7 +30,7 @@ from benchmarks.microbatches import PLAIN
 from benchmarks.random_llm import random_llm
 from benchmarks.settings import Settings
 from benchmarks.timing import interleaved
-from benchmarks.works import model_cases, sharing_copy
+from benchmarks.works import QWEN3_SIZES, model_cases, sharing_copy
 from proma_bench import ProjectionConfig, Proma
 from proma_bench.backward.products import has_kernel, stacked_products
 from proma_bench.experiments.training import train
@@ -56,13 +56,7 @@ class Size:
     rounds: int
 
 
-FULL = Size(
-    {
-        "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-    },
-    prompt=128, answer=512, rounds=9,
-)  # fmt: skip
+FULL = Size(QWEN3_SIZES, prompt=128, answer=512, rounds=9)
 SMALL = Size(
     {
         "vocab_size": 2000, "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2,

@@ -256,6 +256,13 @@ def _tokens(vocabulary: int, length: int) -> Draw:
     return Draw(length, lambda generator: torch.randint(vocabulary, (SEQUENCES, length), generator=generator))
 
 
+QWEN3_SIZES = {
+    "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+}  # fmt: skip
+"""Of Qwen3-0.6B, by the names of `Qwen3Config`."""
+
+
 def qwen3(
     width: int, intermediate: int, layers: int, heads: int, kv_heads: int, head_dim: int, vocabulary: int
 ) -> Qwen3Config:

@@ -66,7 +66,12 @@ def default_limit(device: torch.device) -> int:
     """256 MiB; on a GPU, where few large kernels are faster, a 64th of its memory if that is more."""
     if device.type != "cuda":
         return LIMIT_BYTES
-    return max(LIMIT_BYTES, torch.cuda.get_device_properties(device).total_memory // 64)
+    return gpu_limit(torch.cuda.get_device_properties(device).total_memory)
+
+
+def gpu_limit(memory: int) -> int:
+    """The limit on a GPU with so many bytes."""
+    return max(LIMIT_BYTES, memory // 64)
 
 
 class Measured(NamedTuple):

@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -53,8 +53,7 @@ def chosen_rule(config: RunConfig) -> ChosenRule:
     if "projection" in known:
         known.remove("projection")
         settings["projection"] = projection_config(config)
-    if unknown := sorted(own.keys() - known):
-        raise UsageError(f"{name} has no setting {unknown[0]!r} (it has: {', '.join(known) or 'none'})")
+    _require_settings(name, own, known)
     return ChosenRule(_made(name, UPDATE_RULES[name], settings))
 
 
@@ -73,7 +72,7 @@ def users_rule(name: str, settings: Mapping[str, float] | None = None) -> Chosen
     if isinstance(rule, type):
         rule = _made(name, rule, settings)
     elif settings:
-        _require_settings(name, rule, settings)
+        _require_settings(name, settings, _settings_of(rule))
         rule = functools.partial(rule, **settings)
     try:
         _try_out(rule)
@@ -82,10 +81,13 @@ def users_rule(name: str, settings: Mapping[str, float] | None = None) -> Chosen
     return ChosenRule(rule, source)
 
 
-def _require_settings(name: str, rule: Callable[..., Any], settings: Mapping[str, float]) -> None:
+def _settings_of(rule: Callable[..., Any]) -> list[str]:
     parameters = list(inspect.signature(rule).parameters.values())[3:]
     known = [one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    known = [one for one in known if one not in EXTRAS]
+    return [name for name in known if name not in EXTRAS]
+
+
+def _require_settings(name: str, settings: Mapping[str, float], known: Sequence[str]) -> None:
     if unknown := sorted(settings.keys() - known):
         raise UsageError(f"{name} has no setting {unknown[0]!r} (it has: {', '.join(known) or 'none'})")
 

@@ -49,7 +49,7 @@ def corrected_advantages(
         ValueError: the method is ``qr``, which needs the gradients themselves and gives what ``exact`` gives here, or
             ``intra``.
     """
-    return advantages.double() - removal(gram, overlap, advantages, config).coefficients
+    return update(gram, overlap, advantages, config).coefficients
 
 
 def update(

@@ -6,6 +6,7 @@ from what is known of ``A_0`` and the Gram matrix of *all* the sequences, as in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -42,6 +43,11 @@ class Changes(NamedTuple):
     changed: Float[Tensor, "P M"]
     norm: Float[Tensor, "P M"]
     clamped: Bool[Tensor, "P M"]
+
+    @classmethod
+    def of_steps(cls, steps: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Changes | None:
+        """From those of each microbatch, [P] each; None where there are none."""
+        return cls(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True))) if steps else None
 
 
 class Updates(NamedTuple):
@@ -118,8 +124,7 @@ def successive_updates(
             added[:, earlier] *= update.kept.unsqueeze(1) if isinstance(update.kept, Tensor) else update.kept
         added[:, own], memory = update.coefficients, update.memory
         observed.append(update.observed or {})
-    columns = Changes(*(torch.stack(column, dim=1) for column in zip(*changes, strict=True))) if changes else None
-    return Updates(added, kept if is_scaled else None, columns, observed, memory)
+    return Updates(added, kept if is_scaled else None, Changes.of_steps(changes), observed, memory)
 
 
 def _semidefinite(gram: Float[Tensor, "P B B"]) -> Float[Tensor, "P B B"]:

@@ -118,9 +118,12 @@ def as_rule(rule: AnyRule) -> UpdateRule:
 
 def _attribute(rule: object, name: str, default: Any) -> Any:
     """Of the rule, or of the function whose settings are bound."""
-    inner = rule.function if isinstance(rule, CheckedRule) else rule
-    inner = inner.func if isinstance(inner, functools.partial) else inner
-    return getattr(inner, name, default)
+    return getattr(_unbound(rule.function if isinstance(rule, CheckedRule) else rule), name, default)
+
+
+def _unbound(function: Any) -> Any:
+    """The function whose settings are bound; of any other, itself."""
+    return function.func if isinstance(function, functools.partial) else function
 
 
 def _require_plain_first(rule: CheckedRule, extras: frozenset[str]) -> None:
@@ -171,7 +174,7 @@ def require_number(name: str, value: object, above: float | None = None) -> None
 
 def name_of(function: Callable[..., Any]) -> str:
     """The function and the file it is in, for messages."""
-    function = function.func if isinstance(function, functools.partial) else function
+    function = _unbound(function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"the rule {name}" + (f" in {code.co_filename}" if code is not None else "")

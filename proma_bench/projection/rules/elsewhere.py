@@ -81,5 +81,4 @@ class Elsewhere:
                 changes.append((share * found, square.clamp_min(0.0).sqrt(), found > allowed))
             added[:, other] -= share.unsqueeze(1) * weights
             added[:, own] += advantages[own]
-        columns = Changes(*(torch.stack(column, dim=1) for column in zip(*changes, strict=True))) if changes else None
-        return Updates(added, None, columns, [{} for _ in parts], None)
+        return Updates(added, None, Changes.of_steps(changes), [{} for _ in parts], None)
