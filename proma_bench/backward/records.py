@@ -90,7 +90,7 @@ def averages(records: Sequence[ProjectionRecord]) -> dict[str, Any]:
         each parameter tensor, averaged over microbatches. ``clamped``: how often the clamp was active, from 0 to 1.
         All are zero, or empty, where nothing was projected. Where the rule has observed them, also the means of
         ``effective_rank`` and ``conflicts``, and ``noise_scale``: the mean noise over the mean signal, None where the
-        signal is lost in the noise.
+        signal is lost in the noise; each over all tensors, and under ``NAME_by_layer`` for each of them.
     """
     shares: dict[str, list[float]] = {}
     for record in records:
@@ -100,13 +100,32 @@ def averages(records: Sequence[ProjectionRecord]) -> dict[str, Any]:
         "removed_ratio": sum(record.removed_ratio for record in records) / count,
         "removed_by_layer": {name: sum(values) / len(values) for name, values in sorted(shares.items())},
         "clamped": sum(record.clamped for record in records) / count,
-        **_observed([record.observed for record in records if record.observed]),
+        **_observed(records),
     }
 
 
-def _observed(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = ("effective_rank", "conflicts", "noise", "signal")
-    if not found or not all(name in found[0] for name in names):
+def _observed(records: Sequence[ProjectionRecord]) -> dict[str, Any]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record.observed.keys() >= _OBSERVED:
+            found.setdefault(record.parameter, []).append(record.observed)
+    if not found:
         return {}
-    rank, conflicts, noise, signal = (sum(one[name] for one in found) / len(found) for name in names)
+    by_layer = {parameter: _gram_statistics(observed) for parameter, observed in sorted(found.items())}
+    overall = _gram_statistics([one for observed in found.values() for one in observed])
+    layers = {
+        f"{name}_by_layer": {parameter: statistics[name] for parameter, statistics in by_layer.items()}
+        for name in overall
+    }
+    return overall | layers
+
+
+_OBSERVED = {"effective_rank", "conflicts", "noise", "signal"}
+
+
+def _gram_statistics(observed: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    rank, conflicts, noise, signal = (
+        sum(one[name] for one in observed) / len(observed)
+        for name in ("effective_rank", "conflicts", "noise", "signal")
+    )
     return {"effective_rank": rank, "conflicts": conflicts, "noise_scale": noise / signal if signal > 0 else None}

@@ -14,7 +14,7 @@ from rich.console import Console
 from proma_bench.console import make_console, say
 from proma_bench.errors import RunError, UsageError, require_known
 from proma_bench.learning.config import RunConfig
-from proma_bench.learning.methods import method_named
+from proma_bench.learning.methods import all_methods, method_named
 from proma_bench.plugins import load_plugins
 from proma_bench.tiers import TIERS
 
@@ -113,7 +113,7 @@ class LadderCommand:
     tiers: Annotated[str | None, _default("all tiers")] = None
     """Tiers to run, separated by commas."""
     methods: Annotated[str | None, _default("reinforce,grpo,proma")] = None
-    """Methods to compare, separated by commas; FILE.py:NAME is an update rule of your own."""
+    """Methods to compare, separated by commas, or all; FILE.py:NAME is an update rule of your own."""
     budget: Literal["smoke", "quick", "full"] = "quick"
     """smoke: seconds, does it run; quick: minutes on two cores; full: long enough to converge."""
     seeds: Annotated[int | None, _default("10; smoke 2")] = None
@@ -133,7 +133,7 @@ class LadderCommand:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
         root = self.out or Path("runs", f"ladder-{self.budget}")
         tiers = list(TIERS) if self.tiers is None else [tier.strip() for tier in self.tiers.split(",")]
-        methods = None if self.methods is None else [method.strip() for method in self.methods.split(",")]
+        methods = None if self.methods is None else _names(self.methods)
         plan = make_plan(tiers, self.budget, self.seeds, self.model, methods)
         climb(plan, root, self.jobs or available_cores(), console)
         ReportCommand(root)(console)
@@ -204,6 +204,12 @@ COMMANDS: dict[str, Callable[..., Callable[[Console], None]]] = {
     "verify": VerifyCommand,
     "tutorials": TutorialsCommand,
 }
+
+
+def _names(methods: str) -> list[str]:
+    """Those that are separated by commas; ``all`` stands for every method of this package."""
+    names = [method.strip() for method in methods.split(",")]
+    return [one for name in names for one in (all_methods() if name == "all" else [name])]
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

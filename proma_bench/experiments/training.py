@@ -17,7 +17,7 @@ from proma_bench.learning.config import RunConfig
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import require_finite_advantages, require_finite_metrics, require_usable_rewards
 from proma_bench.learning.methods import method_named
-from proma_bench.learning.metrics import Step, measured
+from proma_bench.learning.metrics import Step, Unseen, measured
 from proma_bench.learning.rules import chosen_rule
 from proma_bench.learning.update import optimizer_step
 from proma_bench.projection.updates import AnyRule
@@ -27,6 +27,8 @@ STREAMS = ("weights", "initial_states", "actions", "order")
 
 LARGE = 10**8
 """Parameters."""
+MOST_UNSEEN = 64
+"""Sequences that a step did not learn from, on which its local KL is measured as well."""
 
 Metrics = dict[str, Any]
 """One optimizer step: the names of ``metrics.jsonl`` with their values."""
@@ -82,30 +84,38 @@ class Training:
                 be damaged.
         """
         try:
-            for part in self.sample().split(self.config.steps_per_batch):
+            parts = list(self.sample().split(self.config.steps_per_batch))
+            for number, part in enumerate(parts):
                 if self.step < self.config.steps:
-                    yield self._optimizer_step(part)
+                    yield self._optimizer_step(part, parts[number - 1] if len(parts) > 1 else None)
         except DivergenceError as error:
             raise DivergenceError(error.reason, self.step + 1) from error
 
-    def _optimizer_step(self, experience: Experience) -> Metrics:
+    def _optimizer_step(self, experience: Experience, others: Experience | None) -> Metrics:
+        """Learn from sequences; ``others`` of the same batch are for measurement only."""
         started = time.perf_counter()
         order = self.generators["order"] if self.config.shuffle else None
         microbatches = experience.microbatches(self.config.microbatch_size, order)
+        unseen = None if others is None else others.select(torch.arange(min(len(others), MOST_UNSEEN)))
         with torch.no_grad():
             before = self.policy.on(experience)
+            unseen_before = None if unseen is None else self.policy.on(unseen)
         self._warm_up()
+        update_started = time.perf_counter()
         update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma)
+        update_seconds = time.perf_counter() - update_started
         with torch.no_grad():
             after = self.policy.on(experience)
             initial = self.initial.on(experience)
+            rest = None if unseen is None else Unseen(unseen, unseen_before, self.policy.on(unseen))
         step = self.step + 1
         metrics = {
             "step": step,
             "reward": float(experience.rewards.mean()),
             **self._validation(step),
-            **measured(Step(experience, before, after, initial)),
+            **measured(Step(experience, before, after, initial, rest)),
             **update,
+            "update_seconds": update_seconds,
             "seconds": time.perf_counter() - started,
             "sequences": len(experience),
             **_of_text(experience),

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from proma_bench.learning.experience import Experience
 
 
+class Unseen(NamedTuple):
+    """Sequences of the same batch that an optimizer step did not learn from.
+
+    Attributes:
+        experience: the sequences.
+        before: the policy's distributions in their rows, before the step.
+        after: the same after the step.
+    """
+
+    experience: Experience
+    before: Distribution
+    after: Distribution
+
+
 class Step(NamedTuple):
     """One optimizer step, for measurement.
 
@@ -26,12 +40,14 @@ class Step(NamedTuple):
         before: the policy's distributions in the rows of these sequences, before the step.
         after: the same after the step.
         initial: the same for the initial policy of the run.
+        unseen: others of the batch; None where a batch is one step.
     """
 
     experience: Experience
     before: Distribution
     after: Distribution
     initial: Distribution
+    unseen: Unseen | None = None
 
 
 class Column(NamedTuple):
@@ -64,7 +80,7 @@ class Metric:
 
     name: str
     label: str
-    measure: Callable[[Step], float] | None = None
+    measure: Callable[[Step], float | None] | None = None
     column: Column | None = None
     higher_is_better: bool = False
     by_layer: bool = False
@@ -77,7 +93,7 @@ register_metric = METRICS.register
 """Add a metric to the table. Runs record it, and reports show it, from then on."""
 
 
-def measured(step: Step) -> dict[str, float]:
+def measured(step: Step) -> dict[str, float | None]:
     """Measure all metrics that have a function.
 
     Args:
@@ -101,6 +117,12 @@ def _kl_local(step: Step) -> float:
     return kl(step.before, step.after, step.experience)
 
 
+def _kl_local_unseen(step: Step) -> float | None:
+    from proma_bench.learning.divergences import kl
+
+    return None if step.unseen is None else kl(step.unseen.before, step.unseen.after, step.unseen.experience)
+
+
 def _kl_global(step: Step) -> float:
     from proma_bench.learning.divergences import kl
 
@@ -122,6 +144,7 @@ for _metric in (
         "kl_local", "local KL, before ‖ after a step (nats)", _kl_local,
         Column("local KL\nsteps' mean", "mean", digits=4),
     ),
+    Metric("kl_local_unseen", "local KL on sequences that the step did not learn from (nats)", _kl_local_unseen),
     Metric("kl_global", "global KL, current ‖ initial (nats)", _kl_global, Column("global KL\nat the end", "end")),
     Metric("entropy", "entropy (nats)", _entropy, Column("entropy\nat the end", "end"), higher_is_better=True),
     Metric("grad_norm", "norm of the gradient"),
@@ -134,7 +157,11 @@ for _metric in (
     Metric("effective_rank", "effective rank of the Gram matrix"),
     Metric("conflicts", "share of pairs of sequences in conflict"),
     Metric("noise_scale", "gradient noise scale (sequences)"),
+    Metric("effective_rank_by_layer", "effective rank of the Gram matrix, per tensor", by_layer=True),
+    Metric("conflicts_by_layer", "share of pairs of sequences in conflict, per tensor", by_layer=True),
+    Metric("noise_scale_by_layer", "gradient noise scale (sequences), per tensor", by_layer=True),
     Metric("seconds", "seconds"),
+    Metric("update_seconds", "seconds of the update alone"),
     Metric("sequences", "sequences"),
     Metric("tokens", "tokens answered"),
     Metric("sampler_gap", "mean difference of the sampler's log-probs (nats per token)"),

@@ -62,3 +62,15 @@ def test_averages_are_over_tensors_and_microbatches() -> None:
     )
     assert found == {"removed_ratio": 0.3125, "removed_by_layer": {"a": 0.25, "b": 0.375}, "clamped": 0.75}
     assert averages([]) == {"removed_ratio": 0, "removed_by_layer": {}, "clamped": 0}
+
+
+def test_what_a_rule_observed_is_averaged_over_everything_and_for_each_tensor() -> None:
+    def record(parameter: str, rank: float, noise: float, signal: float) -> ProjectionRecord:
+        observed = {"effective_rank": rank, "conflicts": 0.5, "noise": noise, "signal": signal}
+        return ProjectionRecord(parameter, 0, 0.0, 0.0, False, "rows", observed)
+
+    found = averages([record("b", 1.0, 6.0, 1.0), record("b", 3.0, 2.0, 1.0), record("a", 5.0, 4.0, -5.0)])
+    assert found["effective_rank"] == 3 and found["noise_scale"] is None
+    assert found["effective_rank_by_layer"] == {"a": 5, "b": 2}
+    assert found["noise_scale_by_layer"] == {"a": None, "b": 4}
+    assert found["conflicts_by_layer"] == {"a": 0.5, "b": 0.5}

@@ -10,9 +10,10 @@ import pytest
 import torch
 from interruptions import Command
 
+from proma_bench.cli.commands import _names
 from proma_bench.errors import UsageError
 from proma_bench.experiments.ladder import make_plan
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import METHODS, all_methods
 from proma_bench.report.reading import read_runs
 from proma_bench.tiers import TIERS
 from proma_bench.tiers.llm.config import LLMConfig
@@ -62,13 +63,13 @@ def test_the_plan_is_on_record_and_finished_runs_are_not_repeated(ladder):
     assert plan["seeds"] == 1
     assert plan["methods"] == list(METHODS)
     assert "bootstrap" in plan["criteria"]["bandit"]
-    assert plan["learning_rates"] == {"bandit": [0.0025, 0.005, 0.01]}
+    assert plan["learning_rates"] == {"bandit": [0.00125, 0.0025, 0.005, 0.01]}
     stored = json.loads((root / "bandit" / "proma" / "lr-0.01" / "seed-0" / "config.json").read_text())
     assert stored["criteria"]["min_pairs"] == 10
     assert stored["criteria"]["learning_rate"] == 0.005
     metrics = {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
     again = proma_bench("ladder", "--tiers", "bandit", "--seeds", 1, "--out", root)
-    assert "9 of 9 runs are finished already" in again.stdout
+    assert "12 of 12 runs are finished already" in again.stdout
     assert metrics == {path: path.read_bytes() for path in root.rglob("metrics.jsonl")}
 
 
@@ -126,13 +127,13 @@ def until_a_run_is_under_way(command, root):
 
 def test_seeds_are_paired_and_directories_distinct(tmp_path):
     jobs = make_plan(["bandit"], "quick", None).jobs(tmp_path)
-    assert len({job.path for job in jobs}) == len(jobs) == 90
+    assert len({job.path for job in jobs}) == len(jobs) == 120
     for method in METHODS:
         configs = [job.config for job in jobs if job.config.method == method]
-        assert [config.seed for config in configs] == 3 * list(range(10))
-        assert [config.learning_rate for config in configs][::10] == [0.0025, 0.005, 0.01]
+        assert [config.seed for config in configs] == 4 * list(range(10))
+        assert [config.learning_rate for config in configs][::10] == [0.00125, 0.0025, 0.005, 0.01]
         assert {config.steps for config in configs} == {60}
-    assert jobs[0].path == tmp_path / "bandit" / "reinforce" / "lr-0.0025" / "seed-0"
+    assert jobs[0].path == tmp_path / "bandit" / "reinforce" / "lr-0.00125" / "seed-0"
 
 
 def test_the_task_of_a_model_for_the_ladder_on_a_cpu_is_sums(monkeypatch, tmp_path):
@@ -168,3 +169,9 @@ def test_with_a_gpu_the_ladder_has_the_papers_settings(monkeypatch, tmp_path):
 def test_a_wrong_plan_is_one_line(arguments, message):
     with pytest.raises(UsageError, match=message):
         make_plan(*arguments)
+
+
+def test_all_methods_are_those_of_the_package_once():
+    assert _names("all") == list(all_methods())
+    assert make_plan(["bandit"], "quick", None, methods=_names("proma,all")).methods[0] == "proma"
+    assert len(make_plan(["bandit"], "quick", None, methods=_names("proma,all")).methods) == len(all_methods())

@@ -12,9 +12,9 @@ from proma_bench.errors import RunError
 from proma_bench.experiments.training import Training, make_optimizer, make_proma, train
 from proma_bench.learning.methods import all_methods
 
-NAMES = """step reward score score_sampled kl_local kl_global entropy grad_norm removed_ratio removed_by_layer
-clamped seconds sequences""".split()
-OBSERVED = {"effective_rank", "conflicts", "noise_scale"}
+NAMES = """step reward score score_sampled kl_local kl_local_unseen kl_global entropy grad_norm removed_ratio
+removed_by_layer clamped update_seconds seconds sequences""".split()
+OBSERVED = {name + part for name in ("effective_rank", "conflicts", "noise_scale") for part in ("", "_by_layer")}
 
 
 @pytest.mark.parametrize("method", all_methods())
@@ -48,6 +48,10 @@ def test_kl_compares_the_policies_before_after_and_at_the_start(method):
         assert metrics["kl_global"] == pytest.approx(float(whole), rel=1e-4)
         assert metrics["entropy"] == pytest.approx(float(entropy), rel=1e-6)
         assert metrics["kl_local"] > 0
+        others = seen[0].observations[16:] if part.start == 0 else seen[0].observations[:16]
+        with torch.no_grad():
+            unseen = kl_divergence(before.distribution(others), after.distribution(others)).mean()
+        assert metrics["kl_local_unseen"] == pytest.approx(float(unseen), rel=1e-4)
         before = copy.deepcopy({name: value.clone() for name, value in after.state_dict().items()})
         before = _with_weights(training.initial, before)
 
@@ -65,6 +69,10 @@ def test_measuring_changes_nothing():
     bare.tier.evaluate = lambda policy: {}
     list(bare.batch())
     assert all(torch.equal(a, b) for a, b in zip(training.policy.parameters(), bare.policy.parameters(), strict=True))
+
+
+def test_a_batch_of_one_step_has_no_sequences_that_it_did_not_learn_from():
+    assert [step["kl_local_unseen"] for step in train(tiny(steps=2, steps_per_batch=1))] == [None, None]
 
 
 def test_steps_need_not_fill_the_last_batch():

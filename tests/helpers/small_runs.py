@@ -41,7 +41,7 @@ def tiny_transformer(**settings):
 
 
 def without_timings(history):
-    return [{name: value for name, value in step.items() if name != "seconds"} for step in history]
+    return [{name: value for name, value in step.items() if name not in ("seconds", "update_seconds")} for step in history]
 
 
 def options_of(config):

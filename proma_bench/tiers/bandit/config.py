@@ -20,8 +20,8 @@ class BanditConfig(RunConfig):
     }  # fmt: skip
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
-        "quick": (0.0025, 0.005, 0.01),  # without 0.02, to finish within minutes
-        "full": (0.0025, 0.005, 0.01, 0.02),
+        "quick": (0.00125, 0.0025, 0.005, 0.01),
+        "full": (0.00125, 0.0025, 0.005, 0.01, 0.02),
     }
 
     initial_states: int = 64

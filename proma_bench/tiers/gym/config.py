@@ -36,7 +36,7 @@ class GymConfig(RunConfig):
     }  # fmt: skip
     sweep: ClassVar[dict[str, tuple[float, ...]]] = {
         "smoke": (0.005, 0.01),
-        "quick": (0.005, 0.01),
+        "quick": (0.0025, 0.005, 0.01, 0.02),
         "full": (0.0025, 0.005, 0.01, 0.02),
     }
 
