@@ -41,7 +41,8 @@ def tiny_transformer(**settings):
 
 
 def without_timings(history):
-    return [{name: value for name, value in step.items() if name not in ("seconds", "update_seconds")} for step in history]
+    timings = ("seconds", "update_seconds")
+    return [{name: value for name, value in step.items() if name not in timings} for step in history]
 
 
 def options_of(config):
