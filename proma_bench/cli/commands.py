@@ -124,9 +124,12 @@ class LadderCommand:
     """Of the tier llm: a name on the hub, or a directory. On a CPU its task is sums."""
     jobs: Annotated[int | None, _default("one for each core")] = None
     """Runs side by side, each in a process with one thread."""
+    match_kl: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Then run each method also at the learning rate where its mean local KL is that of REINFORCE at the default."""
 
     def __call__(self, console: Console) -> None:
         from proma_bench.experiments.ladder import climb, make_plan
+        from proma_bench.experiments.matching import match, require_baseline
         from proma_bench.experiments.workers import available_cores
 
         if self.jobs is not None and self.jobs < 1:
@@ -135,7 +138,12 @@ class LadderCommand:
         tiers = list(TIERS) if self.tiers is None else [tier.strip() for tier in self.tiers.split(",")]
         methods = None if self.methods is None else _names(self.methods)
         plan = make_plan(tiers, self.budget, self.seeds, self.model, methods)
-        climb(plan, root, self.jobs or available_cores(), console)
+        if self.match_kl:
+            require_baseline(plan)
+        processes = self.jobs or available_cores()
+        climb(plan, root, processes, console)
+        if self.match_kl:
+            match(plan, root, processes, console)
         ReportCommand(root)(console)
 
 

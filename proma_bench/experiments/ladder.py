@@ -45,15 +45,24 @@ class Plan:
 
     def jobs(self, root: Path) -> list[Job]:
         """All runs, at ``root/TIER/METHOD/lr-RATE/seed-N``. Methods take turns, so that an early look compares them."""
-        jobs = []
-        for tier in self.tiers:
-            settings = self.settings[tier]
-            seeds = 1 if TIERS[tier](**settings).is_smoke_run else self.seeds
-            for rate, seed, method in itertools.product(self.learning_rates[tier], range(seeds), self.methods):
-                config = TIERS[tier](method=method, seed=seed, learning_rate=rate, **settings)
-                folder = method_named(method).folder
-                jobs.append(Job(root / tier / folder / f"lr-{rate:g}" / f"seed-{seed}", config))
-        return jobs
+        return [
+            self._job(root, tier, method, rate, seed)
+            for tier in self.tiers
+            for rate, seed, method in itertools.product(
+                self.learning_rates[tier], range(self._seeds(tier)), self.methods
+            )
+        ]
+
+    def jobs_of(self, root: Path, tier: str, method: str, rate: float) -> list[Job]:
+        """The runs of one method at one learning rate, seed by seed."""
+        return [self._job(root, tier, method, rate, seed) for seed in range(self._seeds(tier))]
+
+    def _seeds(self, tier: str) -> int:
+        return 1 if TIERS[tier](**self.settings[tier]).is_smoke_run else self.seeds
+
+    def _job(self, root: Path, tier: str, method: str, rate: float, seed: int) -> Job:
+        config = TIERS[tier](method=method, seed=seed, learning_rate=rate, **self.settings[tier])
+        return Job(root / tier / method_named(method).folder / f"lr-{rate:g}" / f"seed-{seed}", config)
 
 
 def make_plan(

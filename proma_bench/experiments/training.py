@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -96,18 +96,15 @@ class Training:
         started = time.perf_counter()
         order = self.generators["order"] if self.config.shuffle else None
         microbatches = experience.microbatches(self.config.microbatch_size, order)
-        unseen = None if others is None else others.select(torch.arange(min(len(others), MOST_UNSEEN)))
         with torch.no_grad():
-            before = self.policy.on(experience)
-            unseen_before = None if unseen is None else self.policy.on(unseen)
+            before, unseen = self.policy.on(experience), self._watch(others)
         self._warm_up()
         update_started = time.perf_counter()
         update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma)
         update_seconds = time.perf_counter() - update_started
         with torch.no_grad():
             after = self.policy.on(experience)
-            initial = self.initial.on(experience)
-            rest = None if unseen is None else Unseen(unseen, unseen_before, self.policy.on(unseen))
+            initial, rest = self.initial.on(experience), unseen()
         step = self.step + 1
         metrics = {
             "step": step,
@@ -124,6 +121,14 @@ class Training:
         require_finite_metrics(metrics)
         self.step = step
         return metrics
+
+    def _watch(self, others: Experience | None) -> Callable[[], Unseen | None]:
+        """Keep the policy's distributions before a step; what is returned adds those after it."""
+        if others is None:
+            return lambda: None
+        unseen = others.select(torch.arange(min(len(others), MOST_UNSEEN)))
+        before = self.policy.on(unseen)
+        return lambda: Unseen(unseen, before, self.policy.on(unseen))
 
     def _warm_up(self) -> None:
         """The learning rate of the coming step: it rises linearly to its value and stays there."""

@@ -11,9 +11,11 @@ from proma_bench import files
 from proma_bench.console import say
 from proma_bench.report.html import write_page
 from proma_bench.report.judging import TierClaims, evaluate, write_claims
+from proma_bench.report.leaderboard import leaderboard
 from proma_bench.report.matrix import claims_table
 from proma_bench.report.plots import MARK, file_name, learning_curves, png
 from proma_bench.report.reading import read_runs
+from proma_bench.report.standings import standings_tables
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.report.table import summary_table
 
@@ -34,12 +36,16 @@ def report(root: Path, console: Console) -> Path:
     _require_own_files(root, tiers)
     for tier in tiers:
         console.print(summary_table(tier.comparable.title, cells(tier.comparable.members)))
+    boards = [board for tier in tiers if (board := leaderboard(tier)) is not None]
+    for board in boards:
+        for table in standings_tables(board):
+            console.print(table)
     console.print(claims_table(tiers))
     for line in [*reading.problems, *(note for tier in tiers for note in tier.notes)]:
         say(console, line)
     plots = [_curves(tier, root) for tier in tiers]
     write_claims(tiers, root / "claims.json")
-    page = write_page(root, tiers, reading.problems)
+    page = write_page(root, tiers, boards, reading.problems)
     for path in plots:
         say(console, f"plots: {path}")
     say(console, f"report: {page}")

@@ -20,8 +20,10 @@ from proma_bench import files
 from proma_bench.console import printable
 from proma_bench.report import matrix
 from proma_bench.report.judging import TierClaims
-from proma_bench.report.plots import along_score, learning_curves, removed_by_layer, svg
+from proma_bench.report.leaderboard import Leaderboard
+from proma_bench.report.plots import along_score, learning_curves, removed_by_layer, score_by_kl, svg
 from proma_bench.report.settings import commands, settings, versions
+from proma_bench.report.standings import grids
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.runs.directory import Run
 
@@ -30,11 +32,15 @@ ALONG_SCORE = (
     "The frontier: local KL, global KL and entropy where a score was reached. Thick: at the lowest learning rate that "
     "reached it, mean over seeds and interval; thin: each learning rate. Lower is better for KL, higher for entropy."
 )
+BY_KL = (
+    "The final score against the mean local KL of a step: each method a line through its learning rates. What is "
+    "higher has learned more from the same change of the policy."
+)
 LAYERS = "Share of the running gradient's norm that PROMA removed, tensor by tensor over training (0: nothing)."
 FILES = ("config.json", "metrics.jsonl", "diverged.json", "summary.json")
 
 
-def write_page(root: Path, tiers: Sequence[TierClaims], problems: Sequence[str]) -> Path:
+def write_page(root: Path, tiers: Sequence[TierClaims], boards: Sequence[Leaderboard], problems: Sequence[str]) -> Path:
     """Write ``report.html`` into the directory that the runs are in."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("proma_bench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -59,17 +65,25 @@ def write_page(root: Path, tiers: Sequence[TierClaims], problems: Sequence[str])
         figures=matrix.figures,
         size=matrix.size,
         details=matrix.details,
-        tiers=[_section(root, tier) for tier in tiers],
+        tiers=[
+            _section(root, tier, [board for board in boards if board.title == tier.comparable.title]) for tier in tiers
+        ],
     )
     return files.write(root, "report.html", page.encode("utf-8", "backslashreplace"))
 
 
-def _section(root: Path, tier: TierClaims) -> dict[str, Any]:
+def _section(root: Path, tier: TierClaims, boards: Sequence[Leaderboard]) -> dict[str, Any]:
     runs = tier.comparable.members
-    figures = ((CURVES, _curves(tier)), (ALONG_SCORE, _frontier(tier)), (LAYERS, _layers(tier)))
+    figures = (
+        (CURVES, _curves(tier)),
+        (ALONG_SCORE, _frontier(tier)),
+        (BY_KL, score_by_kl(tier.comparable, boards[0].rates) if boards else None),
+        (LAYERS, _layers(tier)),
+    )
     return {
         "name": printable(tier.comparable.title),
         "criteria": str(tier.criteria),
+        "grids": [grid for board in boards for grid in grids(board)],
         "notes": [printable(note) for note in tier.notes],
         "figures": [{"caption": caption, "source": _data_uri(figure)} for caption, figure in figures if figure],
         "settings": {printable(name): printable(value) for name, value in settings(runs).items()},

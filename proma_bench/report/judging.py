@@ -95,7 +95,7 @@ def _adjusted(tiers: Sequence[TierClaims]) -> list[TierClaims]:
 
 
 def _evaluate(found: Comparable) -> TierClaims:
-    if all(run.config.get("criteria", 0) is None for run in found.members):
+    if found.is_smoke_run:
         note = (
             f"{found.title}: a smoke run with random weights, which shows that the code runs; no claim is judged on it"
         )

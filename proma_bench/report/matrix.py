@@ -63,26 +63,28 @@ def figures(result: ClaimResult) -> str:
     """The estimate with its interval in a few characters."""
     if result.estimate is None:
         return "not measured" if result.pairs else "no pairs"
-    return _interval(result.estimate, result.ci_low, result.ci_high)
+    return spread(result.estimate, result.ci_low, result.ci_high)
 
 
 def details(result: ClaimResult) -> list[str]:
     """What stands below an estimate: how sure it is in a table of many, its placebo, and what is missing."""
     lines = []
     if result.p is not None and result.p_holm is not None:
-        lines.append(f"p {_level(result.p)}, Holm {_level(result.p_holm)}")
+        lines.append(f"p {level(result.p)}, Holm {level(result.p_holm)}")
     if result.placebo is not None:
-        lines.append(f"placebo {_interval(result.placebo, result.placebo_low, result.placebo_high)}")
+        lines.append(f"placebo {spread(result.placebo, result.placebo_low, result.placebo_high)}")
     if result.edge is not None and result.edge_baseline is not None:
         lines.append(f"at the sweep's edge {result.edge:.0%}, {result.edge_baseline:.0%}")
     return [*lines, result.why] if result.why and result.pairs else lines
 
 
-def _interval(estimate: float, low: float | None, high: float | None) -> str:
+def spread(estimate: float, low: float | None, high: float | None) -> str:
+    """An estimate with its interval, if it has one."""
     return f"{estimate:+.2g}" if low is None or high is None else f"{estimate:+.2g} [{low:+.2g}, {high:+.2g}]"
 
 
-def _level(p: float) -> str:
+def level(p: float) -> str:
+    """A p-value in few characters."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 

@@ -131,6 +131,11 @@ class Comparable:
     notes: list[str]
 
     @property
+    def is_smoke_run(self) -> bool:
+        """Whether the runs only show that the code works: they were begun without criteria."""
+        return all(run.config.get("criteria", 0) is None for run in self.members)
+
+    @property
     def tier(self) -> str:
         return str(self.members[0].config["tier"])
 

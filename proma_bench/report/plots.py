@@ -5,6 +5,7 @@ Methods differ in colour, dashes and markers; see `proma_bench.learning.methods`
 
 from __future__ import annotations
 
+import collections
 import io
 import re
 from collections.abc import Sequence
@@ -14,14 +15,15 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from proma_bench.learning.methods import Style, all_methods
+from proma_bench.learning.methods import METHODS, Style, all_methods
 from proma_bench.learning.metrics import METRICS
-from proma_bench.report.curves import curves_of
+from proma_bench.report.curves import curves_of, last_measured
 from proma_bench.report.frontier import common_levels, frontiers
 from proma_bench.report.paired import Comparable
-from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval
-from proma_bench.runs.criteria import Criteria
+from proma_bench.report.statistics import CONFIDENCE, Array, Cell, interval, method_order
+from proma_bench.runs.criteria import SCORES, Criteria
 from proma_bench.runs.directory import Run
+from proma_bench.runs.matching import mean_local_kl
 
 BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
@@ -72,7 +74,7 @@ def along_score(found: Comparable, rates: Sequence[float], criteria: Criteria) -
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = list(zip(figure.subplots(1, 3).flat, ALONG_SCORE, strict=True))
-    for method in sorted({method for method, _, _ in found.runs}, key=_order):
+    for method in sorted({method for method, _, _ in found.runs}, key=method_order):
         style = style_of(method)
         for axes, metric in panels:
             scores, values = _frontier(found, method, rates, metric, criteria)
@@ -89,6 +91,39 @@ def along_score(found: Comparable, rates: Sequence[float], criteria: Criteria) -
         return None
     sweep = ", ".join(f"{rate:g}" for rate in rates)
     _finish(figure, f"{plain(found.title)}, at equal score: frontier over learning rates {sweep} (thin: each of them)")
+    return figure
+
+
+def score_by_kl(found: Comparable, rates: Sequence[float]) -> Figure | None:
+    """The final scores against the mean local KL, each method a line through the learning rates of a sweep.
+
+    A method cannot move along its line to a better place by another learning rate, and what is higher has learned more
+    from the same change of the policy. None without a finished run at two of the rates.
+    """
+    by_setting = collections.defaultdict[tuple[str, float], list[Run]](list)
+    for (method, rate, _), run in found.runs.items():
+        if rate in rates:
+            by_setting[method, rate].append(run)
+    if len({rate for _, rate in by_setting}) < 2:
+        return None
+    finals = {at: [last_measured(curves_of([[run] for run in runs])[name]).mean() for name in SCORES]
+              for at, runs in by_setting.items()}  # fmt: skip
+    measured = [place for place, _ in enumerate(SCORES) if any(not np.isnan(final[place]) for final in finals.values())]
+    figure = Figure(figsize=(4.5 * len(measured) + 1.5, 4.8), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(measured)))
+    for method in sorted({method for method, _ in by_setting}, key=method_order):
+        style = style_of(method)
+        mine = [(method, rate) for rate in rates if (method, rate) in by_setting]
+        kl = np.array([mean_local_kl(by_setting[at]) for at in mine])
+        for axes, place in zip(panels, measured, strict=True):
+            axes.plot(kl, [finals[at][place] for at in mine], color=style.colour, linestyle=style.dashes,
+                      marker=style.marker, markersize=5, linewidth=2 if method in METHODS else 1,
+                      label=style.title)  # fmt: skip
+    for axes, place in zip(panels, measured, strict=True):
+        axes.set(xlabel="mean local KL of a step (nats)", ylabel=f"{METRICS[SCORES[place]].label}, at the end")
+        if all((line.get_xdata() > 0).all() for line in axes.lines):
+            axes.set_xscale("log")
+    _finish(figure, f"{plain(found.title)}: what is learned from the same change of the policy, by learning rate")
     return figure
 
 
@@ -179,11 +214,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
         (int(part), "") if part.isascii() and part.isdecimal() else (-1, part)
         for part in re.split(r"([0-9]{1,9})", name)
     ]
-
-
-def _order(method: str) -> tuple[int, str]:
-    known = list(all_methods())
-    return (known.index(method) if method in known else len(known)), method
 
 
 def _frontier(

@@ -112,5 +112,10 @@ def _setting(run: Run) -> tuple[str, str, float]:
 
 def _order(run: Run) -> tuple[Any, ...]:
     title, method, learning_rate = _setting(run)
+    return title, method_order(method), learning_rate, run.config["seed"]
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """The method's place in tables and legends: that of its registration, then others by name."""
     known = list(all_methods())
-    return title, (known.index(method) if method in known else len(known)), method, learning_rate, run.config["seed"]
+    return (known.index(method) if method in known else len(known)), method

@@ -89,9 +89,9 @@ def test_links_are_relative_and_lead_to_the_raw_files(kind, request):
         assert (root / urllib.parse.unquote(link)).exists()
 
 
-def test_it_has_the_matrix_three_figures_settings_versions_and_the_command(page):
+def test_it_has_the_matrix_four_figures_settings_versions_and_the_command(page):
     _, page = page
-    assert page.tags.count("img") == 3
+    assert page.tags.count("img") == 4
     for text in (
         "same settings",
         "frontier",
