@@ -1,10 +1,10 @@
 """Writes the tables of settings and of claims into the pages of this folder.
 
-python -m docs.tables            between each ``<!-- settings: WHOSE -->`` or ``<!-- claims: BASELINE -->`` and its end
+python -m docs.tables            between each ``<!-- KIND: NAME -->`` and its end; the kinds are those of `TABLES`
 python -m docs.tables --check    fail where a page has another one
 
-Settings come from the configurations of the tiers and their docstrings, claims from the ``claims.json`` of ladders that
-are kept in ``benchmarks/results/claims``.
+Settings come from the configurations of the tiers and their docstrings, methods from their table, claims from the
+``claims.json`` of ladders that are kept in ``benchmarks/results/claims``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import griffe
 
 from docs.marked import between_markers
 from proma_bench.learning.config import RunConfig
-from proma_bench.learning.methods import METHODS
+from proma_bench.learning.methods import METHODS, OTHER_METHODS
 from proma_bench.report.claims import CLAIMS
 from proma_bench.report.judging import ClaimResult
 from proma_bench.report.markdown import markdown_table
@@ -29,7 +29,15 @@ from proma_bench.tiers import TIERS
 
 HOME = Path(__file__).parent
 PUBLISHED = HOME.parent / "benchmarks" / "results" / "claims"
-MARKER = re.compile(r"<!-- ((settings|claims): (\w+)) -->")
+MARKER = re.compile(r"<!-- ((settings|claims|methods): (\w+)) -->")
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
+OPTION = re.compile(r"(--[a-z-]+)")
+ADVANTAGES = {
+    "group_advantages": "as GRPO",
+    "centred_advantages": "reward − mean of the group",
+    "leave_one_out_advantages": "reward − mean of the others in the group",
+}
+WEIGHTS = {None: "as the setting says", "sum": "summed per sequence", "sequence-mean": "sequences equally"}
 
 
 def settings(whose: str) -> str:
@@ -79,7 +87,34 @@ def _cell(result: ClaimResult | None) -> str:
     )
 
 
-TABLES: dict[str, Callable[[str], str]] = {"settings": settings, "claims": claims}
+def methods(kind: str) -> str:
+    """The update rules (``rules``), or the methods with another objective (``objectives``), with their sources."""
+    if kind == "rules":
+        rules = [METHODS["proma"], *(method for method in OTHER_METHODS.values() if method.projects)]
+        rows = [(f"`{method.name}`", *map(linked, (method.formula, method.source))) for method in rules]
+        return markdown_table(("`--method`", "coefficients `u`, factor `κ`", "source"), rows, numbers=False)
+    rows = [
+        (
+            f"`{method.name}`",
+            OPTION.sub(r"`\1`", method.formula),
+            ADVANTAGES[method.advantages_function.__name__],
+            WEIGHTS[method.loss_aggregation],
+            linked(method.source),
+        )
+        for method in OTHER_METHODS.values()
+        if not method.projects
+    ]
+    headings = ("`--method`", "objective of a row", "advantage", "rows weighted", "source")
+    return markdown_table(headings, rows, numbers=False)
+
+
+def linked(text: str) -> str:
+    """With a link for each number of arXiv."""
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+TABLES: dict[str, Callable[[str], str]] = {"settings": settings, "claims": claims, "methods": methods}
+NAMES = {"settings": {*METHODS, "all"}, "claims": {*METHODS, "all"}, "methods": {"rules", "objectives"}}
 
 
 def filled(page: str) -> str:
@@ -89,7 +124,7 @@ def filled(page: str) -> str:
         ValueError: a marker has no end, or names something that does not exist.
     """
     for marker, kind, name in MARKER.findall(page):
-        if name not in (*METHODS, "all"):
+        if name not in NAMES[kind]:
             raise ValueError(f"no table of {kind} has the name {name}")
         replaced = between_markers(page, marker, TABLES[kind](name))
         if replaced is None:

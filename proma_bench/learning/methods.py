@@ -53,6 +53,8 @@ class Method:
         loss_aggregation: how rows are weighted, where that is part of the method; None is as the setting says.
         step: what moves the policy in place of the optimizer (see `proma_bench.learning.natural`), or the place to
             import it from; None is the optimizer.
+        formula: the objective of a row, or the update rule's coefficients, in plain text.
+        source: the publication, and the equation or section in it.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Method:
     rule: str | None = None
     loss_aggregation: str | None = None
     step: str | Step | None = None
+    formula: str = ""
+    source: str = ""
 
     @property
     def folder(self) -> str:
@@ -128,14 +132,22 @@ def method_named(name: str) -> Method:
     return _rule_method(name, Style(function, "#999999", "dashdot", "x"))
 
 
-def _rule_method(name: str, style: Style, settings: frozenset[str] = frozenset()) -> Method:
+def _rule_method(
+    name: str, style: Style, formula: str = "", source: str = "", settings: frozenset[str] = frozenset()
+) -> Method:
     own = frozenset({"rule_settings", "uncovered"}) | settings
     objective = "proma_bench.learning.objectives:proma"
-    return Method(name, style, objective, settings=own, projects=True, rule=name)
+    return Method(name, style, objective, settings=own, projects=True, rule=name, formula=formula, source=source)
 
 
 register_method(
-    Method("reinforce", Style("REINFORCE", "#0072B2", (0, (1, 1)), "o"), "proma_bench.learning.objectives:reinforce")
+    Method(
+        "reinforce",
+        Style("REINFORCE", "#0072B2", (0, (1, 1)), "o"),
+        "proma_bench.learning.objectives:reinforce",
+        formula="a log p",
+        source="Williams, 1992",
+    )
 )
 register_method(
     Method(
@@ -143,6 +155,8 @@ register_method(
         Style("GRPO", "#D55E00", (0, (4, 1.5)), "s"),
         "proma_bench.learning.objectives:grpo",
         settings=frozenset({"clip", "dual_clip"}),
+        formula="min(r a, clip(r) a)",
+        source="arXiv 2402.03300, section 4.1",
     )
 )
 register_method(
@@ -152,19 +166,49 @@ register_method(
         "proma_bench.learning.objectives:proma",
         settings=frozenset({*SETTINGS, "uncovered"}),
         projects=True,
+        formula="u = a − ρσ w, with w by one of the projections",
+        source="arXiv 2601.10498, section 2",
     )
 )
 
 for _rule in (
-    _rule_method("isopo", Style("ISOPO", "#E69F00", "solid", "v")),
-    _rule_method("isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<")),
-    _rule_method("isopo-averaged", Style("ISOPO, averaged", "#E69F00", "dotted", "d")),
-    _rule_method("clip", Style("clipped norms", "#56B4E9", "solid", ">")),
-    _rule_method("pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p")),
-    _rule_method("shrink", Style("shrinking", "#000000", "dotted", "*"), frozenset(SETTINGS)),
-    _rule_method("elsewhere", Style("projected elsewhere", "#000000", "dashdot", "X"), frozenset(SETTINGS)),
-    _rule_method("observe", Style("REINFORCE, observed", "#0072B2", "dashed", "h")),
-):
+    _rule_method(
+        "isopo", Style("ISOPO", "#E69F00", "solid", "v"),
+        "u = λ (K + λI)⁻¹ a, λ a multiple of the mean eigenvalue of K", "arXiv 2512.23353, interacting form",
+    ),
+    _rule_method(
+        "isopo-noninteracting", Style("ISOPO, non-interacting", "#E69F00", "dashed", "<"),
+        "u_i = a_i / (‖S_i‖² + λ)^(p/2), λ a multiple of the mean squared norm",
+        "arXiv 2512.23353, non-interacting form",
+    ),
+    _rule_method(
+        "isopo-averaged", Style("ISOPO, averaged", "#E69F00", "dotted", "d"),
+        "as ISOPO, with a moving average over optimizer steps in λ", "the author's code of arXiv 2512.23353",
+    ),
+    _rule_method(
+        "clip", Style("clipped norms", "#56B4E9", "solid", ">"),
+        "u_i = a_i min(1, C / ‖S_i‖)", "per-sequence clipping, arXiv 1607.00133 without its noise",
+    ),
+    _rule_method(
+        "pcgrad", Style("PCGrad", "#56B4E9", "dashed", "p"),
+        "gradients that conflict are projected on each other's complement, in order", "arXiv 2001.06782, algorithm 1",
+    ),
+    _rule_method(
+        "shrink", Style("shrinking", "#000000", "dotted", "*"),
+        "u = a, and κ = 1 − r/‖A‖ with the norm r that PROMA removes",
+        "a control: as much is removed, in another direction", frozenset(SETTINGS),
+    ),
+    _rule_method(
+        "elsewhere", Style("projected elsewhere", "#000000", "dashdot", "X"),
+        "PROMA with the span of another microbatch of the same backward pass",
+        "a control: the span is not the microbatch's own", frozenset(SETTINGS),
+    ),
+    _rule_method(
+        "observe", Style("REINFORCE, observed", "#0072B2", "dashed", "h"),
+        "u = a; records norms, effective rank, conflicts and the gradient noise scale",
+        "arXiv 1812.06162 for the noise scale",
+    ),
+):  # fmt: skip
     OTHER_METHODS.register(_rule)
 
 _OBJECTIVES, _ADVANTAGES = "proma_bench.learning.objectives", "proma_bench.learning.advantages"
@@ -173,30 +217,45 @@ for _method in (
     Method(
         "dr-grpo", Style("Dr. GRPO", "#8C510A", (0, (6, 2)), "D"), f"{_OBJECTIVES}:grpo",
         f"{_ADVANTAGES}:centred_advantages", frozenset({"clip", "dual_clip"}), loss_aggregation="sum",
+        formula="min(r a, clip(r) a)",
+        source="arXiv 2503.20783",
     ),
     Method(
         "dapo", Style("DAPO (clip-higher)", "#A6761D", (0, (4, 1, 1, 1)), "v"), f"{_OBJECTIVES}:dapo",
         settings=frozenset({"clip", "clip_high"}),
+        formula="min(r a, clip(r) a), with --clip-high above",
+        source="arXiv 2503.14476, eq. 10",
     ),
     Method(
         "cispo", Style("CISPO", "#CC79A7", (0, (3, 1)), "P"), f"{_OBJECTIVES}:cispo",
         settings=frozenset({"clip_high"}),
+        formula="constant min(r, 1 + --clip-high) × a log p",
+        source="arXiv 2506.13585, eq. 4, 5",
     ),
     Method(
         "gspo", Style("GSPO", "#66A61E", (0, (5, 1, 1, 1, 1, 1)), "X"), f"{_OBJECTIVES}:gspo",
         settings=frozenset({"gspo_low", "gspo_high"}), loss_aggregation="sequence-mean",
+        formula="min(s a, clip(s) a), s = (p / p_old of the sequence)^(1 / length), "
+        "within 1 − --gspo-low and 1 + --gspo-high",
+        source="arXiv 2507.18071, eq. 5–7",
     ),
     Method(
         "rloo", Style("RLOO", "#6A51A3", (0, (1, 2)), "h"), f"{_OBJECTIVES}:reinforce",
         f"{_ADVANTAGES}:leave_one_out_advantages", loss_aggregation="sum",
+        formula="a log p",
+        source="arXiv 2402.14740, eq. 7",
     ),
     Method(
         "ppo-kl", Style("PPO-KL", "#B2182B", (0, (2, 1)), "p"), f"{_OBJECTIVES}:ppo_kl",
         settings=frozenset({"kl_penalty"}),
+        formula="r a − --kl-penalty × ((r − 1) − log r)",
+        source="arXiv 1707.06347, eq. 8",
     ),
     Method(
         "trpo", Style("TRPO", "#525252", (0, (8, 2)), "*"), f"{_OBJECTIVES}:surrogate",
         step="proma_bench.learning.natural:natural_step",
+        formula="r a, in a trust region",
+        source="arXiv 1502.05477, eq. 14",
     ),
 ):  # fmt: skip
     OTHER_METHODS.register(_method)

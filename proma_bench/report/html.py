@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 import proma_bench
 from proma_bench import files
 from proma_bench.console import printable
-from proma_bench.report import matrix
+from proma_bench.report import heat, matrix
 from proma_bench.report.judging import TierClaims
 from proma_bench.report.leaderboard import Leaderboard
-from proma_bench.report.plots import along_score, learning_curves, removed_by_layer, score_by_kl, svg
+from proma_bench.report.plots import along_score, learning_curves, score_by_kl, svg
 from proma_bench.report.settings import commands, settings, versions
 from proma_bench.report.standings import grids
 from proma_bench.report.statistics import at_rate, cells
@@ -37,6 +37,11 @@ BY_KL = (
     "higher has learned more from the same change of the policy."
 )
 LAYERS = "Share of the running gradient's norm that PROMA removed, tensor by tensor over training (0: nothing)."
+OBSERVED = (
+    "What `observe` saw in the Gram matrices of plain accumulation, tensor by tensor over training: in how many "
+    "directions the sequences' gradients point, how many pairs of sequences are in conflict, and how many sequences it "
+    "takes until the noise of a gradient is as small as its signal (white: the signal is lost in the noise)."
+)
 FILES = ("config.json", "metrics.jsonl", "diverged.json", "summary.json")
 
 
@@ -78,7 +83,8 @@ def _section(root: Path, tier: TierClaims, boards: Sequence[Leaderboard]) -> dic
         (CURVES, _curves(tier)),
         (ALONG_SCORE, _frontier(tier)),
         (BY_KL, score_by_kl(tier.comparable, boards[0].rates) if boards else None),
-        (LAYERS, _layers(tier)),
+        (LAYERS, _layers(tier, "proma", heat.REMOVED)),
+        (OBSERVED, _layers(tier, "observe", heat.OBSERVED)),
     )
     return {
         "name": printable(tier.comparable.title),
@@ -102,9 +108,9 @@ def _frontier(tier: TierClaims) -> Figure | None:
     return along_score(tier.comparable, tier.rates, tier.criteria)
 
 
-def _layers(tier: TierClaims) -> Figure | None:
-    shown = [cell for cell in at_rate(cells(tier.comparable.members), tier.rate) if cell.method == "proma"]
-    return removed_by_layer(tier.comparable.title, shown[0].runs) if shown and shown[0].runs else None
+def _layers(tier: TierClaims, method: str, metrics: Mapping[str, str]) -> Figure | None:
+    shown = [cell for cell in at_rate(cells(tier.comparable.members), tier.rate) if cell.method == method]
+    return heat.by_layer(tier.comparable.title, shown[0].runs, metrics) if shown and shown[0].runs else None
 
 
 def _data_uri(figure: Figure) -> str:

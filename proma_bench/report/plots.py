@@ -1,4 +1,4 @@
-"""The figures of a tier: learning curves, the frontier, and what PROMA removed from each layer.
+"""The figures of a tier: learning curves, the frontier, and scores against local KL.
 
 Methods differ in colour, dashes and markers; see `proma_bench.learning.methods`.
 """
@@ -29,7 +29,6 @@ BESIDE_SCORE = ("entropy", "kl_local", "kl_global")
 ALONG_SCORE = ("kl_local", "kl_global", "entropy")
 POINTS = 40  # of a curve along the score
 MARK = b"proma_bench"  # in a PNG's metadata
-MOST_NAMES = 400  # of layers, written beside the figure
 
 
 def style_of(method: str) -> Style:
@@ -127,38 +126,6 @@ def score_by_kl(found: Comparable, rates: Sequence[float]) -> Figure | None:
     return figure
 
 
-def removed_by_layer(title: str, runs: Sequence[Run]) -> Figure | None:
-    """The share of the running gradient that PROMA removed, layer by optimizer step, averaged over seeds.
-
-    None when no run has recorded it.
-    """
-    recorded = [[step.get("removed_by_layer") or {} for step in run.metrics] for run in runs]
-    layers = sorted({name for run in recorded for step in run for name in step}, key=_natural)
-    if not layers:
-        return None
-    steps = min(map(len, recorded))
-    shares = np.array(
-        [[[step.get(layer) for step in run[:steps]] for layer in layers] for run in recorded], dtype=float
-    )  # [seeds, layers, steps]
-    measured = ~np.isnan(shares)
-    mean = np.divide(np.where(measured, shares, 0).sum(0), measured.sum(0), out=np.full(shares.shape[1:], np.nan),
-                     where=measured.any(0))  # fmt: skip
-    figure = Figure(figsize=(9, min(12, 1.6 + 0.28 * len(layers))), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(
-        mean, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, extent=(0.5, steps + 0.5, len(layers), 0)
-    )
-    every = -(-len(layers) // MOST_NAMES)
-    names = [plain(layer) for layer in layers[::every]]
-    axes.set_yticks(np.arange(0, len(layers), every) + 0.5, names, fontsize=8 if len(layers) < 40 else 4)
-    axes.set(xlabel="optimizer step")
-    axes.set_title(
-        f"{plain(title)}: share of the running gradient's norm that PROMA removed, mean of {len(runs)} seeds"
-    )
-    figure.colorbar(image, ax=axes, label="share removed")
-    return figure
-
-
 # ----------------------------------------------------------------------------------------------- their bytes
 
 
@@ -206,14 +173,6 @@ def _label(cell: Cell, cells: Sequence[Cell]) -> str:
     name = style_of(cell.method).title
     several = sum(other.method == cell.method for other in cells) > 1
     return f"{name}, lr {cell.learning_rate:g}" if several else name
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts layer 10 after layer 2."""
-    return [
-        (int(part), "") if part.isascii() and part.isdecimal() else (-1, part)
-        for part in re.split(r"([0-9]{1,9})", name)
-    ]
 
 
 def _frontier(

@@ -1,0 +1,168 @@
+"""Writes the tables, figures and method cards of docs/leaderboard.md from the stored runs.
+
+python -m docs.leaderboard            write them
+python -m docs.leaderboard --check    fail if the page has others
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.stored_runs import HOME as STORED
+from benchmarks.stored_runs import unpack
+from docs.marked import between_markers
+from docs.tables import linked
+from proma_bench.learning.config import RunConfig
+from proma_bench.learning.methods import Method, all_methods
+from proma_bench.projection.rules import UPDATE_RULES
+from proma_bench.report.judging import TierClaims, evaluate
+from proma_bench.report.leaderboard import Compared, Leaderboard, leaderboard
+from proma_bench.report.markdown import markdown_table
+from proma_bench.report.matrix import SYMBOLS
+from proma_bench.report.plots import png, score_by_kl
+from proma_bench.report.standings import ALONG, Grid, grids
+from proma_bench.runs.matching import BASELINE
+
+HOME = Path(__file__).parent
+PAGE = HOME / "leaderboard.md"
+RULES = HOME / "rules.md"
+
+
+class Tier(NamedTuple):
+    """One tier of the page, under the name of its file."""
+
+    name: str
+    claims: TierClaims
+    board: Leaderboard
+
+
+@functools.cache
+def tiers() -> list[Tier]:
+    """Those that have stored runs, small policies first."""
+    found = []
+    for path in sorted(STORED.glob("*.jsonl.gz")):
+        (claims,) = evaluate(unpack(path))
+        board = leaderboard(claims)
+        assert board is not None, path
+        found.append(Tier(path.name.removesuffix(".jsonl.gz"), claims, board))
+    return found
+
+
+def tables(tier: Tier) -> str:
+    """The two tables of a tier, and its figure."""
+    of_tier = "\n\n".join(f"**{grid.title}**\n\n{_markdown(grid)}" for grid in grids(tier.board))
+    figure = f"![Final scores against mean local KL: one line for each method]({_figure(tier).name})"
+    return f"{of_tier}\n\n{figure}"
+
+
+def _markdown(grid: Grid) -> str:
+    return markdown_table(grid.headings, [[cell.replace("\n", "<br>") for cell in row] for row in grid.rows])
+
+
+def _figure(tier: Tier) -> Path:
+    return HOME / f"leaderboard-{tier.name}.png"
+
+
+# ---------------------------------------------------------------------------------------------- method cards
+
+
+def cards() -> str:
+    """One for each method that has a place on a leaderboard."""
+    placed = {one.method for tier in tiers() for one in tier.board.standings}
+    return "\n\n".join(_card(method) for name, method in all_methods().items() if name in placed)
+
+
+def _card(method: Method) -> str:
+    lines = [f"### {method.style.title}", f"`--method {method.name}` · {method.formula} · {linked(method.source)}", ""]
+    if settings := _settings(method):
+        lines.append(f"- settings: {settings}")
+    if method.projects and (promises := _promises(method.name)):
+        lines.append(f"- [keeps](rules.md): {promises}")
+    lines += [f"- {tier.board.title}: {_place(tier.board, method.name)}" for tier in tiers()]
+    return "\n".join(lines)
+
+
+def _settings(method: Method) -> str:
+    """Its own options with their defaults, and those of its rule."""
+    options = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+    own = [
+        f"`--{name.replace('_', '-')} {options[name]}`"
+        for name in options
+        if name in method.settings and name not in ("rule_settings", "uncovered")
+    ]
+    rule = UPDATE_RULES.get(method.rule or "")
+    fields = dataclasses.fields(rule) if rule is not None else ()  # type: ignore[arg-type]
+    of_rule = [f"`{field.name} {field.default}`" for field in fields if field.name != "projection"]
+    return ", ".join(own + ([f"`--rule-settings` with {', '.join(of_rule)}"] if of_rule else []))
+
+
+def _promises(name: str) -> str:
+    """As the table of docs/rules.md has them."""
+    rows = [line.strip("| ").split(" | ") for line in RULES.read_text().splitlines() if line.startswith("| ")]
+    heading = next(row for row in rows if "✓" not in row and any("first" in cell for cell in row))
+    mine = next((row for row in rows if row[0] == f"`{name}`" and {"✓", "–"} & set(row)), None)
+    if mine is None:
+        return ""
+    return ", ".join(promise for promise, kept in zip(heading[-len(mine[1:]) :], mine[1:], strict=True) if kept == "✓")
+
+
+def _place(board: Leaderboard, name: str) -> str:
+    mine = next((one for one in board.standings if one.method == name), None)
+    if mine is None:
+        return "did not run"
+    place = 1 + sum(one.score.mean > mine.score.mean for one in board.standings)
+    words = [f"best score {mine.score.mean:.3g}, place {place} of {len(board.standings)}"]
+    if name == BASELINE:
+        return words[0]
+    against = {ALONG[claim]: of_claim[name] for claim, of_claim in board.along.items() if name in of_claim}
+    if name in board.matched:
+        against = {"final score at equal mean local KL": board.matched[name].scores["score"], **against}
+    else:
+        words.append("no rate of equal mean local KL within the sweep")
+    for verdict, heading in (("holds", "wins"), ("fails", "loses")):
+        if told := [_told(what, one) for what, one in against.items() if one.verdict == verdict]:
+            words.append(f"{heading} against {all_methods()[BASELINE].style.title}: {', '.join(told)}")
+    if open_ := [what for what, one in against.items() if one.verdict == "inconclusive"]:
+        words.append(f"not decided: {', '.join(open_)}")
+    return "; ".join(words)
+
+
+def _told(what: str, compared: Compared) -> str:
+    return f"{what} ({SYMBOLS[compared.verdict]} {compared.found.estimate:+.2g})"
+
+
+def filled(page: str) -> str:
+    """The page with its tables and cards as they should be.
+
+    Raises:
+        ValueError: a place for them is missing.
+    """
+    contents = {f"leaderboard: {tier.name}": tables(tier) for tier in tiers()} | {"cards": cards()}
+    for marker, content in contents.items():
+        replaced = between_markers(page, marker, content)
+        if replaced is None:
+            raise ValueError(f"the page has no <!-- {marker} --> with its end")
+        page = replaced
+    return page
+
+
+def main(arguments: Sequence[str]) -> int:
+    text = PAGE.read_text()
+    page = filled(text)
+    if "--check" in arguments:
+        return int(page != text)
+    PAGE.write_text(page)
+    for tier in tiers():
+        figure = score_by_kl(tier.claims.comparable, tier.board.rates)
+        assert figure is not None
+        _figure(tier).write_bytes(png(figure))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
