@@ -18,6 +18,7 @@ from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import require_finite_advantages, require_finite_metrics, require_usable_rewards
 from proma_bench.learning.methods import method_named
 from proma_bench.learning.metrics import Step, Unseen, measured
+from proma_bench.learning.policy import Policy
 from proma_bench.learning.rules import chosen_rule
 from proma_bench.learning.update import optimizer_step
 from proma_bench.projection.updates import AnyRule
@@ -48,14 +49,17 @@ class Training:
         self.tier = make_tier(config)
         self.generators = {stream: _generator(config.seed, number) for number, stream in enumerate(STREAMS)}
         self.policy = self.tier.policy(self.generators["weights"])
-        if method_named(config.method).step is not None and not self.policy.keeps_distributions:
+        method = method_named(config.method)
+        if method.needs_distributions and not self.policy.keeps_distributions:
             raise UsageError(
                 f"method {config.method} needs the whole distributions of the policy, which the tier {config.tier} "
                 "does not keep; take it on another tier, such as bandit or gym"
             )
         self.initial = self.policy.frozen()  # for measurement only
         self.optimizer = make_optimizer(self.policy, config)
-        self.rule = chosen_rule(config) if method_named(config.method).projects else None
+        self.rule = chosen_rule(config) if method.projects else None
+        self.sampler: Policy | None = None
+        """The policy that has sampled the present batch, where the method needs it."""
         self.proma = None if self.rule is None else make_proma(self.policy, config, self.rule.rule)
 
     def sample(self) -> Experience:
@@ -66,6 +70,8 @@ class Training:
             RunError: it cannot be sampled.
         """
         try:
+            if method_named(self.config.method).divergence == "exact":
+                self.sampler = self.policy.frozen()
             experience = self.tier.sample(self.policy, self.generators)
         except DivergenceError:
             raise
@@ -100,7 +106,7 @@ class Training:
             before, unseen = self.policy.on(experience), self._watch(others)
         self._warm_up()
         update_started = time.perf_counter()
-        update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma)
+        update = optimizer_step(self.policy, self.optimizer, microbatches, self.config, self.proma, self.sampler)
         update_seconds = time.perf_counter() - update_started
         with torch.no_grad():
             after = self.policy.on(experience)

@@ -77,7 +77,7 @@ class RunConfig:
     gspo_high: float = 4e-4
     """GSPO only: the ratio of a sequence is clipped above 1 + gspo_high."""
     kl_penalty: float = 1.0
-    """PPO-KL only: the coefficient of the divergence from the policy that has sampled."""
+    """PPO-KL only: the coefficient of the divergence from the policy that has sampled, estimated or exact."""
     projection: str = setting("projection")
     """PROMA only: how the running gradient is projected: iterative (as in the paper), exact, ridge or intra."""
     sweeps: int = setting("sweeps")

@@ -6,7 +6,7 @@ import pkgutil
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from proma_bench.errors import UsageError, require_known
 from proma_bench.projection.config import SETTINGS
@@ -53,6 +53,9 @@ class Method:
         loss_aggregation: how rows are weighted, where that is part of the method; None is as the setting says.
         step: what moves the policy in place of the optimizer (see `proma_bench.learning.natural`), or the place to
             import it from; None is the optimizer.
+        divergence: how the divergence from the policy that has sampled is penalised, if it is: ``"sampled"``, estimated
+            within the objective, or ``"exact"``, from whole distributions, times ``kl_penalty``. Such a method moves
+            the policy also where all advantages are zero.
         formula: the objective of a row, or the update rule's coefficients, in plain text.
         source: the publication, and the equation or section in it.
     """
@@ -66,8 +69,14 @@ class Method:
     rule: str | None = None
     loss_aggregation: str | None = None
     step: str | Step | None = None
+    divergence: Literal["sampled", "exact"] | None = None
     formula: str = ""
     source: str = ""
+
+    @property
+    def needs_distributions(self) -> bool:
+        """Whether it works only on policies that keep whole distributions while they are trained."""
+        return self.step is not None or self.divergence == "exact"
 
     @property
     def folder(self) -> str:
@@ -247,8 +256,14 @@ for _method in (
     ),
     Method(
         "ppo-kl", Style("PPO-KL", "#B2182B", (0, (2, 1)), "p"), f"{_OBJECTIVES}:ppo_kl",
-        settings=frozenset({"kl_penalty"}),
+        settings=frozenset({"kl_penalty"}), divergence="sampled",
         formula="r a − --kl-penalty × ((r − 1) − log r)",
+        source="arXiv 1707.06347, eq. 8",
+    ),
+    Method(
+        "ppo-kl-exact", Style("PPO-KL, exact", "#B2182B", (0, (6, 1)), "H"), f"{_OBJECTIVES}:surrogate",
+        settings=frozenset({"kl_penalty"}), divergence="exact",
+        formula="r a − --kl-penalty × KL(old ‖ new)",
         source="arXiv 1707.06347, eq. 8",
     ),
     Method(

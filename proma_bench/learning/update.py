@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from proma_bench.backward.records import averages
 from proma_bench.errors import DivergenceError, RunError
+from proma_bench.learning.divergences import divergence
 from proma_bench.learning.experience import Experience
 from proma_bench.learning.finite import (
     ADVICE,
@@ -37,6 +38,7 @@ def optimizer_step(
     microbatches: Sequence[Experience],
     config: RunConfig,
     proma: Proma | None = None,
+    sampler: Policy | None = None,
 ) -> dict[str, Any]:
     """Accumulate the gradient of the step's objective over the microbatches, and apply it.
 
@@ -49,6 +51,7 @@ def optimizer_step(
         microbatches: the sequences of the step, with advantages.
         config: the settings of the run.
         proma: projects the running gradient before each microbatch is added; None adds up the gradients.
+        sampler: the policy that has sampled, for methods that penalise the exact divergence from it.
 
     Returns:
         ``grad_norm`` and the statistics of the projection (None without one).
@@ -62,9 +65,11 @@ def optimizer_step(
     if rows == 0:
         return {"grad_norm": 0.0, **_projection_stats(proma)}  # no answer has a token, so there is nothing to learn
     are_finite: list[Tensor] = []
-    for experience, advantages in _with_effect(list(_passes(microbatches, rows / sequences, proma)), proma):
+    method = method_named(config.method)
+    acts_anyway = method.divergence is not None or (proma is not None and _acts_without_advantages(proma.rule))
+    for experience, advantages in _with_effect(list(_passes(microbatches, rows / sequences, proma)), acts_anyway):
         try:
-            objective = _objective(policy, experience, config, rows, sequences)
+            objective = _objective(policy, experience, config, rows, sequences, sampler)
             are_finite.append(objective.isfinite().all())
             if proma is None:
                 (-objective.sum()).backward()
@@ -76,7 +81,7 @@ def optimizer_step(
     require_finite_objectives(are_finite)
     _fill_empty_gradients(policy)
     result = {"grad_norm": _gradient_norm(policy), **_projection_stats(proma)}
-    if (step := method_named(config.method).step_function) is None:
+    if (step := method.step_function) is None:
         _apply(optimizer)
     else:
         step(policy, microbatches, lambda: _value(policy, microbatches, config, rows, sequences), config)
@@ -132,10 +137,17 @@ def _projected(
         raise RunError(f"PROMA cannot take this step: {error}") from error
 
 
-def _objective(policy: Policy, experience: Experience, config: RunConfig, rows: int, sequences: int) -> Tensor:
+def _objective(
+    policy: Policy, experience: Experience, config: RunConfig, rows: int, sequences: int, sampler: Policy | None = None
+) -> Tensor:
     """The weighted objective of each sequence, for a step with this number of rows and sequences."""
-    log_probs = policy.on(experience).log_prob(experience.actions)
-    objective = method_named(config.method).objective_function(log_probs, experience, config)
+    method, policy_now = method_named(config.method), policy.on(experience)
+    objective = method.objective_function(policy_now.log_prob(experience.actions), experience, config)
+    if method.divergence == "exact":
+        assert sampler is not None, f"method {method.name} needs the policy that has sampled"
+        with torch.no_grad():
+            before = sampler.on(experience)
+        objective = objective - config.kl_penalty * divergence(before, policy_now)
     return experience.per_sequence(objective) * _weights(experience, config, rows, sequences)
 
 
@@ -193,20 +205,19 @@ def _passes(microbatches: Sequence[Experience], rows: float, proma: Proma | None
         yield Experience.join(microbatches[start : start + joined])
 
 
-def _with_effect(passes: Sequence[Experience], proma: Proma | None) -> Iterator[tuple[Experience, Tensor]]:
-    """Leave out what does not change the gradient: all advantages are zero, and no projection removes anything.
+def _with_effect(passes: Sequence[Experience], acts_anyway: bool) -> Iterator[tuple[Experience, Tensor]]:
+    """Leave out what does not change the gradient: all advantages are zero, and nothing else acts.
 
-    With advantages of zero, the clamp (``max_removed``) does not allow any removal.
+    With advantages of zero, the clamp (``max_removed``) does not allow a projection to remove anything.
 
     Args:
         passes: the experience of each backward pass.
-        proma: the projection, if there is one.
+        acts_anyway: whether the method acts without advantages as well.
 
     Yields:
         Those with an effect, with their advantages on the CPU, where looking at them waits for no device.
     """
     everything = torch.cat([experience.advantages for experience in passes]).cpu()
-    acts_anyway = proma is not None and _acts_without_advantages(proma.rule)
     for experience, advantages in zip(passes, everything.split([len(part) for part in passes]), strict=True):
         if acts_anyway or advantages.any():
             yield experience, advantages
