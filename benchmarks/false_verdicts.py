@@ -43,6 +43,7 @@ class Case(NamedTuple):
         noise: of the score, in times of the usual, for PROMA and for the baseline.
         metric_noise: of all other metrics.
         speed: of learning, in times of the usual.
+        stalls: share of the runs, of either method, that learn at a fifth of the speed, so that there are two kinds.
         rate_decides: whether local KL follows from the learning rate (as its square); otherwise from the score alone.
         claims: those that are not true in this case.
         protocols: under which.
@@ -52,6 +53,7 @@ class Case(NamedTuple):
     noise: tuple[float, float] = (1, 1)
     metric_noise: tuple[float, float] = (1, 1)
     speed: tuple[float, float] = (1, 1)
+    stalls: float = 0.0
     rate_decides: bool = True
     claims: tuple[str, ...] = EVERY
     protocols: tuple[Protocol, ...] = ("same_settings", "frontier")
@@ -62,6 +64,7 @@ CASES = (
     Case("PROMA's score is four times as noisy", noise=(4, 1)),
     Case("the baseline's score is four times as noisy", noise=(1, 4)),
     Case("PROMA's other metrics are four times as noisy", metric_noise=(4, 1)),
+    Case("of either method, a third of the runs stall", stalls=1 / 3),
     Case(
         "PROMA learns half as fast",
         speed=(0.5, 1), rate_decides=False, claims=AT_EQUAL_SCORE, protocols=("frontier",),
@@ -90,24 +93,26 @@ def null_curves(
     """Curves of PROMA and of the baseline, of the same seeds, at the same learning rates."""
     luck = generator.normal(0, 0.2, size=(seeds, 1))  # what the runs of a seed share
     ours, theirs = (
-        _curves(luck, np.array(rates) * speed, noise, metric_noise, case.rate_decides, generator)
+        _curves(luck, np.array(rates) * speed, noise, metric_noise, case, generator)
         for speed, noise, metric_noise in zip(case.speed, case.noise, case.metric_noise, strict=True)
     )
     return ours, theirs
 
 
 def _curves(
-    luck: np.ndarray, speeds: np.ndarray, noise: float, metric_noise: float, rate_decides: bool,
+    luck: np.ndarray, speeds: np.ndarray, noise: float, metric_noise: float, case: Case,
     generator: np.random.Generator,
 ) -> Curves:  # fmt: skip
     run = np.exp(luck + generator.normal(0, 0.1, size=(len(luck), len(speeds)))) * speeds
+    if case.stalls:
+        run = run * np.where(generator.uniform(size=(len(luck), 1)) < case.stalls, 0.2, 1.0)
     way = 2 * run[..., None] * np.arange(1, STEPS + 1) / STEPS  # [seeds, rates, steps]
     lively = np.exp(-way)
 
     def measured(value: np.ndarray) -> np.ndarray:
         return value * (1 + METRIC_NOISE * metric_noise * generator.normal(size=value.shape))
 
-    kl_local = measured((0.01 * run[..., None] ** 2 if rate_decides else 0.01) * (0.2 + lively))
+    kl_local = measured((0.01 * run[..., None] ** 2 if case.rate_decides else 0.01) * (0.2 + lively))
     return {
         "score": 0.9 - 0.8 * lively + SCORE_NOISE * noise * generator.normal(size=way.shape),
         "entropy": measured(0.2 + 1.5 * np.exp(-0.7 * way)),

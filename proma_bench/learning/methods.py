@@ -203,6 +203,10 @@ for _rule in (
         "gradients that conflict are projected on each other's complement, in order", "arXiv 2001.06782, algorithm 1",
     ),
     _rule_method(
+        "upgrad", Style("UPGrad", "#56B4E9", "dotted", "8"),
+        "each gradient is moved as little as it takes to be in conflict with none", "arXiv 2406.16232, section 3",
+    ),
+    _rule_method(
         "shrink", Style("shrinking", "#000000", "dotted", "*"),
         "u = a, and κ = 1 − r/‖A‖ with the norm r that PROMA removes",
         "a control: as much is removed, in another direction", frozenset(SETTINGS),

@@ -16,6 +16,7 @@ from proma_bench.projection.rules.isopo import AveragedIsopo, Isopo, NonInteract
 from proma_bench.projection.rules.observe import Observe
 from proma_bench.projection.rules.pcgrad import PCGrad
 from proma_bench.projection.rules.shrink import Shrink
+from proma_bench.projection.rules.upgrad import UPGrad
 
 Literal = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``step(running [n], seq_grads [B, n], advantages [B]) -> [n]``."""
@@ -92,6 +93,24 @@ def pcgrad(running: Tensor, seq_grads: Tensor, advantages: Tensor) -> Tensor:
     return result
 
 
+def upgrad(sweeps: int) -> Literal:
+    def step(running: Tensor, seq_grads: Tensor, advantages: Tensor) -> Tensor:
+        tasks = [float(advantage) * row for advantage, row in zip(advantages, seq_grads, strict=True)]
+        result = running.clone()
+        for own in tasks:
+            vector, weights = own.clone(), [0.0] * len(tasks)
+            for _ in range(sweeps):
+                for j, other in enumerate(tasks):
+                    if norm(other) > 0:
+                        weight = max(0.0, weights[j] - float(vector @ other) / norm(other) ** 2)
+                        vector = vector + (weight - weights[j]) * other
+                        weights[j] = weight
+            result = result + vector
+        return result
+
+    return step
+
+
 def shrink(config: ProjectionConfig) -> Literal:
     def step(running: Tensor, seq_grads: Tensor, advantages: Tensor) -> Tensor:
         plain = advantages @ seq_grads
@@ -114,6 +133,8 @@ CASES = [
     (Clip(), clip(None)),
     (Clip(0.7), clip(0.7)),
     (PCGrad(), pcgrad),
+    (UPGrad(1), upgrad(1)),
+    (UPGrad(3), upgrad(3)),
     (Observe(), plain),
     (Shrink(), shrink(ProjectionConfig())),
     (Shrink(ProjectionConfig("ridge", max_removed=None)), shrink(ProjectionConfig("ridge", max_removed=None))),

@@ -5,6 +5,7 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from oracle import literal_step
 from projection_oracles import EPS, combine, configs, gram_of, norm, normal, parts, rows_of
 from rule_oracles import CASES
+from scipy.optimize import nnls
 from torch import Tensor
 
 from proma_bench import ProjectionConfig
@@ -23,6 +25,7 @@ from proma_bench.projection.rules.elsewhere import Elsewhere
 from proma_bench.projection.rules.isopo import AveragedIsopo, Isopo, NonInteractingIsopo
 from proma_bench.projection.rules.observe import Observe
 from proma_bench.projection.rules.shrink import Shrink
+from proma_bench.projection.rules.upgrad import UPGrad
 from proma_bench.projection.successive import successive_removals
 from proma_bench.projection.updates import RuleError, Update, UpdateRule, as_rule, extras_of, memory_size
 from proma_bench.testing import check_rule, projection_problems
@@ -62,6 +65,20 @@ def test_a_rule_is_its_formula(rule, literal, problem):
     # the norm that a clamp allows is a root of x'Kx, which loses half its digits where advantages cancel
     slack = math.sqrt(64 * EPS) if isinstance(rule, Shrink) else 1e-9
     assert norm(found - wanted) <= slack * (parts(problem) + norm(wanted))
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+@pytest.mark.parametrize("seed", range(4))
+def test_upgrad_is_the_sum_of_projections_on_the_dual_cone(count, seed):
+    """Against nonnegative least squares: v = g + G'w, the shortest such vector with w >= 0."""
+    seq_grads = normal(count, 12, seed=seed) + normal(12, seed=9)  # they have a direction in common
+    advantages = normal(count, seed=seed + 50).abs() * torch.tensor([1, -1]).repeat(count // 2)
+    tasks = (advantages[:, None] * seq_grads).numpy()
+    wanted = sum(task + tasks.T @ nnls(tasks.T, -task)[0] for task in tasks)
+    found = (UPGrad(500)(seq_grads @ seq_grads.T, torch.zeros(count).double(), advantages) @ seq_grads).numpy()
+    assert (tasks @ tasks.T < 0).any()  # there is a conflict to resolve
+    np.testing.assert_allclose(found, wanted, atol=1e-8)
+    assert (tasks @ found > -1e-8).all()
 
 
 @each_case
