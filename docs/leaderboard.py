@@ -16,7 +16,7 @@ from typing import NamedTuple
 from benchmarks.stored_runs import HOME as STORED
 from benchmarks.stored_runs import unpack
 from docs.marked import between_markers
-from docs.tables import linked
+from docs.tables import OPTION, linked
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import Method, all_methods
 from proma_bench.projection.rules import UPDATE_RULES
@@ -24,6 +24,7 @@ from proma_bench.report.judging import TierClaims, evaluate
 from proma_bench.report.leaderboard import Compared, Leaderboard, leaderboard
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import SYMBOLS
+from proma_bench.report.paired import Comparable
 from proma_bench.report.plots import png, score_by_kl
 from proma_bench.report.standings import ALONG, Grid, grids
 from proma_bench.runs.matching import BASELINE
@@ -31,6 +32,9 @@ from proma_bench.runs.matching import BASELINE
 HOME = Path(__file__).parent
 PAGE = HOME / "leaderboard.md"
 RULES = HOME / "rules.md"
+FRONT = HOME / "front.png"
+"""Of README: the bandit, with these methods alone."""
+IN_FRONT = ("reinforce", "grpo", "proma", "isopo", "shrink", "elsewhere")
 
 
 class Tier(NamedTuple):
@@ -78,7 +82,8 @@ def cards() -> str:
 
 
 def _card(method: Method) -> str:
-    lines = [f"### {method.style.title}", f"`--method {method.name}` · {method.formula} · {linked(method.source)}", ""]
+    formula = OPTION.sub(r"`\1`", method.formula)
+    lines = [f"### {method.style.title}", f"`--method {method.name}` · {formula} · {linked(method.source)}", ""]
     if settings := _settings(method):
         lines.append(f"- settings: {settings}")
     if method.projects and (promises := _promises(method.name)):
@@ -158,10 +163,17 @@ def main(arguments: Sequence[str]) -> int:
         return int(page != text)
     PAGE.write_text(page)
     for tier in tiers():
-        figure = score_by_kl(tier.claims.comparable, tier.board.rates)
-        assert figure is not None
-        _figure(tier).write_bytes(png(figure))
+        _draw(tier.claims.comparable, tier.board.rates, _figure(tier))
+        if tier.name == "bandit":
+            shown = {key: run for key, run in tier.claims.comparable.runs.items() if key[0] in IN_FRONT}
+            _draw(dataclasses.replace(tier.claims.comparable, runs=shown), tier.board.rates, FRONT)
     return 0
+
+
+def _draw(found: Comparable, rates: Sequence[float], path: Path) -> None:
+    figure = score_by_kl(found, rates)
+    assert figure is not None
+    path.write_bytes(png(figure))
 
 
 if __name__ == "__main__":
