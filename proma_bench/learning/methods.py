@@ -213,7 +213,7 @@ for _rule in (
     ),
     _rule_method(
         "elsewhere", Style("projected elsewhere", "#000000", "dashdot", "X"),
-        "PROMA with the span of another microbatch of the same backward pass",
+        "PROMA with the span of mixtures of all sequences of the step",
         "a control: the span is not the microbatch's own", frozenset(SETTINGS),
     ),
     _rule_method(

@@ -218,7 +218,7 @@ def test_a_function_that_writes_to_its_arguments_harms_nobody():
 
 @pytest.mark.parametrize("config", [ProjectionConfig(), ProjectionConfig("exact", max_removed=None, shrinkage=0.7)])
 @pytest.mark.parametrize("sizes", [(3, 3, 2), (4, 4)], ids=str)
-def test_elsewhere_projects_on_the_span_of_the_next_microbatch(config, sizes):
+def test_elsewhere_projects_on_the_span_of_mixtures_of_all_sequences(config, sizes):
     seq_grads, advantages = normal(8, 30, seed=1), normal(8, seed=2)
     running = normal(30, seed=3)
     arguments = (seq_grads @ seq_grads.T)[None], (seq_grads @ running)[None], advantages, sizes[0]
@@ -226,7 +226,13 @@ def test_elsewhere_projects_on_the_span_of_the_next_microbatch(config, sizes):
     first, rows, values = running, seq_grads.split(list(sizes)), advantages.split(list(sizes))
     changes, norms = [], []
     for number in range(len(sizes)):
-        other, gradient = rows[(number + 1) % len(sizes)], values[number] @ rows[number]
+        start, gradient = sum(sizes[:number]), values[number] @ rows[number]
+        other = torch.stack(
+            [
+                sum(math.cos(math.pi * (2 * n + 1) * j / 16) * row for n, row in enumerate(seq_grads))
+                for j in range(start, start + sizes[number])
+            ]
+        )
         free = dataclasses.replace(config, max_removed=None)
         component = running - literal_step(running, other, torch.zeros(len(other)).double(), free)
         allowed = math.inf if config.max_removed is None else config.max_removed * norm(gradient)

@@ -1,8 +1,9 @@
-"""A control for the span of PROMA's projection: it removes what lies in the span of other sequences."""
+"""A control for the span of PROMA's projection: it removes what lies in the span of mixtures of all sequences."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
@@ -20,13 +21,18 @@ from proma_bench.projection.updates import RuleError, register_update_rule
 @register_update_rule
 @dataclass(frozen=True)
 class Elsewhere:
-    """PROMA with the span of another microbatch T of the same backward pass, under the same clamp.
+    """PROMA with as many mixtures T_j of all sequences of the same backward pass in place of its own, as clamped.
 
         A  <-  A - rho sigma P_T A + sum_i a_i S_i            rho = min(1, beta ||g|| / ||P_T A||),  g = sum_i a_i S_i
 
-    T is the next microbatch, and for the last one the first. What PROMA gains over this control is due to the span of
-    the microbatch's *own* samples. It needs the Gram matrix of all the sequences of a pass, so it is no function of
-    one microbatch's K, c and a: give ``Proma.backward`` several microbatches, with ``microbatch_size``.
+    With N sequences in the pass, ``T_j = sum_n cos(pi (2n + 1) j / 2N) S_n``: an orthogonal change of basis, the
+    discrete cosine transform, whose rows j are dealt out to the microbatches as the sequences are. All in all the
+    same directions are removed as with PROMA, but from each microbatch those of all. What PROMA gains over this control
+    is due to the span of the microbatch's *own* samples. (The span of the next microbatch would be no control: PROMA
+    itself removes that, one microbatch later.)
+
+    It needs the Gram matrix of all the sequences of a pass, so it is no function of one microbatch's K, c and a: give
+    ``Proma.backward`` several microbatches, with ``microbatch_size``.
 
     Attributes:
         projection: the settings of the projection.
@@ -68,17 +74,26 @@ class Elsewhere:
         parts = [slice(start, start + size) for start in range(0, overlap.shape[1], size)]
         if len(parts) == 1:
             self(gram, overlap, advantages)
+        mixing = cosine_transform(gram)
+        mixed = mixing @ gram @ mixing.mT
         added, changes = torch.zeros_like(overlap), []
-        for own, other in zip(parts, [*parts[1:], parts[0]], strict=True):
+        for own in parts:
             met = overlap + (gram @ added.unsqueeze(-1)).squeeze(-1)  # with the running gradient as it is by now
-            weights = projection_weights(gram[:, other, other], met[:, other], self.projection, tolerance)
-            found = gram_norm(gram[:, other, other], weights)
+            mixtures = mixed[:, own, own]
+            weights = projection_weights(mixtures, met @ mixing[own].mT, self.projection, tolerance)
+            found = gram_norm(mixtures, weights)
             allowed = removable(gram_norm(gram[:, own, own], advantages[own]), self.projection)
             share = self.projection.shrinkage * clamp(found, allowed)
             if before is not None:
                 growth = (added * (met + overlap)).sum(dim=1)  # of ||A_0||^2, by sum_k u_k S_k
                 square = before.norm.double().square() + growth
                 changes.append((share * found, square.clamp_min(0.0).sqrt(), found > allowed))
-            added[:, other] -= share.unsqueeze(1) * weights
+            added -= share.unsqueeze(1) * weights @ mixing[own]
             added[:, own] += advantages[own]
         return Updates(added, None, Changes.of_steps(changes), [{} for _ in parts], None)
+
+
+def cosine_transform(gram: Float[Tensor, "P N N"]) -> Float[Tensor, "N N"]:
+    """The discrete cosine transform of the sequences; its rows are orthogonal."""
+    number = torch.arange(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.cos(torch.outer(number, 2 * number + 1) * (math.pi / (2 * len(number))))
