@@ -15,7 +15,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ("*.md", "docs/**/*.md", "docs/*.png", "benchmarks/*.md", "benchmarks/plans/*.md", "benchmarks/plots/*.png", "tutorials/*.ipynb")
+SHOWN = (
+    "*.md", "docs/**/*.md", "docs/*.png", "benchmarks/*.md", "benchmarks/plans/*.md", "benchmarks/plots/*.png",
+    "tutorials/*.ipynb",
+)  # fmt: skip
 LINKED = ("proma_bench/**/*.py", "benchmarks/*.py", "tests/**/*.py", "tutorials/*.py", "examples/**/*.*")
 LINK = re.compile(r'href="(\.\.?/[^"#]+)(#[^"]*)?"')
 FORMULA = re.compile(r"<(pre|code|script|style)\b.*?</\1>|\$\$(.+?)\$\$|\$(?![\s\d])([^$<]+?)(?<!\s)\$", re.DOTALL)
