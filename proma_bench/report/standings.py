@@ -15,6 +15,7 @@ from proma_bench.report.plots import style_of
 from proma_bench.runs.matching import BASELINE
 
 NOTHING = "–"
+SCORE_NAMES = {"final score": "score", "final sampled score": "score_sampled"}
 ALONG = {
     "score_per_kl": "score at equal cumulative local KL",
     "kl_local": "local KL at equal score",
@@ -51,20 +52,21 @@ def standings_tables(board: Leaderboard) -> list[Table]:
 def _at_their_best(board: Leaderboard) -> Grid:
     sweep = ", ".join(f"{rate:g}" for rate in board.rates)
     columns = {
-        "final score": (lambda one: _mean(one.score, 3), False),
-        "final sampled score": (lambda one: _mean(one.score_sampled, 3), True),
-        "cumulative local KL (nats)": (lambda one: _mean(one.kl_spent, 3), False),
-        "score per nat": (lambda one: _mean(one.per_nat, 1), False),
-        "final entropy (nats)": (lambda one: _mean(one.entropy, 3), False),
-        "time of an update": (lambda one: _mean(one.cost, 2), True),
+        "final score": [one.score for one in board.standings],
+        "final sampled score": [one.score_sampled for one in board.standings],
+        "cumulative local KL (nats)": [one.kl_spent for one in board.standings],
+        "score per nat": [one.per_nat for one in board.standings],
+        "final entropy (nats)": [one.entropy for one in board.standings],
+        "time of an update": [one.cost for one in board.standings],
     }
     shown = {
-        heading: cell
-        for heading, (cell, is_optional) in columns.items()
-        if not is_optional or any(cell(one) != NOTHING for one in board.standings)
+        heading: list(map(_mean, values))
+        for heading, values in columns.items()
+        if any(not math.isnan(value.mean) for value in values)
     }
     rows = [
-        [style_of(one.method).title, _rate(one), *(cell(one) for cell in shown.values())] for one in board.standings
+        [style_of(one.method).title, _rate(one), *cells]
+        for one, *cells in zip(board.standings, *shown.values(), strict=True)
     ]
     title = f"Each method at its best learning rate of {sweep} (* at the edge)"
     return Grid(title, ["method", "learning rate", *shown], rows)
@@ -75,38 +77,44 @@ def _rate(standing: Standing) -> str:
     return f"{standing.learning_rate:g}{'*' if standing.at_edge else ''}\n{size}"
 
 
-def _mean(value: Mean, digits: int) -> str:
+def _mean(value: Mean) -> str:
     if math.isnan(value.mean):
         return NOTHING
+    digits = 3 if abs(value.mean) < 10 else 1
     text = f"{value.mean:.{digits}f}"
     return text if math.isnan(value.low) else f"{text}\n[{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def _against_the_baseline(board: Leaderboard) -> Grid:
     ours, baseline = style_of(OURS).title, style_of(BASELINE).title
+    methods = [one.method for one in board.standings if one.method != BASELINE]
+    matched = {method: board.matched[method] for method in methods if method in board.matched}
     scores = [
-        metric
-        for metric in ("score", "score_sampled")
-        if any(not math.isnan(one.scores[metric].found.estimate) for one in board.matched.values())
+        name
+        for name, metric in SCORE_NAMES.items()
+        if any(not math.isnan(one.scores[metric].found.estimate) for one in matched.values())
     ]
-    names = {"score": "final score", "score_sampled": "final sampled score"}
-    headings = ["method", "rate of equal\nmean local KL", *(f"{names[metric]} there" for metric in scores)]
-    headings += [f"{ours} minus it,\nfinal score there", *(ALONG[claim] for claim in ALONG_THE_SWEEP)]
-    rows = []
-    for one in board.standings:
-        if one.method != BASELINE:
-            matched = board.matched.get(one.method)
-            along = [_compared(board.along.get(claim, {}).get(one.method)) for claim in ALONG_THE_SWEEP]
-            rows.append([style_of(one.method).title, *_matched(matched, scores), *along])
+    headings = ["method"]
+    if matched:
+        headings += ["rate of equal\nmean local KL", *(f"{name} there" for name in scores)]
+        headings += [f"{ours} minus it,\nfinal score there"]
+    empty = [NOTHING] * (len(headings) - 1)
+    rows = [
+        [
+            style_of(method).title,
+            *(_matched(matched[method], scores) if method in matched else empty),
+            *(_compared(board.along.get(claim, {}).get(method)) for claim in ALONG_THE_SWEEP),
+        ]
+        for method in methods
+    ]
+    headings += [ALONG[claim] for claim in ALONG_THE_SWEEP]
     placebo = [_interval(board.placebos.get(claim)) for claim in ALONG_THE_SWEEP]
-    rows.append([f"placebo: {baseline}, lower rates minus higher", *[NOTHING] * (len(scores) + 2), *placebo])
+    rows.append([f"placebo: {baseline}, lower rates minus higher", *empty, *placebo])
     return Grid(f"Each method minus {baseline}, seed by seed", headings, rows)
 
 
-def _matched(matched: Matched | None, scores: list[str]) -> list[str]:
-    if matched is None:
-        return [NOTHING] * (len(scores) + 2)
-    cells = [_compared(matched.scores[metric]) for metric in scores]
+def _matched(matched: Matched, scores: list[str]) -> list[str]:
+    cells = [_compared(matched.scores[SCORE_NAMES[name]]) for name in scores]
     return [f"{matched.learning_rate:g}\nKL {matched.kl_local:.2g}", *cells, _compared(matched.below_ours)]
 
 
