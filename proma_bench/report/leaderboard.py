@@ -48,6 +48,7 @@ class Standing:
         at_edge: whether that is the lowest or the highest of the sweep, beyond which there may be a better one.
         score: at the end; ``score_sampled`` likewise.
         kl_spent: local KL of all steps, in nats.
+        unseen: mean local KL on sequences that a step did not learn from, in times of that on those it did.
         per_nat: score gained since the first step, over ``kl_spent``.
         entropy: at the end, in nats.
         cost: seconds of an update in times of the baseline's with the same seed, both as medians over the steps at the
@@ -62,6 +63,7 @@ class Standing:
     score: Mean
     score_sampled: Mean
     kl_spent: Mean
+    unseen: Mean
     per_nat: Mean
     entropy: Mean
     cost: Mean
@@ -177,10 +179,17 @@ def _standing(
         score=_mean(ends[tier.criteria.score]),
         score_sampled=_mean(ends["score_sampled"]),
         kl_spent=_mean(spent),
+        unseen=_mean(_ratio(_mean_of_steps(curves["kl_local_unseen"]), _mean_of_steps(curves["kl_local"]))),
         per_nat=_mean(_ratio(gained, spent)),
         entropy=_mean(ends["entropy"]),
         cost=_cost(mine.get(default or best, {}), by_method.get(BASELINE, {}).get(default or best, {})),
     )
+
+
+def _mean_of_steps(values: Array) -> Array:
+    """Over the steps that have a value [seeds]; NaN where none has."""
+    measured = ~np.isnan(values[:, 0])
+    return _ratio(np.nansum(values[:, 0], axis=-1), measured.sum(axis=-1).astype(float))
 
 
 def _final_score(tier: TierClaims, runs: Seeds) -> float:

@@ -55,6 +55,7 @@ def _at_their_best(board: Leaderboard) -> Grid:
         "final score": [one.score for one in board.standings],
         "final sampled score": [one.score_sampled for one in board.standings],
         "cumulative local KL (nats)": [one.kl_spent for one in board.standings],
+        "local KL on unseen sequences, × seen": [one.unseen for one in board.standings],
         "score per nat": [one.per_nat for one in board.standings],
         "final entropy (nats)": [one.entropy for one in board.standings],
         "time of an update": [one.cost for one in board.standings],

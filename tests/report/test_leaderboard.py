@@ -24,6 +24,7 @@ def run_of(path, method, seed, rate, *, spend=1.0, **curves):
     score = list(np.linspace(0.05, 0.05 + end, STEPS))
     kl = [spend * rate**2] * STEPS
     made = {"score": score, "score_sampled": [value / 2 for value in score], "kl_local": kl, "entropy": 1.0}
+    made["kl_local_unseen"] = [1.25 * value for value in kl]
     made |= {"update_seconds": {"reinforce": 1.0}.get(method, 1.5)} | curves
     return made_up(path / method / str(rate) / str(seed), method, seed, rate, CRITERIA, **made)
 
@@ -49,6 +50,7 @@ def test_each_method_stands_at_the_rate_with_its_best_mean_final_score(runs):
         low, high = stats.t.interval(0.95, 9, best.mean(), stats.sem(best))
         assert one.score == pytest.approx((best.mean(), low, high))
         assert one.kl_spent.mean == pytest.approx(STEPS * 0.04)
+        assert one.unseen.mean == pytest.approx(1.25)
         assert one.per_nat.mean == pytest.approx((best.mean() - 0.05) / (STEPS * 0.04))
         assert one.score_sampled.mean == pytest.approx(best.mean() / 2)
         assert one.cost.mean == pytest.approx(1.0 if one.method == "reinforce" else 1.5)
