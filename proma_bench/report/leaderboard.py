@@ -129,7 +129,7 @@ def leaderboard(tier: TierClaims) -> Leaderboard | None:
     standings = [_standing(tier, method, by_method, rates, default) for method in methods]
     target_runs = by_method.get(BASELINE, {}).get(default or math.nan)
     target = mean_local_kl(list(target_runs.values())) if target_runs else None
-    matched = {} if not target or target <= 0 else _all_matched(tier, by_method, target)
+    matched = _all_matched(tier, by_method, target) if target is not None and target > 0 else {}
     along, placebos = _along_the_sweep(tier, by_method, rates)
     return Leaderboard(tier.comparable.title, standings, rates, target, matched, along, placebos)
 

@@ -146,6 +146,16 @@ def test_what_was_not_measured_is_a_dash_or_no_column(runs):
     assert all(len(row) == len(grid.headings) for grid in (best, against) for row in grid.rows)
 
 
+def test_nothing_is_matched_where_the_baseline_has_no_local_kl(runs):
+    for run in runs:
+        if _is(run, "reinforce"):
+            for step in run.metrics:
+                step["kl_local"] = None
+    board = board_of(runs)
+    assert not board.matched
+    assert len(grids(board)) == 2
+
+
 def test_fewer_than_five_seeds_have_means_and_no_intervals(runs):
     best, against = grids(board_of([run for run in runs if run.config["seed"] < 4]))
     assert all("[" not in cell for row in best.rows for cell in row)
