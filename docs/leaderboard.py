@@ -1,4 +1,4 @@
-"""Writes the tables, figures and method cards of docs/leaderboard.md from the stored runs.
+"""Writes the tables, figures, sentences and cards of docs/leaderboard.md, and README's sentences, from stored runs.
 
 python -m docs.leaderboard            write them
 python -m docs.leaderboard --check    fail if the page has others
@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.stored_runs import HOME as STORED
 from benchmarks.stored_runs import unpack
 from docs.marked import between_markers
+from docs.sentences import sentences
 from docs.tables import OPTION, linked
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import Method, all_methods
@@ -31,6 +32,7 @@ from proma_bench.runs.matching import BASELINE
 
 HOME = Path(__file__).parent
 PAGE = HOME / "leaderboard.md"
+README = HOME.parent / "README.md"
 RULES = HOME / "rules.md"
 FRONT = HOME / "front.png"
 """Of README: the bandit, with these methods alone."""
@@ -141,27 +143,29 @@ def _told(what: str, compared: Compared) -> str:
     return f"{what} ({SYMBOLS[compared.verdict]} {compared.found.estimate:+.2g})"
 
 
-def filled(page: str) -> str:
-    """The page with its tables and cards as they should be.
+def filled(text: str, contents: Mapping[str, str]) -> str:
+    """The text with contents between their markers.
 
     Raises:
-        ValueError: a place for them is missing.
+        ValueError: a place for one of them is missing.
     """
-    contents = {f"leaderboard: {tier.name}": tables(tier) for tier in tiers()} | {"cards": cards()}
     for marker, content in contents.items():
-        replaced = between_markers(page, marker, content)
+        replaced = between_markers(text, marker, content)
         if replaced is None:
-            raise ValueError(f"the page has no <!-- {marker} --> with its end")
-        page = replaced
-    return page
+            raise ValueError(f"there is no <!-- {marker} --> with its end")
+        text = replaced
+    return text
 
 
 def main(arguments: Sequence[str]) -> int:
-    text = PAGE.read_text()
-    page = filled(text)
+    told = {"five sentences": sentences({tier.name: tier.board for tier in tiers()})}
+    of_page = told | {f"leaderboard: {tier.name}": tables(tier) for tier in tiers()} | {"cards": cards()}
+    texts = {path: path.read_text() for path in (PAGE, README)}
+    new = {PAGE: filled(texts[PAGE], of_page), README: filled(texts[README], told)}
     if "--check" in arguments:
-        return int(page != text)
-    PAGE.write_text(page)
+        return int(new != texts)
+    for path, text in new.items():
+        path.write_text(text)
     for tier in tiers():
         _draw(tier.claims.comparable, tier.board.rates, _figure(tier))
         if tier.name == "bandit":

@@ -1,0 +1,45 @@
+"""docs/leaderboard.md and README's sentences are those of the stored runs."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from benchmarks.stored_runs import pack, unpack
+from docs import leaderboard as page
+from docs.sentences import sentences
+
+
+@pytest.fixture(scope="module")
+def boards():
+    return {tier.name: tier.board for tier in page.tiers()}
+
+
+def test_the_page_and_the_readme_are_up_to_date():
+    assert page.main(["--check"]) == 0, "python -m docs.leaderboard writes them anew"
+
+
+def test_a_sentence_is_no_stronger_than_its_table(boards):
+    """With another verdict in the table it is an error, not another sentence."""
+    bandit = boards["bandit"]
+    proma = bandit.matched["proma"]
+    weaker = proma.scores | {"score": proma.scores["score"]._replace(verdict="inconclusive")}
+    matched = bandit.matched | {"proma": dataclasses.replace(proma, scores=weaker)}
+    changed = boards | {"bandit": dataclasses.replace(bandit, matched=matched)}
+    with pytest.raises(ValueError, match="no longer say that PROMA is above REINFORCE"):
+        sentences(changed)
+
+
+def test_stored_runs_are_the_runs(tmp_path):
+    runs = unpack(page.STORED / "gym-CartPole-v1.jsonl.gz")[:3]
+    pack(runs, tmp_path / "again.jsonl.gz")
+    again = unpack(tmp_path / "again.jsonl.gz")
+    assert [(run.config, run.metrics, run.finished) for run in again] == [
+        (run.config, run.metrics, run.finished) for run in runs
+    ]
+    first = (tmp_path / "again.jsonl.gz").read_bytes()
+    pack(again[::-1], tmp_path / "again.jsonl.gz")
+    assert (tmp_path / "again.jsonl.gz").read_bytes() == first
