@@ -52,14 +52,12 @@ def _others(board: Leaderboard) -> str:
         _require(board.matched[name].scores["score"].verdict == "holds", f"{name} is above REINFORCE")
         _require(_below(board, name).verdict == "inconclusive", f"PROMA's difference from {name} is not decided")
     trpo = board.along["score_per_kl"]["trpo"]
-    unseen = next(one.unseen.mean for one in board.standings if one.method == "trpo")
     _require(trpo.verdict == "holds" and trpo.p_holm < 0.05, "TRPO is above REINFORCE at equal cumulative local KL")
     return (
         f"**It is not alone.** GSPO ({_number(gspo)} above REINFORCE) and PPO with a KL penalty ({_number(penalty)}, "
         f"exact {_number(exact)}) are above it, too, and PROMA's differences from them are not decided. "
         "TRPO, the limit that all approximate, gains most from the same sum of local KL "
-        f"({_number(trpo)} against REINFORCE), measured on the samples that it constrains; on others of the batch its "
-        f"local KL is {unseen:.1f} times as high."
+        f"({_number(trpo)} against REINFORCE)."
     )
 
 
