@@ -1,0 +1,83 @@
+"""PROMA against six others on the bandit, on thirty new seeds, at rates of equal local KL fixed beforehand.
+
+python -m benchmarks.confirmation RUNS    run what is missing under RUNS, and store all (about ten minutes on two cores)
+
+The plan is benchmarks/plans/confirmation.md; docs/leaderboard.md shows the table.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.stored_runs import pack, unpack
+from proma_bench.console import make_console
+from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.ladder import finish
+from proma_bench.experiments.workers import available_cores
+from proma_bench.report.markdown import markdown_table
+from proma_bench.report.matrix import level, spread
+from proma_bench.report.paired import estimate, p_value
+from proma_bench.report.plots import style_of
+from proma_bench.report.statistics import holm
+from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.directory import Run, read_run
+from proma_bench.runs.matching import mean_local_kl
+from proma_bench.tiers.bandit.config import BanditConfig
+
+STORED = Path(__file__).parent / "results" / "confirmation" / "bandit.jsonl.gz"
+RATES = {
+    "proma": 0.005496, "reinforce": 0.005, "grpo": 0.007582, "shrink": 0.006741, "elsewhere": 0.005557,
+    "gspo": 0.009308, "ppo-kl": 0.007851,
+}  # fmt: skip
+"""The matched rates of the leaderboard."""
+SEEDS = range(10, 40)
+SCORES = ("score", "score_sampled")
+
+
+def jobs(root: Path) -> list[Job]:
+    """All runs; methods take turns."""
+    return [
+        Job(root / method / f"seed-{seed}", BanditConfig(method=method, seed=seed, learning_rate=rate))
+        for seed in SEEDS
+        for method, rate in RATES.items()
+    ]
+
+
+def table() -> str:
+    """Each other method: its local KL, and PROMA minus it, from the stored runs."""
+    runs = {name: {run.config["seed"]: run for run in unpack(STORED) if run.config["method"] == name} for name in RATES}
+    others = [name for name in RATES if name != "proma"]
+    cells: dict[str, list[str]] = {}
+    for metric in SCORES:
+        values = {name: _differences(runs["proma"], runs[name], metric) for name in others}
+        levels = dict(zip(others, holm([p_value(values[name]) for name in others]), strict=True))
+        for name in others:
+            found = estimate(values[name], Criteria())
+            told = f"{spread(found.estimate, found.low, found.high)}<br>Holm {level(levels[name])}"
+            cells.setdefault(name, []).append(told)
+    rows = [
+        (style_of(name).title, f"{mean_local_kl([*runs[name].values()]):.4f}", str(len(runs[name])), *cells[name])
+        for name in others
+    ]
+    own = f"{mean_local_kl([*runs['proma'].values()]):.4f}"
+    heading = ("PROMA minus ...", f"its mean local KL (PROMA's: {own})", "n", "final score", "final sampled score")
+    return markdown_table(heading, rows)
+
+
+def _differences(mine: dict[int, Run], other: dict[int, Run], metric: str) -> np.ndarray:
+    return np.array([mine[seed].metrics[-1][metric] - other[seed].metrics[-1][metric] for seed in SEEDS])
+
+
+def main(root: Path) -> None:
+    planned = jobs(root)
+    finish(planned, available_cores(), make_console())
+    runs = [read_run(job.path) for job in planned]
+    pack([Run(run.path.relative_to(root), run.config, run.metrics, run.finished, run.diverged) for run in runs], STORED)
+    print(table())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
