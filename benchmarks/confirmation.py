@@ -1,6 +1,6 @@
 """PROMA against six others on the bandit, on thirty new seeds, at rates of equal local KL fixed beforehand.
 
-python -m benchmarks.confirmation RUNS    run what is missing under RUNS, and store all (about ten minutes on two cores)
+python -m benchmarks.confirmation RUNS    run what is missing under RUNS, and store all (five minutes on two cores)
 
 The plan is benchmarks/plans/confirmation.md; docs/leaderboard.md shows the table.
 """
@@ -17,11 +17,13 @@ from proma_bench.console import make_console
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.workers import available_cores
+from proma_bench.report.leaderboard import Compared
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import level, spread
 from proma_bench.report.paired import estimate, p_value
 from proma_bench.report.plots import style_of
 from proma_bench.report.statistics import holm
+from proma_bench.report.verdicts import judge
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import Run, read_run
 from proma_bench.runs.matching import mean_local_kl
@@ -46,25 +48,39 @@ def jobs(root: Path) -> list[Job]:
     ]
 
 
-def table() -> str:
-    """Each other method: its local KL, and PROMA minus it, from the stored runs."""
-    runs = {name: {run.config["seed"]: run for run in unpack(STORED) if run.config["method"] == name} for name in RATES}
-    others = [name for name in RATES if name != "proma"]
-    cells: dict[str, list[str]] = {}
+def compared() -> dict[str, dict[str, Compared]]:
+    """PROMA minus each other method, by score and method, from the stored runs."""
+    runs = _by_method()
+    found = {}
     for metric in SCORES:
-        values = {name: _differences(runs["proma"], runs[name], metric) for name in others}
-        levels = dict(zip(others, holm([p_value(values[name]) for name in others]), strict=True))
-        for name in others:
-            found = estimate(values[name], Criteria())
-            told = f"{spread(found.estimate, found.low, found.high)}<br>Holm {level(levels[name])}"
-            cells.setdefault(name, []).append(told)
+        values = {name: _differences(runs["proma"], runs[name], metric) for name in RATES if name != "proma"}
+        levels = dict(zip(values, holm([p_value(one) for one in values.values()]), strict=True))
+        estimates = {name: estimate(one, Criteria()) for name, one in values.items()}
+        found[metric] = {
+            name: Compared(one, judge("higher", one, Criteria()), levels[name]) for name, one in estimates.items()
+        }
+    return found
+
+
+def table() -> str:
+    """Each other method: its local KL, and PROMA minus it."""
+    found = compared()
+    kl = {name: f"{mean_local_kl([*runs.values()]):.4f}" for name, runs in _by_method().items()}
     rows = [
-        (style_of(name).title, f"{mean_local_kl([*runs[name].values()]):.4f}", str(len(runs[name])), *cells[name])
-        for name in others
+        (style_of(name).title, kl[name], str(one.found.n), *(_cell(found[metric][name]) for metric in SCORES))
+        for name, one in found["score"].items()
     ]
-    own = f"{mean_local_kl([*runs['proma'].values()]):.4f}"
-    heading = ("PROMA minus ...", f"its mean local KL (PROMA's: {own})", "n", "final score", "final sampled score")
-    return markdown_table(heading, rows)
+    heading = ("PROMA minus ...", f"its mean local KL ({kl['proma']} with PROMA)", "n", "final score")
+    return markdown_table((*heading, "final sampled score"), rows)
+
+
+def _cell(one: Compared) -> str:
+    return f"{spread(one.found.estimate, one.found.low, one.found.high)}<br>Holm {level(one.p_holm)}"
+
+
+def _by_method() -> dict[str, dict[int, Run]]:
+    runs = unpack(STORED)
+    return {name: {run.config["seed"]: run for run in runs if run.config["method"] == name} for name in RATES}
 
 
 def _differences(mine: dict[int, Run], other: dict[int, Run], metric: str) -> np.ndarray:

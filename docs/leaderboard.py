@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import confirmation
 from benchmarks.stored_runs import HOME as STORED
 from benchmarks.stored_runs import unpack
 from docs.marked import between_markers
@@ -158,8 +159,13 @@ def filled(text: str, contents: Mapping[str, str]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    told = {"five sentences": sentences({tier.name: tier.board for tier in tiers()})}
-    of_page = told | {f"leaderboard: {tier.name}": tables(tier) for tier in tiers()} | {"cards": cards()}
+    told = {"five sentences": sentences({tier.name: tier.board for tier in tiers()}, confirmation.compared())}
+    of_page = (
+        told
+        | {"confirmation": confirmation.table()}
+        | {f"leaderboard: {tier.name}": tables(tier) for tier in tiers()}
+        | {"cards": cards()}
+    )
     texts = {path: path.read_text() for path in (PAGE, README)}
     new = {PAGE: filled(texts[PAGE], of_page), README: filled(texts[README], told)}
     if "--check" in arguments:

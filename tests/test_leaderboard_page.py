@@ -1,6 +1,5 @@
 """docs/leaderboard.md and README's sentences are those of the stored runs."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from benchmarks import confirmation
 from benchmarks.stored_runs import pack, unpack
 from docs import leaderboard as page
 from docs.sentences import sentences
@@ -24,13 +24,15 @@ def test_the_page_and_the_readme_are_up_to_date():
 
 def test_a_sentence_is_no_stronger_than_its_table(boards):
     """With another verdict in the table it is an error, not another sentence."""
-    bandit = boards["bandit"]
-    proma = bandit.matched["proma"]
-    weaker = proma.scores | {"score": proma.scores["score"]._replace(verdict="inconclusive")}
-    matched = bandit.matched | {"proma": dataclasses.replace(proma, scores=weaker)}
-    changed = boards | {"bandit": dataclasses.replace(bandit, matched=matched)}
-    with pytest.raises(ValueError, match="no longer say that PROMA is above REINFORCE"):
-        sentences(changed)
+    against = confirmation.compared()
+    assert "1. **On the bandit" in sentences(boards, against)
+    for method, level, what in (
+        ("reinforce", 0.06, "PROMA is above REINFORCE"),
+        ("elsewhere", 0.01, "not above `else"),
+    ):
+        changed = against["score"] | {method: against["score"][method]._replace(p_holm=level)}
+        with pytest.raises(ValueError, match=f"no longer say that .*{what}"):
+            sentences(boards, against | {"score": changed})
 
 
 def test_stored_runs_are_the_runs(tmp_path):
