@@ -48,8 +48,8 @@ def _same_kl(against: Confirmed) -> str:
     _require(_is_there(reinforce) and _is_there(sampled), "PROMA is above REINFORCE, and by sampled score above GRPO")
     _require(grpo.verdict == "holds" and not _is_there(grpo), "by greedy score it is not above GRPO beyond doubt")
     return (
-        "**On the bandit PROMA learns more from the same change of the policy than REINFORCE and GRPO.** At equal mean "
-        f"local KL its final score is {_told(reinforce)} above REINFORCE's and {_told(grpo)} above GRPO's, or "
+        "**On the bandit PROMA learns more from the same change of the policy than REINFORCE, and, by sampled actions, "
+        f"than GRPO.** At equal mean local KL its final score is {_told(reinforce)} above REINFORCE's and {_told(grpo)} above GRPO's, or "
         f"{_told(sampled)} by sampled actions: thirty paired seeds, 95 % intervals, Holm for the number of comparisons."
     )
 
