@@ -37,7 +37,7 @@ README = HOME.parent / "README.md"
 RULES = HOME / "rules.md"
 FRONT = HOME / "front.png"
 """Of README: the bandit, with these methods alone."""
-IN_FRONT = ("reinforce", "grpo", "proma", "isopo", "shrink", "elsewhere")
+IN_FRONT = ("reinforce", "grpo", "proma", "isopo", "shrink", "elsewhere", "gspo", "trpo")
 
 
 class Tier(NamedTuple):
@@ -129,7 +129,7 @@ def _place(board: Leaderboard, name: str) -> str:
         return words[0]
     against = {ALONG[claim]: of_claim[name] for claim, of_claim in board.along.items() if name in of_claim}
     if name in board.matched:
-        against = {"final score at equal mean local KL": board.matched[name].scores["score"], **against}
+        against = {"final score at the matched rate": board.matched[name].scores["score"], **against}
     else:
         words.append("no rate of equal mean local KL within the sweep")
     for verdict, heading in (("holds", "wins"), ("fails", "loses")):

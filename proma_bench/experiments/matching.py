@@ -52,6 +52,7 @@ def match(plan: Plan, root: Path, processes: int, console: Console) -> None:
                 method: rate
                 for method, tried in rates.items()
                 if (rate := next_rate(_known(plan, root, tier, method, tried), target)) is not None
+                and rate not in tried  # where a seed diverged, the rate is known of no KL, and would be tried again
             }
             if not tries:
                 break

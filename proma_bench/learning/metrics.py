@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Unseen(NamedTuple):
-    """Sequences of the same batch that an optimizer step did not learn from.
+    """Sequences of the same batch that an optimizer step does not learn from; other steps on the batch do.
 
     Attributes:
         experience: the sequences.
@@ -144,7 +144,7 @@ for _metric in (
         "kl_local", "local KL, before ‖ after a step (nats)", _kl_local,
         Column("local KL\nsteps' mean", "mean", digits=4),
     ),
-    Metric("kl_local_unseen", "local KL on sequences that the step did not learn from (nats)", _kl_local_unseen),
+    Metric("kl_local_unseen", "local KL on the other sequences of the batch (nats)", _kl_local_unseen),
     Metric("kl_global", "global KL, current ‖ initial (nats)", _kl_global, Column("global KL\nat the end", "end")),
     Metric("entropy", "entropy (nats)", _entropy, Column("entropy\nat the end", "end"), higher_is_better=True),
     Metric("grad_norm", "norm of the gradient"),

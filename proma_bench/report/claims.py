@@ -35,18 +35,23 @@ class Found(NamedTuple):
     choices: int = 1
 
 
+def lower_and_higher(rates: int) -> tuple[slice, slice]:
+    """The lower half of a sweep and the higher one, without what is in the middle: they share no run."""
+    return slice(None, rates // 2), slice((rates + 1) // 2, None)
+
+
 class Measure(NamedTuple):
     """What is compared: PROMA's curves and the baseline's, of the same seeds, to a difference for each seed.
 
     Attributes:
         where: in words, for rows in which it was not measured.
         compare: the comparison.
-        halves: which learning rates of a sweep make a placebo, when compared with which others of the same method.
+        halves: of a number of learning rates, which make a placebo when compared with which others of the same method.
     """
 
     where: str
     compare: Callable[[Curves, Curves, Criteria], Found]
-    halves: tuple[slice, slice] = (slice(None, -1), slice(1, None))
+    halves: Callable[[int], tuple[slice, slice]] = lower_and_higher
 
 
 class Claim(NamedTuple):
@@ -134,7 +139,7 @@ def final_score_at_equal_local_kl() -> Measure:
         lines = zip(_final_scores_by_kl(ours, criteria), _final_scores_by_kl(theirs, criteria), strict=True)
         return Found(np.array([_mean_distance(mine, other, criteria.levels) for mine, other in lines]))
 
-    return Measure("at equal mean local KL", compare, (slice(None, None, 2), slice(1, None, 2)))
+    return Measure("at equal mean local KL", compare, lambda rates: (slice(None, None, 2), slice(1, None, 2)))
 
 
 def _final_scores_by_kl(curves: Curves, criteria: Criteria) -> Iterator[tuple[Array, Array]]:

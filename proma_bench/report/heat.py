@@ -21,6 +21,8 @@ OBSERVED = {
     "noise_scale_by_layer": "gradient noise scale (sequences), capped at the 90 % quantile",
 }
 """What a run of `observe` records."""
+UNLIMITED = "noise_scale_by_layer"
+"""Not recorded where the signal is lost in the noise, which is a noise scale without limit."""
 MOST_NAMES = 400  # of layers, written beside the figure
 CAP = 0.9  # of the colours: where the signal nearly vanishes, the noise scale has no limit
 
@@ -45,7 +47,7 @@ def by_layer(title: str, runs: Sequence[Run], metrics: Mapping[str, str]) -> Fig
     for axes, (words, (names, values)) in zip(
         np.atleast_1d(figure.subplots(len(recorded))), recorded.items(), strict=True
     ):
-        _draw(axes, names, values)
+        _draw(axes, names, values, CAP if words == metrics.get(UNLIMITED) else 1.0)
         axes.set_title(f"{plain(title)}: {words}, median of {len(runs)} seeds", fontsize=10)
     return figure
 
@@ -60,13 +62,15 @@ def _averaged(runs: Sequence[Run], metric: str) -> tuple[list[str], Array] | Non
     values = np.array(
         [[[step.get(layer) for step in run[:steps]] for layer in layers] for run in recorded], dtype=float
     )  # [seeds, layers, steps]
-    median = np.ma.median(np.ma.masked_invalid(values), axis=0)  # a noise scale is a ratio, and now and then huge
-    return layers, np.ma.filled(median, np.nan)
+    if metric == UNLIMITED:
+        values = np.where(np.isnan(values), np.inf, values)
+    median = np.ma.filled(np.ma.median(np.ma.masked_where(np.isnan(values), values), axis=0), np.nan)
+    return layers, np.where(np.isfinite(median), median, np.nan)
 
 
-def _draw(axes: Axes, layers: Sequence[str], values: Array) -> None:
+def _draw(axes: Axes, layers: Sequence[str], values: Array, cap: float) -> None:
     steps, finite = values.shape[1], values[~np.isnan(values)]
-    highest = float(np.quantile(finite, CAP)) if finite.max(initial=0.0) > 1 else None
+    highest = float(np.quantile(finite, cap)) if len(finite) else None
     image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, vmax=highest,
                         extent=(0.5, steps + 0.5, len(layers), 0))  # fmt: skip
     every = -(-len(layers) // MOST_NAMES)

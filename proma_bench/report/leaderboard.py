@@ -18,18 +18,18 @@ from typing import NamedTuple
 import numpy as np
 
 from proma_bench.report.claims import CLAIMS
-from proma_bench.report.curves import Curves, at_rates, curves_of, last_measured
+from proma_bench.report.curves import Curves, curves_of, last_measured
 from proma_bench.report.judging import TierClaims
-from proma_bench.report.paired import Estimate, estimate, p_value
+from proma_bench.report.paired import Comparable, Estimate, estimate, p_value
 from proma_bench.report.statistics import Array, holm, interval, method_order
-from proma_bench.report.verdicts import Judgement, Verdict, judge, judge_curves
+from proma_bench.report.verdicts import Judgement, Verdict, halves, judge, judge_curves, too_few
 from proma_bench.runs.criteria import SCORES, Criteria
 from proma_bench.runs.directory import Run
 from proma_bench.runs.matching import BASELINE, matched_rate, mean_local_kl
 
 ALONG_THE_SWEEP = ("score_per_kl", "kl_local", "entropy")
 """Claims whose frontier is judged for every method against the baseline."""
-OURS = "proma"
+OURS, OBSERVED = "proma", "observe"
 
 
 class Mean(NamedTuple):
@@ -48,10 +48,10 @@ class Standing:
         at_edge: whether that is the lowest or the highest of the sweep, beyond which there may be a better one.
         score: at the end; ``score_sampled`` likewise.
         kl_spent: local KL of all steps, in nats.
-        unseen: mean local KL on sequences that a step did not learn from, in times of that on those it did.
+        unseen: mean local KL on the other sequences of the batch, relative to that on those a step learns from.
         per_nat: score gained since the first step, over ``kl_spent``.
         entropy: at the end, in nats.
-        cost: seconds of an update in times of the baseline's with the same seed, both as medians over the steps at the
+        cost: seconds of an update relative to the baseline's with the same seed, both as medians over the steps at the
             tier's default rate.
     """
 
@@ -85,7 +85,8 @@ class Matched:
     Attributes:
         kl_local: that mean, in nats.
         scores: the final scores, by metric, minus the baseline's.
-        below_ours: PROMA's final score minus this method's, both at their matched rates; None for PROMA.
+        below_ours: PROMA's final score minus this method's, both at their matched rates; None for PROMA itself and the
+            baseline.
     """
 
     learning_rate: float
@@ -121,15 +122,17 @@ def leaderboard(tier: TierClaims) -> Leaderboard | None:
     if tier.comparable.is_smoke_run:
         return None
     by_method = _by_method(tier)
-    rates = _sweep(by_method)
+    rates = _sweep(tier.comparable)
     methods = [method for method in by_method if any(by_method[method].get(rate) for rate in rates)]
     if not methods:
         return None
     default = tier.criteria.learning_rate if tier.criteria.learning_rate in rates else tier.rate
     standings = [_standing(tier, method, by_method, rates, default) for method in methods]
-    target_runs = by_method.get(BASELINE, {}).get(default or math.nan)
-    target = mean_local_kl(list(target_runs.values())) if target_runs else None
-    matched = _all_matched(tier, by_method, target) if target is not None and target > 0 else {}
+    target = None
+    matched: dict[str, Matched] = {}
+    if default is not None and (baseline := by_method.get(BASELINE, {}).get(default)):
+        target = mean_local_kl(list(baseline.values()))
+        matched = _all_matched(tier, by_method, default, target) if target > 0 else {}
     along, placebos = _along_the_sweep(tier, by_method, rates)
     return Leaderboard(tier.comparable.title, standings, rates, target, matched, along, placebos)
 
@@ -139,21 +142,21 @@ Rates = dict[float, Seeds]
 
 
 def _by_method(tier: TierClaims) -> dict[str, Rates]:
-    """The finished runs, by method, learning rate and seed."""
+    """The finished runs, by method, learning rate and seed; those of `observe` are the baseline's own."""
     found: dict[str, Rates] = {}
     for method, rate, seed in sorted(tier.comparable.runs, key=lambda key: (method_order(key[0]), *key[1:])):
+        if method == OBSERVED:
+            continue
         run = tier.comparable.runs[method, rate, seed]
         found.setdefault(method, {}).setdefault(rate, {})[seed] = run
     return found
 
 
-def _sweep(by_method: Mapping[str, Rates]) -> list[float]:
-    """Every rate with at least half as many runs as the one with the most: matched rates are no part of it."""
-    counts = collections.Counter[float]()
-    for rates in by_method.values():
-        counts.update({rate: len(seeds) for rate, seeds in rates.items()})
-    most = max(counts.values(), default=0)
-    return sorted(rate for rate, count in counts.items() if 2 * count >= most)
+def _sweep(found: Comparable) -> list[float]:
+    """Every rate at which more than half of the methods ran: matched rates, which each has alone, are no part of it."""
+    ran = collections.Counter(rate for _, rate in {(method, rate) for method, rate, _ in found.runs | found.diverged})
+    methods = len({method for method, _, _ in found.runs | found.diverged})
+    return sorted(rate for rate, count in ran.items() if 2 * count > methods)
 
 
 # ------------------------------------------------------------------------------------ a method at its best
@@ -163,12 +166,14 @@ def _standing(
     tier: TierClaims, method: str, by_method: Mapping[str, Rates], rates: Sequence[float], default: float | None
 ) -> Standing:
     mine = by_method[method]
-    best = max((rate for rate in rates if rate in mine), key=lambda rate: _final_score(tier, mine[rate]))
+    swept = [rate for rate in rates if rate in mine]
+    most = max(len(mine[rate]) for rate in swept)  # the survivors among many that diverged are no mean
+    best = max((rate for rate in swept if len(mine[rate]) == most), key=lambda rate: _final_score(tier, mine[rate]))
     curves = _curves(mine[best].values())
     ends = {name: last_measured(curves[name])[:, 0] for name in (*SCORES, "entropy")}
     score = curves[tier.criteria.score][:, 0]
     gained = last_measured(score) - last_measured(score[:, ::-1])  # the first one that was measured
-    spent = np.nansum(curves["kl_local"][:, 0], axis=-1)
+    spent = _mean_of_steps(curves["kl_local"]) * curves["kl_local"].shape[-1]
     diverged = sum(name == method and rate == best for name, rate, _ in tier.comparable.diverged)
     return Standing(
         method=method,
@@ -228,12 +233,17 @@ def _curves(runs: Iterable[Run]) -> Curves:
 # ------------------------------------------------------------------------------------ against the baseline
 
 
-def _all_matched(tier: TierClaims, by_method: Mapping[str, Rates], target: float) -> dict[str, Matched]:
+def _all_matched(tier: TierClaims, by_method: Mapping[str, Rates], default: float, target: float) -> dict[str, Matched]:
     """The methods that ran at a rate with this mean local KL, in the order of tables."""
     kl = {
         name: {rate: mean_local_kl(list(runs.values())) for rate, runs in by_method[name].items()} for name in by_method
     }
-    rates = {name: rate for name in by_method if (rate := matched_rate(kl[name], target)) is not None}
+    seeds = len(by_method[BASELINE][default])
+    rates = {
+        name: rate
+        for name in by_method
+        if (rate := matched_rate(kl[name], target)) is not None and len(by_method[name][rate]) == seeds
+    }
     finals = {name: {seed: _final_scores(run) for seed, run in by_method[name][rates[name]].items()} for name in rates}
     compared = {
         metric: _adjusted({name: _differences(finals[name], finals[BASELINE], metric) for name in rates}, tier)
@@ -241,8 +251,9 @@ def _all_matched(tier: TierClaims, by_method: Mapping[str, Rates], target: float
     }
     against_ours = {}
     if OURS in finals:
-        others = {name: _differences(finals[OURS], finals[name], tier.criteria.score) for name in rates if name != OURS}
-        against_ours = _adjusted(others, tier)
+        others = [name for name in rates if name not in (OURS, BASELINE)]
+        differences = {name: _differences(finals[OURS], finals[name], tier.criteria.score) for name in others}
+        against_ours = _adjusted(differences, tier)
     return {
         name: Matched(
             rate, kl[name][rate], {metric: compared[metric][name] for metric in SCORES}, against_ours.get(name)
@@ -267,7 +278,9 @@ def _adjusted(differences: Mapping[str, Array], tier: TierClaims) -> dict[str, C
     levels = _holm({name: p_value(values) for name, values in differences.items() if np.any(values)})
     found = {name: estimate(values, tier.criteria) for name, values in differences.items()}
     return {
-        name: Compared(one, judge("higher", one, tier.criteria), levels.get(name, math.nan))
+        name: Compared(
+            one, judge("higher", one, tier.criteria), levels.get(name, math.nan), too_few(one.n, tier.criteria)
+        )
         for name, one in found.items()
     }
 
@@ -313,5 +326,4 @@ def _swept(method: Rates, rates: Sequence[float], seeds: Sequence[int]) -> Curve
 
 def _placebo(claim: str, baseline: Curves, criteria: Criteria) -> Estimate:
     (measure,) = CLAIMS[claim].frontier
-    lower, higher = (at_rates(baseline, rates) for rates in measure.halves)
-    return estimate(measure.compare(lower, higher, criteria).values, criteria)
+    return estimate(measure.compare(*halves(baseline, measure), criteria).values, criteria)

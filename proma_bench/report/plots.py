@@ -108,6 +108,8 @@ def score_by_kl(found: Comparable, rates: Sequence[float]) -> Figure | None:
     finals = {at: [last_measured(curves_of([[run] for run in runs])[name]).mean() for name in SCORES]
               for at, runs in by_setting.items()}  # fmt: skip
     measured = [place for place, _ in enumerate(SCORES) if any(not np.isnan(final[place]) for final in finals.values())]
+    if not measured:
+        return None
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(measured)))
     for method in sorted({method for method, _ in by_setting}, key=method_order):

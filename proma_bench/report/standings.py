@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 def grids(board: Leaderboard) -> list[Grid]:
     """The tables of a leaderboard; the second one only if there is a baseline to compare with."""
     found = [_at_their_best(board)]
-    if board.matched or board.along:
+    if board.matched.keys() - {BASELINE} or any(board.along.values()):
         found.append(_against_the_baseline(board))
     return found
 
@@ -55,10 +55,10 @@ def _at_their_best(board: Leaderboard) -> Grid:
         "final score": [one.score for one in board.standings],
         "final sampled score": [one.score_sampled for one in board.standings],
         "cumulative local KL (nats)": [one.kl_spent for one in board.standings],
-        "local KL on unseen sequences, × seen": [one.unseen for one in board.standings],
+        "local KL on others of the batch, relative": [one.unseen for one in board.standings],
         "score per nat": [one.per_nat for one in board.standings],
         "final entropy (nats)": [one.entropy for one in board.standings],
-        "time of an update": [one.cost for one in board.standings],
+        "time of an update, relative": [one.cost for one in board.standings],
     }
     shown = {
         heading: list(map(_mean, values))
@@ -98,7 +98,7 @@ def _against_the_baseline(board: Leaderboard) -> Grid:
     headings = ["method"]
     if matched:
         headings += ["rate of equal\nmean local KL", *(f"{name} there" for name in scores)]
-        headings += [f"{ours} minus it,\nfinal score there"]
+        headings += [f"{ours} minus this method,\nfinal score there"]
     empty = [NOTHING] * (len(headings) - 1)
     rows = [
         [

@@ -104,10 +104,10 @@ def _judged(
     found = estimate(values, criteria, parts)
     line = -criteria.margin if statement == "not lower" else 0.0
     verdict, p = judge(statement, found, criteria), min(parts * p_value(values, line), 1.0)
-    why = _too_few(found.n, criteria)
+    why = too_few(found.n, criteria)
     if protocol == "same_settings":
         return _Part(measure, found, verdict, p, None, edges, why)
-    lower, higher = (at_rates(theirs, rates) for rates in measure.halves)
+    lower, higher = halves(theirs, measure)
     own = measure.compare(lower, higher, criteria).values
     placebo = estimate(own, criteria)
     if statement != "not lower" and not placebo.n:
@@ -122,7 +122,14 @@ def _judged(
     return _Part(measure, found, verdict, p, placebo, edges, why)
 
 
-def _too_few(n: int, criteria: Criteria) -> str:
+def halves(baseline: Curves, measure: Measure) -> tuple[Curves, Curves]:
+    """The two parts of a sweep whose difference is the placebo."""
+    first, second = measure.halves(baseline["step"].shape[1])
+    return at_rates(baseline, first), at_rates(baseline, second)
+
+
+def too_few(n: int, criteria: Criteria) -> str:
+    """The words for too few pairs; empty if they are enough."""
     needed = max(criteria.min_pairs, LEAST_SEEDS)
     return f"not enough seeds ({n} of {needed})" if n < needed else ""
 

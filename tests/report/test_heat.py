@@ -6,13 +6,13 @@ from made_up_runs import made_up
 from proma_bench.report import heat
 
 
-def runs_of(tmp_path, *values):
+def runs_of(tmp_path, *values, metric="effective_rank_by_layer"):
     """One run for each list of objects by layer."""
     made = []
     for seed, steps in enumerate(values):
         run = made_up(tmp_path / str(seed), "observe", seed, reward=[0.5] * len(steps))
         for step, layers in zip(run.metrics, steps, strict=True):
-            step["effective_rank_by_layer"] = layers
+            step[metric] = layers
         made.append(run)
     return made
 
@@ -45,6 +45,17 @@ def test_there_is_one_map_for_each_metric_that_was_recorded(tmp_path):
 
 
 def test_a_huge_noise_scale_leaves_the_colours_to_the_others(tmp_path):
-    runs = runs_of(tmp_path, [{"a": float(value)} for value in [*range(2, 21), 1e9]])
+    values = [{"a": float(value)} for value in [*range(2, 21), 1e9]]
+    runs = runs_of(tmp_path, values, metric="noise_scale_by_layer")
     figure = heat.by_layer("bandit", runs, heat.OBSERVED)
     assert figure.axes[0].get_images()[0].get_clim()[1] < 21
+
+
+def test_a_signal_that_is_lost_is_a_noise_scale_without_limit(tmp_path):
+    """Not one that is left out: the median of 1, 2 and two lost signals is no number."""
+    values = [[{"a": 1.0}], [{"a": 2.0}], [{"a": None}], [{"a": None}], [{"a": 3.0}]]
+    runs = runs_of(tmp_path, *values, metric="noise_scale_by_layer")
+    (found,) = shown(heat.by_layer("bandit", runs, heat.OBSERVED))
+    assert float(found[0, 0]) == 3.0
+    (lost,) = shown(heat.by_layer("bandit", runs[:4], heat.OBSERVED))
+    assert np.ma.getmaskarray(lost)[0, 0] or np.isnan(lost[0, 0])

@@ -5,6 +5,7 @@ import pytest
 from made_up_runs import made_up
 from scipy import stats
 
+from proma_bench.report.claims import lower_and_higher
 from proma_bench.report.judging import evaluate
 from proma_bench.report.leaderboard import leaderboard
 from proma_bench.report.standings import NOTHING, grids
@@ -164,3 +165,33 @@ def test_fewer_than_five_seeds_have_means_and_no_intervals(runs):
 
 def _is(run, method, rate=None):
     return run.config["method"] == method and rate in (None, run.config["learning_rate"])
+
+
+def test_the_matched_rate_of_the_only_other_method_is_no_rate_of_the_sweep(tmp_path, runs):
+    two = [run for run in runs if not _is(run, "shrink")]
+    own = [run_of(tmp_path / "own", "proma", seed, 0.123, spend=0.0102 / 0.123**2) for seed in range(10)]
+    assert board_of([*two, *own]).rates == list(RATES)
+
+
+def test_what_many_seeds_survived_is_no_best_rate(tmp_path, runs):
+    left = [run for run in runs if not (_is(run, "shrink", 0.2) and run.config["seed"] > 0)]
+    gone = [run_of(tmp_path / "gone", "shrink", seed, 0.2) for seed in range(1, 10)]
+    ended = [run.__class__(run.path, run.config, run.metrics[:2], False, Divergence(3, "NaN")) for run in gone]
+    board = board_of([*left, *ended])
+    shrink = next(one for one in board.standings if one.method == "shrink")
+    assert (shrink.learning_rate, shrink.n) == (0.1, 10)
+
+
+def test_observe_is_the_baseline_and_no_method_of_its_own(tmp_path, runs):
+    observed = [
+        made_up(tmp_path / "o" / str(number), "observe", run.config["seed"], run.config["learning_rate"], CRITERIA)
+        for number, run in enumerate(run for run in runs if _is(run, "reinforce"))
+    ]
+    assert [one.method for one in board_of([*runs, *observed]).standings] == ["reinforce", "proma", "shrink"]
+
+
+def test_the_halves_of_a_placebo_share_no_rate():
+    for rates in range(1, 9):
+        first, second = (set(range(rates)[part]) for part in lower_and_higher(rates))
+        assert not first & second and len(first) == len(second) == rates // 2
+        assert all(low < high for low in first for high in second)
