@@ -95,9 +95,10 @@ def _claims() -> str:
     _require("holds" not in same, "none holds at the same settings")
     return (
         "**Of the paper's claims about KL and entropy, two hold on the bandit at equal score, and none at an equal "
-        "learning rate.** On the frontier of learning rates PROMA's entropy is higher than that of both and its global KL lower than "
-        "REINFORCE's, by more than lower rates alone give the baseline, though not with the number of verdicts taken "
-        f"into account (Holm {level(lowest)} at best); its local KL is lower, but not by more than that. At the same "
+        "learning rate.** On the frontier of learning rates PROMA's entropy is higher than that of both and its global "
+        "KL lower than REINFORCE's, by more than lower rates alone give the baseline, though not with the number of "
+        f"verdicts taken into account (Holm {level(lowest)} at best); its local KL is lower, but not by more than "
+        "that. At the same "
         f"rate {same.count('fails')} of {len(same)} rows fail, as PROMA is further on."
     )
 
