@@ -69,7 +69,7 @@ def name_of(row):
 
 
 def test_every_tier_with_published_rows_has_its_runs():
-    # THE PLACE: until gym-CartPole-v1.jsonl.gz is stored, this fails; from then on its rows are compared as well.
+    # The one place that fails while a tier's file is missing; from then on its rows are compared as well.
     assert {name_of(row) for row in PUBLISHED} == set(FILES)
 
 
@@ -351,6 +351,7 @@ def expected_columns(of_tier):
         if any(one.scores[metric].found.n for one in at_equal_kl.values())
     }
     columns["PROMA minus it, final score there"] = {method: one.below_ours for method, one in at_equal_kl.items()}
+    columns = columns if at_equal_kl.keys() - {BASELINE} else {}
     columns |= {heading: along_the_sweep(of_tier, claim) for heading, claim in ALONG.items()}
     return at_equal_kl, {heading: (found, adjusted(found)) for heading, found in columns.items()}
 
@@ -364,11 +365,11 @@ def board_differs(page, name, of_tier):
     if [names.get(row["method"]) for row in rows] != _placed(names, of_tier, but=BASELINE):
         return [("methods", name, [row["method"] for row in rows], list(names))]
     wrong = []
-    if rows[0].keys() != {"method", "rate of equal mean local KL", *columns}:
+    if rows[0].keys() - {"rate of equal mean local KL"} != {"method", *columns}:
         wrong.append(("headings", name, list(rows[0]), list(columns)))
     for row in rows:
         method = names[row["method"]]
-        rate, there = row["rate of equal mean local KL"], at_equal_kl.get(method)
+        rate, there = row.get("rate of equal mean local KL", "–"), at_equal_kl.get(method)
         if not _rate_is_right(rate, there):
             wrong.append((method, "rate", rate, there))
         for heading, (found, levels) in columns.items():
@@ -405,6 +406,8 @@ def best_differs(page, name, of_tier):
         size = f"n {mine.n}" + (f", {mine.diverged} diverged" if mine.diverged else "")
         if row["learning rate"] != f"{mine.rate:g}{'*' if mine.at_edge else ''}<br>{size}":
             wrong.append((row["method"], row["learning rate"], mine))
+        if row.keys() != {"method", "learning rate", *mine.means}:
+            wrong.append((row["method"], "headings", list(row), list(mine.means)))
         for heading, values in mine.means.items():
             cell = numbers(row[heading])
             if len(cell) != 3 or not all(shown(text, value, value) for text, value in zip(cell, values, strict=True)):

@@ -43,7 +43,10 @@ def matched_rates(runs: Runs) -> dict[str, float]:
 def matched(runs: Runs) -> dict[str, Against]:
     rates = matched_rates(runs)
     finals = {
-        method: {seed: {m: last(run[m]) for m in ("score", "score_sampled")} for seed, run in at.items()}
+        method: {
+            seed: {m: last(run[m]) if m in run else math.nan for m in ("score", "score_sampled")}
+            for seed, run in at.items()
+        }
         for method, at in ((method, runs.ended[method][rate]) for method, rate in rates.items())
     }
 
@@ -54,7 +57,7 @@ def matched(runs: Runs) -> dict[str, Against]:
     def higher(values: Values) -> Row:
         found = interval(values, runs.criteria["confidence"])
         said = {(verdict("higher", found, runs.criteria, s), "") for s in (-SIGMAS, 0, SIGMAS)}
-        p = p_value(values) if np.any(values) else math.nan
+        p = p_value(values) if np.any(values) else math.nan  # equal runs have none
         return Row(found, said, bounded(p, found.n))
 
     return {
@@ -113,6 +116,11 @@ def best(runs: Runs, method: str) -> Best:
         "final score": [last(run["score"]) for run in mine[rate].values()],
         "final sampled score": [last(run["score_sampled"]) for run in mine[rate].values() if "score_sampled" in run],
         "cumulative local KL (nats)": spent,
+        "local KL on unseen sequences, × seen": [
+            np.nanmean(run["kl_local_unseen"]) / np.nanmean(run["kl_local"])
+            for run in mine[rate].values()
+            if "kl_local_unseen" in run
+        ],
         "score per nat": np.divide(gained, spent),
         "final entropy (nats)": [last(run["entropy"]) for run in mine[rate].values()],
         "time of an update": np.divide(*seconds),

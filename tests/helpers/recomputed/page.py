@@ -40,13 +40,11 @@ def numbers(text: str) -> list[str]:
 
 
 def shown(text: str, low: float, high: float) -> bool:
-    """Whether a number between the two may be shown like this: with two digits, or with these decimals."""
-    value = float(text)
-    if text[0] in "+-" and value:  # %+.2g
-        unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    else:
-        digits, _, exponent = text.partition("e")
-        unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    """Whether a number between the two may be shown like this: with these decimals or, signed, with two digits."""
+    value, (digits, _, exponent) = float(text), text.partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    if text[0] in "+-" and value:  # zeros at the end are not shown
+        unit = min(unit, 10.0 ** (math.floor(math.log10(abs(value))) - 1))
     slack = (0.5 + 1e-6) * unit
     return low - slack <= value <= high + slack
 
