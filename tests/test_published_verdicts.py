@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recomputed.leaderboard import along_the_sweep, best, matched, placebo
-from recomputed.measures import CLAIMS
+from recomputed.leaderboard import along_the_sweep, best, matched, mean_kl, placebo
+from recomputed.measures import CLAIMS, last
 from recomputed.page import between, interval_shown, methods, numbers, shown, table
 from recomputed.runs import BASELINE, Runs, stored
-from recomputed.statistics import SIGMAS, holm
-from recomputed.verdicts import claim_row, holm_bounds, rounding
+from recomputed.statistics import SIGMAS, holm, interval, p_value
+from recomputed.verdicts import bounded, claim_row, holm_bounds, rounding
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -361,7 +361,7 @@ def board_differs(page, name, of_tier):
     rows = table(between(page, f"leaderboard: {name}"), "Each method minus REINFORCE")
     names = methods(page)
     at_equal_kl, columns = expected_columns(of_tier)
-    *rows, last = rows or [{}]
+    *rows, bottom = rows or [{}]
     if [names.get(row["method"]) for row in rows] != _placed(names, of_tier, but=BASELINE):
         return [("methods", name, [row["method"] for row in rows], list(names))]
     wrong = []
@@ -376,8 +376,8 @@ def board_differs(page, name, of_tier):
             if not cell_is_right(row[heading], found.get(method), levels.get(method)):
                 wrong.append((method, heading, row[heading], found.get(method), levels.get(method)))
     for heading, claim in ALONG.items():
-        if not interval_shown(last[heading], placebo(of_tier, claim)):
-            wrong.append(("placebo", heading, last[heading], placebo(of_tier, claim)))
+        if not interval_shown(bottom[heading], placebo(of_tier, claim)):
+            wrong.append(("placebo", heading, bottom[heading], placebo(of_tier, claim)))
     return wrong
 
 
@@ -418,6 +418,37 @@ def best_differs(page, name, of_tier):
 @each_file
 def test_the_first_table_of_the_leaderboard_is_recomputed(name):
     assert best_differs(PAGE, name, runs(name)) == []
+
+
+# ---------------------------------------------------------------------------------------------- thirty new seeds
+
+
+def confirmation_differs(rows, found, names):
+    """Cells of the table of the confirmation that are not as they should be."""
+    at = {name: next(iter(rates.values())) for name, rates in found.ended.items() if len(rates) == 1}
+    wrong = (
+        [] if {*map(len, at.values())} == {30} and all([*of] == [*range(10, 40)] for of in at.values()) else ["seeds"]
+    )
+    wrong += [] if {names[row["PROMA minus ..."]] for row in rows} == at.keys() - {"proma"} else ["methods"]
+    for heading, metric in {"final score": "score", "final sampled score": "score_sampled"}.items():
+        finals = {name: np.array([last(run[metric]) for run in seeds.values()]) for name, seeds in at.items()}
+        values = {name: finals["proma"] - finals[name] for name in finals if name != "proma"}
+        levels = holm_bounds([bounded(p_value(one), len(one)) for one in values.values()])
+        for (name, one), level in zip(values.items(), levels, strict=True):
+            (row,) = (row for row in rows if names[row["PROMA minus ..."]] == name)
+            difference, _, adjusted_p = row[heading].partition("<br>Holm ")
+            is_right = interval_shown(difference, interval(one, 0.95)) and shown(f"+{adjusted_p}", *level[1:])
+            if not is_right or row["n"] != str(len(one)):
+                wrong.append((name, heading, row, interval(one, 0.95), level))
+    kl = {name: f"{mean_kl(seeds):.4f}" for name, seeds in at.items()}
+    (heading,) = (heading for heading in rows[0] if "mean local KL" in heading)
+    wrong += [] if heading == f"its mean local KL ({kl['proma']} with PROMA)" else [heading]
+    return wrong + [row for row in rows if row[heading] != kl[names[row["PROMA minus ..."]]]]
+
+
+def test_the_table_of_thirty_new_seeds_is_recomputed():
+    found = Runs(stored(RESULTS / "confirmation" / "bandit.jsonl.gz"))
+    assert confirmation_differs(table(between(PAGE, "confirmation"), ""), found, methods(PAGE)) == []
 
 
 # --------------------------------------------------------------------------------------------- whether all this notices
