@@ -45,7 +45,7 @@ class ClaimResult:
     p_holm: float | None = None
     """The same, adjusted for the number of verdicts in the table."""
     placebo: float | None = None
-    """On the frontier: the baseline with the lower half of the learning rates minus the baseline with the higher half."""
+    """On the frontier: the baseline with the lower half of the rates minus the baseline with the higher half."""
     placebo_low: float | None = None
     placebo_high: float | None = None
     edge: float | None = None

@@ -10,8 +10,8 @@ A verdict follows from the confidence interval of PROMA minus the baseline:
 With fewer pairs than the criteria ask for, every verdict is inconclusive.
 
 On the frontier there is a *placebo* beside it: the baseline with the lower half of the sweep's learning rates, minus
-the baseline with the higher half (or every other rate, against the rest). No difference of methods is in it. "Lower" and
-"higher" are said only of what is further from zero than the placebo, on either side; without a placebo, of nothing.
+the baseline with the higher half (or every other rate, against the rest). No difference of methods is in it. "Lower"
+and "higher" are said only of what is further from zero than the placebo, on either side; without one, of nothing.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def matched(runs: Runs) -> dict[str, Against]:
             rate,
             mean_kl(runs.ended[method][rate]),
             {metric: higher(differences(method, BASELINE, metric)) for metric in ("score", "score_sampled")},
-            higher(differences(OURS, method, "score")) if OURS in rates and method != OURS else None,
+            higher(differences(OURS, method, "score")) if OURS in rates and method not in (OURS, BASELINE) else None,
         )
         for method, rate in rates.items()
     }
@@ -116,14 +116,14 @@ def best(runs: Runs, method: str) -> Best:
         "final score": [last(run["score"]) for run in mine[rate].values()],
         "final sampled score": [last(run["score_sampled"]) for run in mine[rate].values() if "score_sampled" in run],
         "cumulative local KL (nats)": spent,
-        "local KL on unseen sequences, × seen": [
+        "local KL on others of the batch, relative": [
             np.nanmean(run["kl_local_unseen"]) / np.nanmean(run["kl_local"])
             for run in mine[rate].values()
             if "kl_local_unseen" in run
         ],
         "score per nat": np.divide(gained, spent),
         "final entropy (nats)": [last(run["entropy"]) for run in mine[rate].values()],
-        "time of an update": np.divide(*seconds),
+        "time of an update, relative": np.divide(*seconds),
     }
     diverged = sum((method, rate) == (name, at) for name, at, _ in runs.diverged)
     at_edge = rate in (sweep[0], sweep[-1])

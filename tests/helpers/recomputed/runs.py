@@ -28,12 +28,15 @@ class Runs:
 
     def __init__(self, lines: Iterable[Line]) -> None:
         self.ended: dict[str, dict[float, dict[int, Columns]]] = {}
+        self.observed: dict[tuple[float, int], Columns] = {}  # by rate and seed: REINFORCE, and no method of its own
         self.diverged: set[tuple[str, float, int]] = set()
         for line in lines:
             config = line["config"]
             self.criteria: Criteria = config["criteria"]
             method, rate, seed = config["method"], config["learning_rate"], config["seed"]
-            if line["diverged"] is None:
+            if method == "observe":
+                self.observed[rate, seed] = {k: np.array(v, dtype=float) for k, v in line["metrics"].items()}
+            elif line["diverged"] is None:
                 of_rate = self.ended.setdefault(method, {}).setdefault(rate, {})
                 of_rate[seed] = {k: np.array(v, dtype=float) for k, v in line["metrics"].items()}
             else:
@@ -61,8 +64,9 @@ class Runs:
         return _frequent(pairs)
 
     def rates_of_the_sweep(self) -> list[float]:
-        """Those with at least half as many runs, of any method, as the one with the most."""
-        return _frequent(Counter(rate for rates in self.ended.values() for rate, seeds in rates.items() for _ in seeds))
+        """Those at which more than half of the methods ran."""
+        ran = Counter(rate for rates in self.ended.values() for rate in rates)
+        return sorted(rate for rate, methods in ran.items() if 2 * methods > len(self.ended))
 
 
 def _frequent(counts: Mapping[float, int]) -> list[float]:
