@@ -124,7 +124,8 @@ def _judged(
 
 def halves(baseline: Curves, measure: Measure) -> tuple[Curves, Curves]:
     """The two parts of a sweep whose difference is the placebo."""
-    first, second = measure.halves(baseline["step"].shape[1])
+    rates = next(iter(baseline.values())).shape[1]  # [seeds, rates, steps]
+    first, second = measure.halves(rates)
     return at_rates(baseline, first), at_rates(baseline, second)
 
 
