@@ -39,7 +39,9 @@ class Server:
         answer = [*letters, *"#### ", self.random.choice([str(TRUTH), "4"])]
         await asyncio.sleep(len(answer) / 100)
         tokens = [CHARACTERS.index(character) for character in answer]
-        return replica.TokenOutput(token_ids=[*tokens, END], extra_fields={"global_steps": 0})
+        tokens.append(END)
+        log_probs = [-1.0] * len(tokens)
+        return replica.TokenOutput(token_ids=tokens, log_probs=log_probs, extra_fields={"global_steps": 0})
 
     async def nothing(self) -> None:
         pass

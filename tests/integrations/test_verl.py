@@ -301,9 +301,11 @@ SMALL = [
     "data.max_response_length=32",
     "actor_rollout_ref.rollout.agent.num_workers=1",
     "reward.num_workers=1",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     "ray_kwargs.ray_init.num_cpus=12",
     "+ray_kwargs.ray_init.num_gpus=1",  # of which Ray takes our word
     "+ray_kwargs.ray_init.include_dashboard=False",
+    "+ray_kwargs.ray_init.address=local",  # whatever else runs on the machine
     "trainer.total_training_steps=1",
     "trainer.logger=[file]",
 ]
@@ -312,7 +314,12 @@ SMALL = [
 
 def test_a_step_of_the_examples_command(tmp_path: Path) -> None:
     """Trainer, queue, agent loop, reward, balancing, two optimizer steps of two microbatches: all but vLLM."""
-    environment = ON_A_CPU | {"VERL_USE_EXTERNAL_MODULES": "verl_cpu,verl_rollout", "PYTHON": sys.executable}
+    environment = ON_A_CPU | {
+        "VERL_USE_EXTERNAL_MODULES": "verl_cpu,verl_rollout",
+        "PYTHON": sys.executable,
+        "RAY_enable_worker_prestart": "0",  # or it starts a process for each CPU that it was told of
+        "RAY_prestart_worker_first_driver": "0",
+    }
     verl_questions.write(tmp_path)
     overrides = [override.format(folder=tmp_path) for override in SMALL]
     command = ["bash", str(EXAMPLES / "verl_gsm8k.sh"), *overrides]
