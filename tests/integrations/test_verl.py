@@ -296,6 +296,7 @@ SMALL = [
     f"{ACTOR}.fsdp_config.use_torch_compile=False",
     f"{ACTOR}.ppo_mini_batch_size=2",
     f"{ACTOR}.optim.lr=1e-2",
+    "data.dataloader_num_workers=0",
     "data.train_batch_size=4",
     "data.max_prompt_length=128",
     "data.max_response_length=32",
