@@ -269,7 +269,7 @@ def test_the_norm_of_sequences_needs_a_constant() -> None:
     mode = "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm"
     config = actor_config(mode, "actor_rollout_ref.actor.loss_scale_factor=7")
     config.global_batch_info.update(global_batch_size=2, loss_scale_factor=config.loss_scale_factor)
-    loss, _ = loss_of(torch.ones(2, 3), config=config)
+    loss, _ = loss_of(torch.ones(2, 3), config=config, loss_agg_mode=config.loss_agg_mode)
     assert loss.item() == pytest.approx(5 / 2 / 7)  # five tokens, two sequences
 
 
