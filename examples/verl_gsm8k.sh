@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The paper's run (arXiv 2601.10498) in VeRL: Qwen3-0.6B on GSM8K, PROMA, one NVIDIA GPU with 80 GB.
 #
-#     python -m pip install "verl[fsdp,vllm]==0.9.1" ".[verl]"     # in a checkout of proma_bench
+#     python -m pip install "verl[vllm]==0.9.1" ".[verl]"             # in a checkout of proma_bench
+#     python -m pip install --no-build-isolation flash-attn==2.8.3    # compiles: needs that torch, and CUDA's nvcc
 #     bash examples/verl_gsm8k.sh
 #
 # Further arguments are Hydra overrides of VeRL's: trainer.n_gpus_per_node=8, +actor_rollout_ref.actor.max_removed=null, ...
-# NOT YET RUN ON A GPU. What has been: these settings compose with VeRL's configuration and pass its validation.
+# NOT YET RUN ON A GPU. What has been: a step of this command on a CPU, with a tiny model and random answers in vLLM's place.
 set -euo pipefail
 
 data="${DATA:-$HOME/data/gsm8k}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -26,14 +26,17 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
 from verl.utils import tensordict_utils
 from verl.utils.torch_functional import masked_mean
-from verl.workers.config import ActorConfig, FSDPActorConfig
+from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
 from proma_bench.backward.proma import Proma
 from proma_bench.backward.records import averages
 from proma_bench.backward.uncovered import require_uncovered, uncovered_setting
-from proma_bench.projection.config import ProjectionConfig, projection_config, setting
+from proma_bench.integrations.rule import update_rule
+from proma_bench.projection.config import setting
+from proma_bench.projection.recursion import PassRule
+from proma_bench.projection.updates import UpdateRule
 
 
 @dataclass
@@ -41,7 +44,7 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
     """VeRL's actor settings, and how the running gradient is projected. The defaults of the projection are the paper's.
 
     Attributes:
-        projection: see `ProjectionConfig.method`.
+        projection: see `ProjectionConfig.method`; or the name of another update rule, ``isopo`` for one.
         sweeps: see `ProjectionConfig`.
         max_removed: see `ProjectionConfig`.
         shrinkage: see `ProjectionConfig`.
@@ -49,7 +52,8 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
         uncovered: see `Proma`; under fully_shard it must be ``refuse``.
 
     Raises:
-        ValueError: a value is out of range, or a setting's gradient is no combination of the sequences' gradients.
+        ValueError: a value is out of range or has no effect, or a setting's gradient is no combination of the
+            sequences' gradients.
     """
 
     projection: str = setting("projection")
@@ -63,16 +67,26 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        projection_config(self)
+        if isinstance(self.update_rule, PassRule):
+            raise ValueError(
+                f"projection={self.projection} needs all microbatches in one backward pass, and VeRL makes one for each"
+            )
         require_uncovered(self.uncovered)
         for name, value, needed, reason in self._requirements():
             if value != needed:
+                needed = "null" if needed is None else needed
                 raise ValueError(f"PROMA needs actor_rollout_ref.{name}={needed}, got {value}: {reason}")
+        if self.loss_agg_mode == "seq-mean-token-sum-norm" and self.loss_scale_factor is None:
+            raise ValueError(
+                "PROMA needs actor_rollout_ref.actor.loss_scale_factor for loss_agg_mode=seq-mean-token-sum-norm: "
+                "without it VeRL divides by the longest answer of each microbatch, so that microbatches would weigh "
+                "differently; set it to the value of data.max_response_length"
+            )
 
     @property
-    def projection_config(self) -> ProjectionConfig:
-        """The projection's settings, for `Proma`."""
-        return projection_config(self)
+    def update_rule(self) -> UpdateRule:
+        """What ``projection`` names, with these settings, for `Proma`."""
+        return update_rule(self)
 
     def _requirements(self) -> Iterator[tuple[str, Any, Any, str]]:
         """Settings by name, their values, the values that they must have, and why."""
@@ -85,6 +99,14 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
             "proma",
             "any other loss has the advantages in it, and most weigh tokens by likelihood ratios",
         )
+        yield (
+            "actor.ppo_epochs",
+            self.ppo_epochs,
+            1,
+            "another pass over the same answers would need the likelihood ratios that PROMA does without",
+        )
+        for name, value, default in self._of_other_losses():
+            yield name, value, default, "it belongs to another loss, and would have no effect"
         yield "actor.entropy_coeff", self.entropy_coeff, 0, f"of an entropy term, {combination}"
         yield "actor.use_kl_loss", self.use_kl_loss, False, f"of a KL term, {combination}"
         yield (
@@ -124,6 +146,15 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
             "refuse",
             "under fully_shard nothing tests whether sequences are mixed, and no pass is made for each of them",
         )
+
+    def _of_other_losses(self) -> Iterator[tuple[str, Any, Any]]:
+        """Settings by name that only losses with a likelihood ratio read, their values and their defaults."""
+        for field in fields(FSDPActorConfig):
+            if field.name.startswith(("clip_ratio", "tau_")):
+                yield f"actor.{field.name}", getattr(self, field.name), field.default
+        for field in fields(PolicyLossConfig):
+            if field.name not in ("loss_mode", "rollout_correction"):
+                yield f"actor.policy_loss.{field.name}", getattr(self.policy_loss, field.name), field.default
 
 
 # What the policy loss hands over to the engine that is about to go backward: the microbatch's advantages [B].
@@ -178,16 +209,21 @@ def _sequence_advantages(advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B
     return torch.where(answered, highest, 0.0)
 
 
+METRICS = ("removed_ratio", "clamped", "effective_rank", "conflicts", "prompts_per_microbatch")
+"""What is logged, under ``actor/``; the third and fourth by the rule ``observe`` alone."""
+
+
 @EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cuda", vendor="nvidia")
 class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its package, Any
     """VeRL's FSDP2 engine, whose backward passes are PROMA's where the actor's config is a `PromaActorConfig`.
 
     For any other config it does what the base class does. Its metrics have ``actor/removed_ratio`` and
-    ``actor/clamped``, which are means over tensors and microbatches.
+    ``actor/clamped``, which are means over tensors and microbatches, and ``actor/prompts_per_microbatch``.
     """
 
     _proma: Proma | None = None
     _backward: ExitStack
+    _prompts: list[int]  # how many different ones each microbatch has had
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable[..., Any], forward_only: bool = False
@@ -197,13 +233,14 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         if config is None:
             return super().forward_backward_batch(data, loss_function, forward_only)
         if self._proma is None:
-            settings = config.projection_config
-            self._proma = Proma(self.module, settings, record=True, uncovered=config.uncovered)
+            self._proma = Proma(self.module, config.update_rule, record=True, uncovered=config.uncovered)
+        self._prompts = []
         output = super().forward_backward_batch(data, loss_function, forward_only)
         stats = averages(self._proma.stats())
         self._proma.clear_stats()
         if not forward_only:
-            output["metrics"] |= {f"actor/{name}": [stats[name]] for name in ("removed_ratio", "clamped")}
+            stats["prompts_per_microbatch"] = sum(self._prompts) / len(self._prompts)
+            output["metrics"] |= {f"actor/{name}": [stats[name]] for name in METRICS if name in stats}
         return output
 
     @contextmanager
@@ -228,6 +265,7 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         if not forward_only:
             (advantages,) = handed_over
             assert self._proma is not None
+            self._prompts.append(_different_prompts(micro_batch))
             ids = self._sequence_ids(micro_batch)
             ids = ids if ids is None else ids.to(advantages.device)
             self._backward.enter_context(self._proma.microbatch(advantages, ids))
@@ -241,6 +279,12 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         ids = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         padding = self._get_packed_pad_size(len(ids))  # actor.pad_to_length; without gradient
         return F.pad(ids, (0, padding), value=len(lengths) - 1).unsqueeze(0)
+
+
+def _different_prompts(micro_batch: TensorDict) -> int:
+    """How many prompts have an answer. VeRL fills up a batch with sequences that have none."""
+    prompts, masks = micro_batch["prompts"].cpu().unbind(), micro_batch["response_mask"].cpu().unbind()
+    return len({tuple(prompt.tolist()) for prompt, mask in zip(prompts, masks, strict=True) if mask.any()})
 
 
 def _proma_config(loss_function: Callable[..., Any] | None) -> PromaActorConfig | None:

@@ -1,10 +1,13 @@
 """A platform of VeRL's without an accelerator. ``VERL_USE_EXTERNAL_MODULES=verl_cpu VERL_PLATFORM=cpu`` selects it."""
 
+import os
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import torch.distributed as dist
 from verl.plugin.platform import PlatformBase, PlatformRegistry
+from verl.utils import distributed
 
 
 def nothing(*args: Any, **options: Any) -> None:
@@ -61,3 +64,12 @@ class PlatformCPU(PlatformBase):
 
     def is_ipc_supported(self) -> bool:
         return False
+
+
+def initialize_global_process_group_ray(**options: Any) -> None:
+    """VeRL's own would name gloo twice on a CPU, which torch refuses."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+
+
+distributed.initialize_global_process_group_ray = initialize_global_process_group_ray

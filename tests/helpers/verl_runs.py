@@ -29,6 +29,7 @@ from proma_bench.projection.config import ProjectionConfig
 
 VOCABULARY, PROMPT, ANSWER = 61, 5, 7  # the longest prompt and answer
 MICROBATCH, MICROBATCHES = 4, 3
+PROMPTS = [0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7]  # of each sequence: 2, 3 and 4 different ones in the three microbatches
 ENGINE = "actor_rollout_ref.actor.fsdp_config"
 PROMA = [
     "actor_rollout_ref.actor._target_=proma_bench.integrations.verl.PromaActorConfig",
@@ -77,6 +78,8 @@ CASES = {
         ProjectionConfig("intra", max_removed=None, rank=2),
         relative=0.06,  # dominant directions depend on rounding where singular values are close; unprojected: 0.09
     ),
+    "isopo": Case({}, ["+actor_rollout_ref.actor.projection=isopo"], ProjectionConfig()),
+    "shrink": Case({}, ["+actor_rollout_ref.actor.projection=shrink"], ProjectionConfig()),
     "replicated": Case({}, [f"{ENGINE}.fsdp_size=1"], ProjectionConfig()),
     "bfloat16": Case({}, [f"{ENGINE}.mixed_precision.param_dtype=bf16"], ProjectionConfig(), relative=0.06),
     "LoRA": Case({"lora_rank": 3}, [], ProjectionConfig()),
@@ -113,11 +116,13 @@ class Batch:
     def __init__(self, rank: int) -> None:
         generator = torch.Generator().manual_seed(rank)
         size = MICROBATCH * MICROBATCHES
-        self.prompts = torch.randint(2, PROMPT + 1, (size,), generator=generator).tolist()
+        lengths = torch.randint(2, PROMPT + 1, (max(PROMPTS) + 1,), generator=generator).tolist()
+        prompts = [torch.randint(VOCABULARY, (length,), generator=generator) for length in lengths]
+        self.prompts = [lengths[prompt] for prompt in PROMPTS]
         self.answers = torch.randint(1, ANSWER + 1, (size,), generator=generator).tolist()
         self.advantages = torch.randn(size, generator=generator)
-        lengths = map(sum, zip(self.prompts, self.answers, strict=True))
-        self.tokens = [torch.randint(VOCABULARY, (length,), generator=generator) for length in lengths]
+        answers = [torch.randint(VOCABULARY, (length,), generator=generator) for length in self.answers]
+        self.tokens = [torch.cat([prompts[i], answer]) for i, answer in zip(PROMPTS, answers, strict=True)]
 
     def answer_log_prob(self, module: torch.nn.Module, i: int) -> Tensor:
         """Of sequence i, alone."""

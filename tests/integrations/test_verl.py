@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ import pytest
 import torch
 from causal_lm import tiny_qwen3
 from oracle import Micro, assert_near, intra_gradients, oracle_gradients
+from rule_oracles import isopo, literal_gradients, shrink
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,7 +29,10 @@ if importlib.util.find_spec("verl") is None:
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import verl_questions
+    from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
+    from tensordict import TensorDict
     from verl.trainer.distillation import distillation_ppo_loss
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
     from verl.utils.config import omega_conf_to_dataclass, validate_config
@@ -99,9 +104,12 @@ def runs(folder: Path) -> Path:
     return folder
 
 
+RULES = {"isopo": isopo(1.0), "shrink": shrink(ProjectionConfig())}
+
+
 @cache
 def expected(
-    projection: ProjectionConfig, ranks: int, *, by_sequence: bool = False, lora: bool = False
+    projection: ProjectionConfig, ranks: int, *, by_sequence: bool = False, lora: bool = False, rule: str = ""
 ) -> dict[str, Tensor]:
     """The mean over ranks of what each, alone, must have; a sequence's log-prob weighed as VeRL weighs its loss."""
     batches = [Batch(rank) for rank in range(ranks)]
@@ -117,8 +125,11 @@ def expected(
             yield Micro(partial(log_prob, start=start), batch.advantages[start : start + MICROBATCH])
 
     module = (adapted(tiny_qwen3(torch.float32)) if lora else tiny_qwen3(torch.float32)).double()
-    oracle = intra_gradients if projection.method == "intra" else oracle_gradients
-    alone = [oracle(module, list(micros(batch)), projection) for batch in batches]
+    oracle: Any = intra_gradients if projection.method == "intra" else oracle_gradients
+    step: Any = projection
+    if rule:
+        oracle, step = literal_gradients, RULES[rule]
+    alone = [oracle(module, list(micros(batch)), step) for batch in batches]
     return {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in alone[0]}
 
 
@@ -126,14 +137,19 @@ def expected(
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_the_oracles(name: str, ranks: int, runs: Path) -> None:
     case = CASES[name]
-    wanted = expected(case.projection, ranks, by_sequence=name == "sequence-mean", lora=name == "LoRA")
+    options = {"by_sequence": name == "sequence-mean", "lora": name == "LoRA", "rule": name if name in RULES else ""}
+    wanted = expected(case.projection, ranks, **options)
     assert_near(load_file(runs / f"{name}, {ranks}.safetensors"), wanted, case.relative)
     metrics = json.loads((runs / f"{name}, {ranks}.json").read_text())
     if name == "another loss":
         assert "actor/removed_ratio" not in metrics
     else:
         assert 0 < metrics["actor/removed_ratio"] < 1
-        assert (0 < metrics["actor/clamped"] < 1) == (case.projection.max_removed is not None)
+        if name == "padded":  # whose clamp is tight
+            assert 0 < metrics["actor/clamped"] < 1
+        elif case.projection.max_removed is None or name == "isopo":
+            assert metrics["actor/clamped"] == 0
+        assert metrics["actor/prompts_per_microbatch"] == (2 + 3 + 4) / 3
         assert metrics["actor/ppo_kl"] > 0
 
 
@@ -149,6 +165,16 @@ def test_a_ray_worker_group_updates_the_weights_by_the_oracles_gradient(folder: 
 REFUSED = {
     "actor.strategy": ["actor.strategy=fsdp"],
     "actor.policy_loss.loss_mode": ["actor.policy_loss.loss_mode=gspo"],
+    "actor.ppo_epochs": ["actor.ppo_epochs=4"],
+    "actor.clip_ratio": ["actor.clip_ratio=0.1"],
+    "actor.clip_ratio_low": ["actor.clip_ratio_low=0.1"],
+    "actor.clip_ratio_high": ["actor.clip_ratio_high=0.28"],
+    "actor.clip_ratio_c": ["actor.clip_ratio_c=10"],
+    "actor.tau_pos": ["actor.tau_pos=2"],
+    "actor.tau_neg": ["actor.tau_neg=2"],
+    "actor.policy_loss.ppo_kl_coef": ["actor.policy_loss.ppo_kl_coef=1"],
+    "actor.policy_loss.dro_beta": ["actor.policy_loss.dro_beta=0.1"],
+    "actor.loss_scale_factor": ["actor.loss_agg_mode=seq-mean-token-sum-norm"],
     "actor.entropy_coeff": ["actor.entropy_coeff=0.01"],
     "actor.use_kl_loss": ["actor.use_kl_loss=True"],
     "actor.use_dynamic_bsz": ["actor.use_dynamic_bsz=True"],
@@ -165,7 +191,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("setting", REFUSED)
 def test_a_setting_that_cannot_be_is_refused_by_name(setting: str) -> None:
-    with pytest.raises(Exception, match=rf"PROMA needs actor_rollout_ref\.{setting}="):
+    with pytest.raises(Exception, match=rf"PROMA needs actor_rollout_ref\.{setting}[= ]"):
         actor_config(*(_of_the_actor(override) for override in REFUSED[setting]))
 
 
@@ -178,6 +204,9 @@ def _of_the_actor(override: str) -> str:
     ("override", "message"),
     [
         ("projection=qr", "use 'exact'"),
+        ("projection=isopoo", "none of exact, .*isopo"),
+        ("projection=elsewhere", "needs all microbatches in one backward pass"),
+        ("projection=isopo,+actor_rollout_ref.actor.sweeps=3", "sweeps=3 has no effect on isopo"),
         ("sweeps=0", "sweeps must be"),
         ("max_removed=-1", "max_removed must be"),
         ("shrinkage=2", "shrinkage must lie"),
@@ -187,19 +216,18 @@ def _of_the_actor(override: str) -> str:
 )
 def test_a_setting_of_proma_out_of_range_is_refused(override: str, message: str) -> None:
     with pytest.raises(Exception, match=message):
-        actor_config(f"+actor_rollout_ref.actor.{override}")
+        actor_config(*f"+actor_rollout_ref.actor.{override}".split(","))
 
 
 def loss_of(advantages: Tensor, **options: Any) -> Any:
     """The policy loss of two answers, the second a token shorter, inside of an engine's forward step."""
     mask = torch.tensor([[True, True, True], [True, True, False]])
     log_prob = torch.full((2, 3), -1.0, requires_grad=True)
+    options = {"config": actor_config()} | options
     handed_over: list[Tensor] = []
     token = plugin._handed_over.set(handed_over)
     try:
-        loss, _ = get_policy_loss_fn("proma")(
-            torch.zeros(2, 3), log_prob, advantages, mask, config=actor_config(), **options
-        )
+        loss, _ = get_policy_loss_fn("proma")(torch.zeros(2, 3), log_prob, advantages, mask, **options)
     finally:
         plugin._handed_over.reset(token)
     return loss, *handed_over
@@ -226,6 +254,25 @@ def test_an_answer_without_tokens_has_advantage_zero() -> None:
     assert plugin._sequence_advantages(torch.tensor([[3.0, 0.0], [5.0, 5.0]]), mask).tolist() == [3.0, 0.0]
 
 
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_prompts_are_counted_once_and_only_with_an_answer(layout: torch.layout) -> None:
+    prompts = [torch.tensor([1, 2]), torch.tensor([1, 2]), torch.tensor([2, 1]), torch.tensor([3, 3])]
+    masks = [torch.tensor([1]), torch.tensor([0]), torch.tensor([1]), torch.tensor([0])]
+    rows = {"prompts": prompts, "response_mask": masks}
+    columns = {name: torch.nested.as_nested_tensor(each, layout=torch.jagged) for name, each in rows.items()}
+    if layout == torch.strided:
+        columns = {name: torch.stack(each) for name, each in rows.items()}
+    assert plugin._different_prompts(TensorDict(columns, batch_size=4)) == 2
+
+
+def test_the_norm_of_sequences_needs_a_constant() -> None:
+    mode = "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm"
+    config = actor_config(mode, "actor_rollout_ref.actor.loss_scale_factor=7")
+    config.global_batch_info.update(global_batch_size=2, loss_scale_factor=config.loss_scale_factor)
+    loss, _ = loss_of(torch.ones(2, 3), config=config, loss_agg_mode=config.loss_agg_mode)
+    assert loss.item() == pytest.approx(5 / 2 / 7)  # five tokens, two sequences
+
+
 def test_the_loss_is_refused_outside_of_the_engine() -> None:
     """There it would silently lose the advantages."""
     with pytest.raises(RuntimeError, match=r"PromaActorConfig .*VERL_ENGINE_VENDOR"):
@@ -239,32 +286,86 @@ def test_distillation_is_refused() -> None:
         plugin._proma_config(partial(distillation_ppo_loss, config=config))
 
 
-# ------------------------------------------------------------------------------------------------------ example
+# ----------------------------------------------------------------------------------------- the printed commands
+
+ACTOR = "actor_rollout_ref.actor"
+SMALL = [
+    "actor_rollout_ref.model.path={folder}/model",
+    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    f"{ACTOR}.fsdp_config.mixed_precision.param_dtype=fp32",
+    f"{ACTOR}.fsdp_config.use_torch_compile=False",
+    f"{ACTOR}.ppo_mini_batch_size=2",
+    f"{ACTOR}.optim.lr=1e-2",
+    "data.dataloader_num_workers=0",
+    "data.train_batch_size=4",
+    "data.max_prompt_length=128",
+    "data.max_response_length=32",
+    "actor_rollout_ref.rollout.agent.num_workers=1",
+    "reward.num_workers=1",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+    "ray_kwargs.ray_init.num_cpus=12",
+    "+ray_kwargs.ray_init.num_gpus=1",  # of which Ray takes our word
+    "+ray_kwargs.ray_init.include_dashboard=False",
+    "+ray_kwargs.ray_init.address=local",  # whatever else runs on the machine
+    "trainer.total_training_steps=1",
+    "trainer.logger=[file]",
+]
+"""What a tiny model on a machine without a GPU needs; all else is the script's."""
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What VeRL's command makes of the script's overrides, and of one more."""
-    data = tmp_path_factory.mktemp("gsm8k")
-    (data / "train.parquet").touch()
-    environment = {"DATA": str(data), "PYTHON": sys.executable, "PYTHONWARNINGS": "ignore"}
+def test_a_step_of_the_examples_command(tmp_path: Path) -> None:
+    """Trainer, queue, agent loop, reward, balancing, two optimizer steps of two microbatches: all but vLLM."""
+    environment = ON_A_CPU | {
+        "VERL_USE_EXTERNAL_MODULES": "verl_cpu,verl_rollout",
+        "PYTHON": sys.executable,
+        "RAY_enable_worker_prestart": "0",  # or it starts a process for each CPU that it was told of
+        "RAY_prestart_worker_first_driver": "0",
+    }
+    verl_questions.write(tmp_path)
+    overrides = [override.format(folder=tmp_path) for override in SMALL]
+    command = ["bash", str(EXAMPLES / "verl_gsm8k.sh"), *overrides]
+    run = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | environment | {"DATA": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, (run.stdout + run.stderr)[-8000:]
+    steps = [json.loads(line) for line in (tmp_path / "proma" / "gsm8k.jsonl").read_text().splitlines()]
+    (metrics,) = (step["data"] for step in steps if "actor/removed_ratio" in step["data"])
+    assert 0 < metrics["actor/removed_ratio"] < 1
+    assert 0 <= metrics["actor/clamped"] <= 1
+    assert 1 < metrics["actor/prompts_per_microbatch"] <= 4  # answers come in the order in which they are finished
+    assert 0 < metrics["critic/score/mean"] < 1
+    assert metrics["actor/grad_norm"] > 0
+
+
+def test_the_example_is_the_papers_run(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").touch()
+    environment = {"DATA": str(tmp_path), "PYTHON": sys.executable, "PYTHONWARNINGS": "ignore"}
     command = ["bash", EXAMPLES / "verl_gsm8k.sh", "trainer.n_gpus_per_node=2", "--cfg", "job", "--resolve"]
-    output = subprocess.run(command, env=os.environ | environment, cwd=data, check=True, capture_output=True, text=True)
-    return OmegaConf.create(output.stdout)
+    output = subprocess.run(
+        command, env=os.environ | environment, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    config = OmegaConf.create(output.stdout)
+    validate_config(config, use_reference_policy=False, use_critic=False)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert actor.update_rule == ProjectionConfig("iterative", 2, 0.5, 1.0)
+    assert config.trainer.n_gpus_per_node == 2
 
 
-def test_the_example_is_a_run_that_verl_accepts(example: Any) -> None:
-    validate_config(example, use_reference_policy=False, use_critic=False)
-    actor = omega_conf_to_dataclass(example.actor_rollout_ref.actor)
-    assert actor.projection_config == ProjectionConfig("iterative", 2, 0.5, 1.0)
-    assert example.trainer.n_gpus_per_node == 2
+def test_the_overrides_in_the_docs_are_a_run_that_verl_accepts() -> None:
+    command = re.search(
+        r"python -m verl\.trainer\.main_ppo \\\n((?: {8}\S+(?: \\)?\n)+)", (ROOT / "docs/verl.md").read_text()
+    )
+    assert command
+    overrides = command[1].replace("\\", "").split()
+    assert len(overrides) == 8
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides)
+    validate_config(config, use_reference_policy=False, use_critic=False)
+    assert omega_conf_to_dataclass(config.actor_rollout_ref.actor).update_rule == ProjectionConfig()
 
 
 def test_the_examples_data_is_scored_by_verl() -> None:
-    spec = importlib.util.spec_from_file_location("verl_gsm8k_data", EXAMPLES / "verl_gsm8k_data.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = verl_questions.example_data()
     solution = "He has 500*3=<<500*3=1500>>1500.\n#### 1,500"
     row = module.row({"question": "How many?", "answer": solution})
     assert row["prompt"][0]["content"].startswith("How many? Let's")
