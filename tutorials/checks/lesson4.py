@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from checks import exercise, saying
+from checks import exercise, normal, number, pair, saying, tensor
 from proma_bench.backward.factors import SequenceGrads
 from proma_bench.backward.layout import Layout
 from proma_bench.projection.config import ProjectionConfig
@@ -19,11 +19,10 @@ LENGTHS = (3, 1, 4)
 
 @exercise
 def affine_rule(layer: type[nn.Module], rule: Callable[..., Mapping[str, SequenceGrads]]) -> str:
-    module = layer(5, 4)
-    padded = _normal(3, 2, 5)
-    _compare(module, rule, padded, _normal(3, 2, 4), Layout(3), torch.arange(3).repeat_interleave(2))
+    module, draw = layer(5, 4), normal(0)
+    _compare(module, rule, draw(3, 2, 5), draw(3, 2, 4), Layout(3), torch.arange(3).repeat_interleave(2))
     ids = torch.arange(3).repeat_interleave(torch.tensor(LENGTHS))
-    packed, output_grads = _normal(1, len(ids), 5), _normal(1, len(ids), 4)
+    packed, output_grads = draw(1, len(ids), 5), draw(1, len(ids), 4)
     with saying("Padded rows come out right, packed ones do not: group inputs and output gradients with layout.group"):
         _compare(module, rule, packed, output_grads, Layout(3, ids.unsqueeze(0)), ids)
     return "Each sequence has its own gradient, from one backward pass, padded or packed."
@@ -76,6 +75,7 @@ def _written(name: str, seq_grads: SequenceGrads, parameter: Tensor) -> Tensor:
         assert shape == list(parameter.shape), (
             f"{name!r}: a sequence's gradient has the parameter's shape, {list(parameter.shape)}; got {shape}.{hint}"
         )
+        assert len(dense) == 3, f"{name!r}: there are 3 sequences; your first axis has {len(dense)}, tokens perhaps."
         return dense
     written = parameter.new_empty(3, *parameter.shape)
     try:
@@ -87,68 +87,81 @@ def _written(name: str, seq_grads: SequenceGrads, parameter: Tensor) -> Tensor:
 
 @exercise
 def packed_gram(answer: Callable[..., Tensor]) -> str:
-    ids = torch.tensor([0, 2, 0, 1, 2, 2, 0])  # tokens of a sequence need not even be neighbours
-    for order in (ids.sort().values, ids):
-        G, X = _normal(len(ids), 4), _normal(len(ids), 5)
-        seq_grads = torch.zeros(3, 4, 5, dtype=torch.float64).index_add_(0, order, G.unsqueeze(2) * X.unsqueeze(1))
+    draw = normal(0)
+    for ids in ([0, 0, 0, 1, 2, 2, 2], [0, 2, 0, 1, 2, 2, 0], [3, 1, 0, 1, 2, 3, 3, 0, 1]):
+        order, count = torch.tensor(ids), max(ids) + 1
+        G, X = draw(len(ids), 4), draw(len(ids), 5)
+        seq_grads = torch.zeros(count, 4, 5, dtype=torch.float64).index_add_(0, order, G.unsqueeze(2) * X.unsqueeze(1))
         expected = torch.einsum("ioc,joc->ij", seq_grads, seq_grads)
-        found = answer(G, X, order, 3)
-        _require_shape("The Gram matrix", found, (3, 3), "there is one entry for each pair of sequences")
+        found = tensor(
+            answer(G, X, order, count),
+            (count, count),
+            f"The Gram matrix has shape {(count, count)}, as there is one entry for each pair of sequences",
+        )
         separate = _blocks(G @ G.T, order) * _blocks(X @ X.T, order)
         assert not _close(found, separate), "Multiply before you sum: the blocks of GG' and XX' were summed first."
         own = expected.diag().diag_embed()
         assert not _close(found, own), (
             "The diagonal is right; sequences i and j that differ have an inner product, too."
         )
-        where = "" if order is not ids else " when the tokens of a sequence are not neighbours"
+        where = "" if ids == sorted(ids) else " when the tokens of a sequence are not neighbours"
         assert _close(found, expected), f"This is not the Gram matrix of the sequence gradients{where}."
     return "A Gram matrix of gradients that were never written out."
 
 
 @exercise
 def tied(answer: Callable[..., tuple[Tensor, Tensor]]) -> str:
-    E, H, A = _normal(3, 20), _normal(3, 20), _normal(20)
-    found, overlap = answer(E, H, A)
-    expected = (E + H) @ (E + H).T
-    _require_shape("K", found, (3, 3), "there is one entry for each pair of sequences")
-    _require_shape("c", overlap, (3,), "there is one overlap for each sequence")
-    for suspect, words in (
-        (E @ E.T + H @ H.T, "the cross terms <E_i, H_j> and <H_i, E_j> are missing from K"),
-        (H @ H.T, "K has forgotten the embedding: the tensor is used twice"),
-        (E @ E.T, "K has forgotten the head: the tensor is used twice"),
-        (E @ E.T + H @ H.T + E @ H.T, "K has one of the two cross terms, and is not symmetric"),
-    ):
-        assert not _close(found, suspect), f"Almost: {words}."
-    assert _close(found, expected), "K is not the Gram matrix of E_i + H_i."
-    assert _close(overlap, (E + H) @ A), "K is right; c must be the overlaps of A with E_i + H_i, both uses."
+    draw = normal(0)
+    for sequences in (3, 5):
+        E, H, A = draw(sequences, 20), draw(sequences, 20), draw(20)
+        found = pair(answer(E, H, A), "Return two tensors: K and c")
+        K = tensor(found[0], (sequences, sequences), "K has an entry for each pair of sequences")
+        c = tensor(found[1], (sequences,), "c has an overlap for each sequence")
+        S = E + H
+        for suspect, words in (
+            (E @ E.T + H @ H.T, "the cross terms are missing: the tensor has one gradient per sequence, E_i + H_i"),
+            (H @ H.T, "this is the Gram matrix of the head alone, but its weight is used twice"),
+            (E @ E.T, "this is the Gram matrix of the embedding alone, but its weight is used twice"),
+            (E @ E.T + H @ H.T + E @ H.T, "K has one of the two cross terms, and is not symmetric"),
+        ):
+            assert not _close(K, suspect), f"Almost: {words}."
+        assert _close(K, S @ S.T), "K is not the Gram matrix of E_i + H_i."
+        assert _close(c, S @ A), "K is right; c must be the overlaps of A with E_i + H_i, both uses."
     return "Two uses, one tensor, one gradient per sequence."
 
 
 @exercise
 def rho(answer: Callable[..., float]) -> str:
-    seq_grads, w, a = _normal(4, 9), _normal(4), _normal(4)
-    K = seq_grads @ seq_grads.T
-    component, gradient = gram_norm(K, w), gram_norm(K, a)
-    for beta in (0.1, float(component / gradient) * 3):
-        expected = float(clamp(component, removable(gradient, ProjectionConfig(max_removed=beta))))
-        found = float(answer(K, w, a, beta))
-        assert found <= 1 + CLOSE, f"rho came out as {found:.3g}: never remove more than the whole component, rho <= 1."
-        square = min(1.0, beta * float((gradient / component) ** 2))
-        assert abs(found - square) > CLOSE or abs(found - expected) <= CLOSE, "These are squared norms: take the roots."
-        plain = min(1.0, beta * float(a.norm() / w.norm()))
-        assert abs(found - plain) > CLOSE or abs(found - expected) <= CLOSE, (
-            "These are norms of coefficients; those of gradients need K between them: w'Kw and a'Ka."
-        )
-        assert abs(found - expected) <= CLOSE, f"With beta {beta:.2g}, rho is {expected:.4g}; yours is {found:.4g}."
+    draw = normal(0)
+    for sequences in (4, 6):
+        seq_grads, w, a = draw(sequences, 9), draw(sequences), draw(sequences)
+        K = seq_grads @ seq_grads.T
+        component, gradient = gram_norm(K, w), gram_norm(K, a)
+        for beta in (0.1, float(component / gradient) / 2, float(component / gradient) * 3):
+            expected = float(clamp(component, removable(gradient, ProjectionConfig(max_removed=beta))))
+            found = number(answer(K, w, a, beta), "rho is one number")
+            assert found <= 1 + CLOSE, f"rho came out as {found:.3g}: never remove more than the whole, rho <= 1."
+            if abs(found - expected) > CLOSE:
+                raise AssertionError(_what_is_wrong(found, expected, K, w, a, beta))
     return "Both norms come from the Gram matrix, so the clamp costs nothing."
 
 
+def _what_is_wrong(found: float, expected: float, K: Tensor, w: Tensor, a: Tensor, beta: float) -> str:
+    """Of another rho than the expected one."""
+    square = float((a @ K @ a) / (w @ K @ w))
+    for suspect, words in (
+        (beta * square, "These are squared norms: take the roots."),
+        (beta * float(a.norm() / w.norm()), "These are norms of coefficients; those of gradients need K between them."),
+        (beta / square**0.5, "The wrong way round: what is added, over what could be removed."),
+        (beta, "That is beta: it must be compared with how much there is to remove, by w'Kw and a'Ka."),
+        (square**0.5, "Where is beta? What may be removed is beta times the norm of what is added."),
+    ):
+        if abs(found - min(1.0, suspect)) <= CLOSE:
+            return words
+    return f"With beta {beta:.2g}, rho is {expected:.4g}; yours is {found:.4g}. The norms are those of w'Kw and a'Ka."
+
+
 # ----------------------------------------------------------------------------------------------------- helpers
-
-
-def _normal(*shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
 def _blocks(pairs: Tensor, ids: Tensor) -> Tensor:
@@ -158,8 +171,3 @@ def _blocks(pairs: Tensor, ids: Tensor) -> Tensor:
 
 def _close(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and bool((found - expected).norm() <= CLOSE * expected.norm())
-
-
-def _require_shape(name: str, found: object, shape: tuple[int, ...], why: str) -> None:
-    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    assert got == shape, f"{name} has shape {shape}, as {why}; yours is {got}."

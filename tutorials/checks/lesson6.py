@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from checks import exercise
+from checks import exercise, explaining, normal, tensor
 from proma_bench.tasks.scoring import strict_number
 
 COMPLETIONS = {
@@ -31,30 +31,39 @@ COMPLETIONS = {
 }
 
 
-@exercise
+@exercise(none_is_an_answer=True)
 def strict(answer: Callable[[str], float | None]) -> str:
-    answer(next(iter(COMPLETIONS)))  # None is "not answered" here, and an answer from here on
-    plainly = getattr(answer, "__wrapped__", answer)
+    numbers = 0
     for completion, why in COMPLETIONS.items():
-        number, found = strict_number(completion), plainly(completion)
-        expected = None if number is None else float(number)
+        exact = strict_number(completion)
+        expected = None if exact is None else float(exact)
         shown = repr(completion if len(completion) < 40 else f"{completion[:20]} ... {completion[-12:]}")
-        assert found == expected, f"Of {shown} you make {found}. It is {expected}: {why}."
+        with explaining(ValueError, f"{shown} is no number for `float`, so the answer is None: {why}"):
+            found = answer(completion)
+        numbers += found is not None
+        assert not isinstance(found, str), f"Of {shown} you make {found!r}, a text. Return a number: float(...)."
+        hint = (
+            ""
+            if numbers or expected is None
+            else (" Is there a `return`? (And `re.match` finds nothing but what is at the very beginning.)")
+        )
+        assert found == expected, f"Of {shown} you make {found}. It is {expected}: {why}.{hint}"
     return "A reward that cannot be talked into anything."
 
 
 @exercise
 def log_probs(answer: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(0)
-    hidden, head = (torch.randn(size, 4, dtype=torch.float64, generator=generator) for size in (50, 300))
-    actions = torch.randint(300, (50,), generator=generator)
+    draw = normal(0)
+    hidden, head = draw(50, 4), draw(300, 4)
+    actions = torch.randint(300, (50,), generator=torch.Generator().manual_seed(1))
     expected = (hidden @ head.T).log_softmax(dim=1).gather(1, actions[:, None]).squeeze(1)
     for rows in (8, 1, 64):
         with _Largest() as largest:
-            found = answer(hidden, head, actions, rows)
-        assert found.shape == (50,), f"There are 50 actions, so there are 50 log-probs; yours are {[*found.shape]}."
+            result = answer(hidden, head, actions, rows)
+        found = tensor(result, (50,), "There are 50 actions, so there are 50 log-probs")
         logits = (hidden @ head.T).gather(1, actions[:, None]).squeeze(1)
         assert not torch.allclose(found, logits), "These are logits. Subtract the log of the sum of exponentials."
+        assert not torch.allclose(found, -expected), "These are losses: a log-prob is not positive. Mind the sign."
         assert torch.allclose(found, expected), "The values are wrong: is each action looked up in its own row?"
         allowed = max(rows, 4) * 300  # the head itself is as large
         assert largest.elements <= allowed or rows >= 50, (
@@ -67,16 +76,27 @@ def log_probs(answer: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> str:
 @exercise
 def problems(answer: Callable[[dict[str, Any], float], set[str]]) -> str:
     sound = {"sequences": 512, "cut": 20, "sampler_gap": 0.004, "grad_norm": 0.3}
-    worse: list[tuple[dict[str, float], set[str], str]] = [
-        ({}, set(), "nothing is wrong: a few long answers are normal"),
-        ({"cut": 200}, {"cut"}, "200 of 512 answers never came to their end"),
-        ({"sampler_gap": 0.2}, {"sampler"}, "the answers are not the trained policy's own"),
-        ({"grad_norm": 0.0}, {"silent"}, "without a gradient no step was taken"),
-        ({"grad_norm": 0.0, "cut": 512}, {"cut", "silent"}, "all are cut off, hence all wrong, hence all silent"),
+    cases: list[tuple[dict[str, float], float, set[str], str]] = [
+        ({}, 0.05, set(), "nothing is wrong: a few long answers are normal"),
+        ({"cut": 200}, 0.05, {"cut"}, "200 of 512 answers never came to their end"),
+        ({"sampler_gap": 0.2}, 0.05, {"sampler"}, "the answers are not the trained policy's own"),
+        ({"grad_norm": 0.0}, 0.05, {"silent"}, "without a gradient no step was taken"),
+        ({"grad_norm": 0.0, "cut": 512}, 0.05, {"cut", "silent"}, "all are cut off, hence all wrong, hence all silent"),
+        ({"sampler_gap": 0.04}, 0.01, {"sampler"}, "the gap that is allowed comes with the question"),
+        ({"sampler_gap": 0.04}, 0.04, set(), "a gap that is as large as allowed is not above it"),
+        ({"sequences": 64}, 0.05, {"cut"}, "20 of 64 are more than a tenth"),
+        ({"sequences": 200}, 0.05, set(), "20 of 200 are a tenth, and not more"),
+        ({"grad_norm": 0.002}, 0.05, set(), "a small gradient is a gradient"),
     ]
-    for change, expected, why in worse:
-        found = set(answer({**sound, **change}, 0.05))
-        assert found == expected, f"With {change or 'a sound step'} you say {found or 'nothing'}, but {why}."
+    for change, largest_gap, expected, why in cases:
+        result = answer({**sound, **change}, largest_gap)
+        is_set = isinstance(result, set | frozenset | list | tuple) and all(isinstance(name, str) for name in result)
+        assert is_set, f"Return a set of names, such as {{'cut'}}; yours is {result!r:.60}."
+        found = set(result)
+        assert found == expected, (
+            f"With {change or 'a sound step'} and a gap of at most {largest_gap:g} you say {found or 'nothing'}, but "
+            f"{why}."
+        )
     return "First whether it is sound, then what it says."
 
 

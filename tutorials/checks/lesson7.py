@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from checks import exercise
+from checks import exercise, normal, number, tensor
 from proma_bench import project
 from proma_bench.cli.verify import describe
 from proma_bench.testing import assert_permutation_invariant, examine_projection, rounding_tolerance
@@ -46,11 +46,9 @@ def own_projection(answer: Projection) -> str:
 @exercise
 def order_matters(running: Tensor, seq_grads: Tensor) -> str:
     """An input on which one sweep of sequential subtraction depends on the order of the sequences."""
-    running, seq_grads = torch.as_tensor(running).double(), torch.as_tensor(seq_grads).double()
-    assert running.shape == (2,) and seq_grads.shape == (2, 2), (
-        f"Two sequences and two parameters: running [2] and seq_grads [2, 2], not {list(running.shape)} and "
-        f"{list(seq_grads.shape)}."
-    )
+    what = "Two sequences and two parameters: running [2] and seq_grads [2, 2]"
+    running, seq_grads = tensor(running, (2,), what), tensor(seq_grads, (2, 2), what)
+    assert bool(seq_grads.any(dim=1).all()), "A gradient of zero removes nothing, first or last."
     unit = torch.nn.functional.normalize(seq_grads, dim=1)
     cosine = float(unit[0] @ unit[1])
     assert abs(cosine) > 1e-9, "Perpendicular gradients do not disturb each other: any order gives the same."
@@ -70,20 +68,45 @@ def one_sweep(running: Tensor, seq_grads: Tensor) -> Tensor:
 @exercise
 def span_invariant(answer: Callable[[Projection, Tensor, Tensor], bool]) -> str:
     """A promise of the reader's: only the span of the sequence gradients matters."""
-    generator = torch.Generator().manual_seed(1)
-    running, seq_grads = torch.randn(5, generator=generator), torch.randn(3, 5, generator=generator)
-    running, seq_grads = running.double(), seq_grads.double()
-    assert answer(project, running, seq_grads), (
-        "You accuse the exact projection, which keeps this promise. Are the new gradients a basis of the same span, "
-        "and do you leave room for rounding?"
-    )
-    assert not answer(one_sweep, running, seq_grads), (
-        "One sweep of sequential subtraction breaks this promise, and you let it pass. Scaling or reordering is not "
-        "enough: mix the gradients."
-    )
-    assert not answer(lambda a, s: project(a, s[:1]), running, seq_grads), (
-        "A projection that looks at the first sequence only breaks this promise, and you let it pass."
-    )
+    draw = normal(1)
+    problems = [(draw(5), draw(3, 5)), (draw(2, 4), draw(3, 2, 4))]
+    for running, seq_grads in problems:
+        assert _truth(answer(project, running, seq_grads)), (
+            "You accuse the exact projection, which keeps this promise. Are the new gradients a basis of the same "
+            "span, and do you leave room for rounding?"
+        )
+    for wrong, words in WRONG.items():
+        for running, seq_grads in problems:
+            assert not _truth(answer(wrong, running, seq_grads)), (
+                f"{words} breaks this promise, and you let it pass. {MIX}"
+            )
     return (
-        f"Right ones pass, to {rounding_tolerance(running):.0e} or whatever you allowed, and two wrong ones are caught."
+        f"Right ones pass, to {rounding_tolerance(running):.0e} or whatever you allowed, and {len(WRONG)} wrong ones "
+        "are caught."
     )
+
+
+def _truth(found: object) -> bool:
+    """True or False, of whatever library."""
+    truth = number(found, "Return True or False")
+    assert truth in (True, False), f"Return True or False, and not {truth:g}."
+    return bool(truth)
+
+
+def first_alone(running: Tensor, seq_grads: Tensor) -> Tensor:
+    """Away from the first sequence, whatever the others are."""
+    return project(running, seq_grads[:1])
+
+
+def all_at_once(running: Tensor, seq_grads: Tensor) -> Tensor:
+    """The components along all sequences, subtracted at once; in any order, of any length and sign the same."""
+    units = torch.nn.functional.normalize(seq_grads.reshape(len(seq_grads), -1), dim=1)
+    return running - ((units @ running.flatten()) @ units).reshape(running.shape)
+
+
+WRONG = {
+    one_sweep: "One sweep of sequential subtraction",
+    first_alone: "A projection that looks at the first sequence only",
+    all_at_once: "Subtracting all components at once, as at the beginning of this lesson,",
+}
+MIX = "Scaling, negating or reordering is not enough: mix the gradients."
