@@ -275,5 +275,5 @@ check.span_invariant(depends_on_span_alone)
 #
 # </details>
 #
-# That was the last lesson. If your own projection keeps its promises, `proma_bench.projection` is where it would
-# go, and `proma-bench ladder` is what would tell whether it learns.
+# If your own projection keeps its promises, `proma_bench.projection` is where it would go. Whether it learns is another
+# question. Next: [8 · Your own update on the ladder](8_your_own_update_on_the_ladder.ipynb).
