@@ -104,7 +104,7 @@ def make_trainer(
     sizes = {"per_device_train_batch_size": SIZE, "gradient_accumulation_steps": MICROBATCHES, "num_generations": 4}
     others = {"max_completion_length": 6, "max_steps": 1, "max_grad_norm": 0.0, "logging_steps": 1}
     defaults = known | sizes | others | {CHECKPOINTING: False, "disable_tqdm": True}
-    options = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset") if name in settings}
+    options = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset", "rule") if name in settings}
     trainer = kind(
         model=tiny_qwen3(torch.float64) if model is None else model,
         reward_funcs=early_letters,

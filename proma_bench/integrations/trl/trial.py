@@ -1,0 +1,64 @@
+"""A backward pass when the trainer is made, so that what `Proma` refuses is refused before anything is sampled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from trl.trainer.utils import selective_log_softmax
+
+from proma_bench.backward.proma import Proma
+
+if TYPE_CHECKING:
+    from proma_bench.integrations.trl.trainer import PROMATrainer
+
+
+def try_backward_pass(trainer: PROMATrainer) -> None:
+    """Two sequences of two answer tokens, forward and backward, in the model's training mode; nothing is left of it.
+
+    Not where accelerate shards the model when training begins (FSDP2 by its plug-in): weights are elsewhere until then,
+    and the first microbatch is what shows it.
+
+    Raises:
+        ValueError: `Proma` cannot be attached to the model or refuses its backward pass, or the model cannot be called.
+    """
+    model = trainer.model
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = [trainer.accelerator.device] if trainer.accelerator.device.type != "cpu" else []
+    training = model.training
+    with _attached(trainer) as proma:
+        if trainer.is_fsdp_enabled:
+            return
+        try:
+            with torch.random.fork_rng(devices, device_type=trainer.accelerator.device.type):
+                model.train()
+                proma.backward(_log_probs(trainer), torch.tensor([1.0, -1.0]), microbatch_size=1)
+        except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
+            raise ValueError(f"PROMA cannot train this {type(model).__name__}: {_advised(error)}") from error
+        finally:
+            model.train(training)
+            model.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])
+
+
+def _attached(trainer: PROMATrainer) -> Proma:
+    return Proma(trainer.model, trainer.rule, uncovered=trainer.args.uncovered)
+
+
+def _log_probs(trainer: PROMATrainer) -> Tensor:
+    """Of answers to a prompt of two tokens; no token is special in most vocabularies."""
+    size = trainer.model.config.get_text_config().vocab_size
+    tokens = (torch.tensor([[5, 6, 7, 8], [9, 7, 6, 5]]) % size).to(trainer.accelerator.device)
+    prompts, answers, mask = tokens[:, :2], tokens[:, 2:], torch.ones_like(tokens[:, 2:])
+    inputs = {"prompt_ids": prompts, "prompt_mask": mask, "completion_ids": answers, "completion_mask": mask}
+    log_probs: Tensor = selective_log_softmax(trainer._logits(trainer.model, inputs), answers)
+    return log_probs.sum(dim=1)
+
+
+def _advised(error: Exception) -> str:
+    """The engine's message, with the name that its advice has here."""
+    advice = "attach with Proma(model, uncovered='autograd')"
+    return str(error).replace(advice, "set uncovered='autograd' in PROMAConfig")
