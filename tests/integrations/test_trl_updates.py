@@ -13,7 +13,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
-from causal_lm import next_token_log_probs, norm_in_the_type_of_its_input, tiny_qwen3
+from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from oracle import Micro, assert_near, oracle_gradients
 from tiny_trl import (
     CHECKPOINTING,
@@ -24,9 +24,11 @@ from tiny_trl import (
     at,
     early_letters,
     gradients,
+    kl_gradients,
     make_trainer,
     micros,
     own_tokens,
+    split,
     token_mean,
     tokenizer,
 )
@@ -53,15 +55,6 @@ def batches(sequences: int, passes: int, size: int) -> dict[str, int]:
         "gradient_accumulation_steps": passes,
         "projection_microbatch": size,
     }
-
-
-def split(micro: Micro, size: int) -> list[Micro]:
-    """The successive microbatches of one backward pass."""
-
-    def part(start: int) -> Micro:
-        return Micro(lambda model, i: micro.log_prob(model, start + i), micro.advantages[start : start + size])
-
-    return [part(start) for start in range(0, len(micro.advantages), size)]
 
 
 def microbatches(trainer: Any, weight: TokenWeight = token_mean) -> list[Micro]:
@@ -227,27 +220,12 @@ def test_without_projection_the_gradient_is_that_of_grpo(tmp_path: Path, term: s
         assert_near(found, wanted, RELATIVE)
 
 
-def kl_gradients(model: Any, inputs: list[dict[str, Any]], beta: float) -> dict[str, Tensor]:
-    """Of beta times the mean over tokens of ``r - log r - 1``, r = reference / policy, one sequence after another."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = torch.zeros((), dtype=torch.float64)
-    for micro in inputs:
-        for i, answer in enumerate(micro["completion_ids"]):
-            prompt = micro["prompt_ids"][i][micro["prompt_mask"][i].bool()]
-            tokens = torch.cat([prompt, answer[micro["completion_mask"][i].bool()]]).unsqueeze(0)
-            own = next_token_log_probs(model(input_ids=tokens).logits, tokens)[0, len(prompt) - 1 :]
-            with torch.no_grad(), model.disable_adapter():
-                theirs = next_token_log_probs(model(input_ids=tokens).logits, tokens)[0, len(prompt) - 1 :]
-            total = total + beta * ((theirs - own).exp() - (theirs - own) - 1).sum() * token_mean(inputs, 0, 0)
-    return dict(zip(parameters, torch.autograd.grad(total, list(parameters.values())), strict=True))
-
-
 def test_a_kl_penalty_is_added_to_what_was_projected_without_it(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, lora=True, beta=0.3, use_bias_correction_kl=False, **batches(6, 2, 3))
     trainer.train()
     model = at(trainer.model, trainer.states[0])
     projected = oracle_gradients(model, microbatches(trainer), ProjectionConfig())
-    penalty = kl_gradients(model, trainer.seen, 0.3)
+    penalty = kl_gradients(model, trainer.seen, 0.3 * token_mean(trainer.seen, 0, 0))
     assert all(float(penalty[name].norm() / projected[name].norm()) > 1e-3 for name in projected)
     assert_near(trainer.gradients[0], {name: projected[name] + penalty[name] for name in projected}, RELATIVE)
     logged = trainer.state.log_history[0]
