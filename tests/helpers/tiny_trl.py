@@ -145,8 +145,7 @@ def micros(step: list[dict[str, Any]], weight: TokenWeight = token_mean, tempera
             prompt = inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()]
             real = inputs["completion_mask"][i].bool()
             tokens = torch.cat([prompt, inputs["completion_ids"][i][real]]).unsqueeze(0)
-            logits = model(input_ids=tokens).logits[:, -tokens.shape[1] :]  # after virtual tokens of prompt tuning
-            log_probs = next_token_log_probs(logits / temperature, tokens)[0, len(prompt) - 1 :]
+            log_probs = next_token_log_probs(model(input_ids=tokens).logits / temperature, tokens)[0, len(prompt) - 1 :]
             return weight(step, m, i) * (log_probs * own_tokens(inputs)[i][real]).sum()
 
         ratio = inputs.get("importance_sampling_ratio", torch.ones(1, 1))

@@ -11,10 +11,10 @@ import peft
 import torch
 import transformers
 import zoo
-from causal_lm import tiny_qwen3
+from causal_lm import next_token_log_probs, tiny_qwen3
 from oracle import Micro, literal_step
 from peft import PeftConfig
-from tiny_trl import Recording, at, make_trainer, micros
+from tiny_trl import Recording, at, make_trainer, token_mean
 from torch import Tensor, nn
 
 from proma_bench import ProjectionConfig
@@ -70,7 +70,8 @@ ADAPTERS: dict[str, Callable[[], PeftConfig]] = {
 class Outcome(NamedTuple):
     """What became of it.
 
-    verdict: ``right``; ``refused`` when the trainer was made; ``late`` in a step; ``wrong``. reason: the error's text.
+    verdict: ``right``; ``with autograd`` for ``uncovered="autograd"`` alone; ``refused`` when the trainer was made;
+    ``late`` in a step; ``wrong``. reason: the error's text, or what is refused without autograd.
     """
 
     verdict: str
@@ -81,30 +82,33 @@ class Outcome(NamedTuple):
 def architecture(name: str) -> Outcome:
     """Full training of a tiny model of this class of transformers."""
     with zoo.precision(torch.float64), zoo.quiet():
-        model: Any = zoo.build(getattr(transformers, name), torch.float64)
-        return _outcome(model.eval())
+        return _outcome(lambda: zoo.build(getattr(transformers, name), torch.float64))
 
 
 def adapter(name: str) -> Outcome:
     """An adapter of peft on a tiny Qwen3."""
     with zoo.precision(torch.float64), zoo.quiet():
-        return _outcome(tiny_qwen3(torch.float64), peft_config=ADAPTERS[name]())
+        return _outcome(lambda: tiny_qwen3(torch.float64), peft_config=ADAPTERS[name]())
 
 
-def _outcome(model: nn.Module, **options: Any) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            trainer = make_trainer(Path(folder), model=model, router_aux_loss_coef=None, **options)
-        except ValueError as error:
-            return Outcome("refused", reason=" ".join(str(error).split()))
-        if options:  # what begins with zeros would hide mistakes
-            _disturb(trainer.model)
-        try:
-            trainer.train()
-        except (ValueError, RuntimeError) as error:
-            return Outcome("late", reason=" ".join(str(error).split()))
-    error = _worst_error(trainer)
-    return Outcome("right" if error < TOLERANCE else "wrong", error)
+def _outcome(make_model: Callable[[], nn.Module], **options: Any) -> Outcome:
+    refused = ""
+    for uncovered, verdict in (("refuse", "right"), ("autograd", "with autograd")):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                trainer = make_trainer(Path(folder), model=make_model(), uncovered=uncovered, **options)
+            except ValueError as error:
+                refused = refused or " ".join(str(error).split())
+                continue
+            if options:  # what begins with zeros would hide mistakes
+                _disturb(trainer.model)
+            try:
+                trainer.train()
+            except (ValueError, RuntimeError) as error:
+                return Outcome("late", reason=" ".join(str(error).split()))
+        error = _worst_error(trainer)
+        return Outcome(verdict if error < TOLERANCE else "wrong", error, refused)
+    return Outcome("refused", reason=refused)
 
 
 def _disturb(model: nn.Module) -> None:
@@ -118,13 +122,29 @@ def _disturb(model: nn.Module) -> None:
 def _worst_error(trainer: Recording) -> float:
     """Of a parameter's gradient, relative to its norm; a billionth of the largest one is rounding."""
     model = at(trainer.model, trainer.states[0])
-    wanted = _oracle_gradients(model, micros(trainer.seen))
+    wanted = _oracle_gradients(model, [_padded(inputs, trainer.seen) for inputs in trainer.seen])
     found = trainer.gradients[0]
     floor = 1e-9 * max(float(gradient.norm()) for gradient in wanted.values())
     return max(
         float((found.get(name, torch.zeros_like(gradient)) - gradient).norm()) / max(float(gradient.norm()), floor)
         for name, gradient in wanted.items()
     )
+
+
+def _padded(inputs: dict[str, Any], step: list[dict[str, Any]]) -> Micro:
+    """A microbatch of rows that are alone, but padded as they were: TRL's padding moves absolute positions."""
+    tokens, mask = (
+        torch.cat([inputs[f"prompt_{kind}"], inputs[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
+    )
+    before = inputs["prompt_ids"].shape[1] - 1
+
+    def log_prob(model: nn.Module, i: int) -> Tensor:
+        row = tokens[i : i + 1]
+        logits = model(input_ids=row, attention_mask=mask[i : i + 1]).logits[:, -row.shape[1] :]  # no virtual tokens
+        log_probs = next_token_log_probs(logits, row)[0, before:]
+        return token_mean(step, 0, i) * (log_probs * inputs["completion_mask"][i]).sum()
+
+    return Micro(log_prob, inputs["advantages"])
 
 
 def _oracle_gradients(model: nn.Module, steps: list[Micro]) -> Mapping[str, Tensor]:

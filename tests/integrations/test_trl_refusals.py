@@ -211,7 +211,7 @@ def test_a_model_that_proma_cannot_train_is_refused_before_anything_is_sampled(t
 def test_a_model_that_cannot_be_called_is_refused(tmp_path: Path) -> None:
     model = tiny_qwen3(torch.float64)
     model.lm_head = nn.Linear(3, 61, dtype=torch.float64)
-    with pytest.raises(ValueError, match="PROMA cannot train this Qwen3ForCausalLM: .*shapes cannot be multiplied"):
+    with pytest.raises(ValueError, match=r"PROMA cannot train this Qwen3ForCausalLM: .*size"):
         make_trainer(tmp_path, model=model)
 
 

@@ -40,8 +40,8 @@ def try_backward_pass(trainer: PROMATrainer) -> None:
             model.train(training)
             model.zero_grad(set_to_none=True)
             with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
+                for name, buffer in buffers.items():
+                    model.get_buffer(name).copy_(buffer)
 
 
 def _attached(trainer: PROMATrainer) -> Proma:
