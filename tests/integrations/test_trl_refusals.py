@@ -16,10 +16,11 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
+import zoo
 from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from tiny_trl import PROMPTS, make_trainer, tokenizer
 from torch import Tensor, nn
-from transformers import ProcessorMixin
+from transformers import GraniteMoeForCausalLM, ProcessorMixin
 from transformers.distributed import DistributedConfig
 from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
@@ -213,6 +214,14 @@ def test_a_model_that_cannot_be_called_is_refused(tmp_path: Path) -> None:
     model.lm_head = nn.Linear(3, 61, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"PROMA cannot train this Qwen3ForCausalLM: .*size"):
         make_trainer(tmp_path, model=model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mixture_of_experts_without_an_auxiliary_loss_is_refused_at_once(tmp_path: Path) -> None:
+    with zoo.precision(torch.float64):
+        model = zoo.build(GraniteMoeForCausalLM, torch.float64)
+        with pytest.raises(ValueError, match=r"other terms of its loss: .*; router_aux_loss_coef=0.0 switches its aux"):
+            make_trainer(tmp_path, model=model, router_aux_loss_coef=0.5)
 
 
 def test_the_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

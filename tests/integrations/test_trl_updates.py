@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
+import zoo
 from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from oracle import Micro, assert_near, oracle_gradients
 from tiny_trl import (
@@ -34,6 +36,7 @@ from tiny_trl import (
 )
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from proma_bench import ProjectionConfig
@@ -201,17 +204,28 @@ TERMS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("term", TERMS)
 def test_without_projection_the_gradient_is_that_of_grpo(tmp_path: Path, term: str) -> None:
     """Over two steps, as neither an adaptive coefficient nor a KL from the reference begins at once."""
-    settings = TERMS[term] | {"max_steps": 2, "learning_rate": 0.01}
-    trainer = make_trainer(tmp_path, lora=True, shrinkage=0.0, **settings)
+    compare_with_grpo(tmp_path, TERMS[term], lambda: tiny_qwen3(torch.float64), lora=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_auxiliary_loss_of_experts_is_that_of_grpo(tmp_path: Path) -> None:
+    with zoo.precision(torch.float64):
+        compare_with_grpo(
+            tmp_path, {"router_aux_loss_coef": 0.5}, lambda: zoo.build(Qwen3MoeForCausalLM, torch.float64), lora=False
+        )
+
+
+def compare_with_grpo(tmp_path: Path, term: dict[str, Any], make_model: Callable[[], nn.Module], lora: bool) -> None:
+    settings = term | {"max_steps": 2, "learning_rate": 0.01}
+    trainer = make_trainer(tmp_path, model=make_model(), lora=lora, shrinkage=0.0, **settings)
     names = {"per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length"}
     others = {"use_cpu", "bf16", "report_to", "save_strategy", "max_grad_norm", CHECKPOINTING, "output_dir"}
     same = {name: getattr(trainer.args, name) for name in names | others}
     start = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     args = GRPOConfig(**same | settings)
-    theirs = GRPOTrainer(
-        tiny_qwen3(torch.float64), early_letters, args, PROMPTS, processing_class=tokenizer(), peft_config=LORA
-    )
+    adapter = LORA if lora else None
+    theirs = GRPOTrainer(make_model(), early_letters, args, PROMPTS, processing_class=tokenizer(), peft_config=adapter)
     for name, parameter in theirs.model.named_parameters():
         parameter.data.copy_(start[name])
     theirs.add_callback(seen := Gradients())
