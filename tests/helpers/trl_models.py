@@ -52,7 +52,6 @@ ADAPTERS: dict[str, Callable[[], PeftConfig]] = {
     "LoRA with `modules_to_save`": lambda: _lora(modules_to_save=["norm"]),
     "LoRA with `trainable_token_indices`": lambda: _lora(trainable_token_indices=[3, 5, 7]),
     "LoRA with `target_parameters`": lambda: _lora(target_modules=["v_proj"], target_parameters=["q_proj.weight"]),
-    "LoRA with `bias='all'`": lambda: _lora(bias="all"),
     "AdaLoRA": lambda: peft.AdaLoraConfig(init_r=3, target_modules=_LINEAR, total_step=100, tinit=10, tfinal=10),
     "LoHa": lambda: peft.LoHaConfig(r=3, target_modules=_LINEAR),
     "LoKr": lambda: peft.LoKrConfig(r=3, target_modules=_LINEAR),
