@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 if TYPE_CHECKING:
     from proma_bench.integrations.trl.trainer import PROMATrainer
 
-LOGGED = ("kl", "entropy_coef", "aux_loss")
+LOGGED = {"kl", "entropy_coef", "aux_loss"}
 """What GRPOTrainer logs of these terms; the rest of its log is about the policy's term."""
 
 
@@ -45,8 +45,8 @@ class PlainTerms:
             found = trainer._metrics["train"]
         finally:
             trainer._metrics = metrics
-        for name in LOGGED:
-            metrics["train"][name] += found.get(name, [])
+        for name in LOGGED & found.keys():
+            metrics["train"][name] += found[name]
 
     @contextmanager
     def _apart(self, model: nn.Module) -> Iterator[None]:
