@@ -104,15 +104,16 @@ def make_trainer(
     sizes = {"per_device_train_batch_size": SIZE, "gradient_accumulation_steps": MICROBATCHES, "num_generations": 4}
     others = {"max_completion_length": 6, "max_steps": 1, "max_grad_norm": 0.0, "logging_steps": 1}
     defaults = known | sizes | others | {CHECKPOINTING: False, "disable_tqdm": True}
-    options = {name: settings.pop(name) for name in ("rollout_func", "eval_dataset") if name in settings}
+    options = {
+        name: settings.pop(name) for name in ("rollout_func", "eval_dataset", "rule", "peft_config") if name in settings
+    }
     trainer = kind(
         model=tiny_qwen3(torch.float64) if model is None else model,
         reward_funcs=early_letters,
         args=PROMAConfig(**defaults | settings),
         train_dataset=PROMPTS,
         processing_class=tokenizer(),
-        peft_config=LORA if lora else None,
-        **options,
+        **{"peft_config": LORA if lora else None} | options,
     )
     if lora:  # nothing may be zero
         generator = torch.Generator().manual_seed(5)
@@ -151,6 +152,33 @@ def micros(step: list[dict[str, Any]], weight: TokenWeight = token_mean, tempera
         return Micro(log_prob, inputs["advantages"] * ratio.squeeze(1))
 
     return [micro(m) for m in range(len(step))]
+
+
+def split(micro: Micro, size: int) -> list[Micro]:
+    """The successive microbatches of one backward pass."""
+
+    def part(start: int) -> Micro:
+        return Micro(lambda model, i: micro.log_prob(model, start + i), micro.advantages[start : start + size])
+
+    return [part(start) for start in range(0, len(micro.advantages), size)]
+
+
+def kl_gradients(model: Any, step: list[dict[str, Any]], weight: float) -> dict[str, Tensor]:
+    """Of ``r - log r - 1``, r = reference / policy, summed over a step's tokens; one sequence after another.
+
+    model: with an adapter of peft, without which it is the reference.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    total = torch.zeros((), dtype=torch.float64)
+    for inputs in step:
+        for i, answer in enumerate(inputs["completion_ids"]):
+            prompt = inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()]
+            tokens = torch.cat([prompt, answer[inputs["completion_mask"][i].bool()]]).unsqueeze(0)
+            own = next_token_log_probs(model(input_ids=tokens).logits, tokens)[0, len(prompt) - 1 :]
+            with torch.no_grad(), model.disable_adapter():
+                theirs = next_token_log_probs(model(input_ids=tokens).logits, tokens)[0, len(prompt) - 1 :]
+            total = total + weight * ((theirs - own).exp() - (theirs - own) - 1).sum()
+    return dict(zip(parameters, torch.autograd.grad(total, list(parameters.values())), strict=True))
 
 
 def at(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:

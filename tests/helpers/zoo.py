@@ -76,17 +76,17 @@ def outcome(name: str) -> Outcome:
     """Build the model, compute what its gradients must be, and compare with those of Proma."""
     if name in NOT_BUILT:
         return Outcome(name, "not built", reason=NOT_BUILT[name])
-    with _quiet():
+    with quiet():
         failures = []
         for dtype in TOLERANCE:
             try:
-                with _precision(dtype):
+                with precision(dtype):
                     model = build(getattr(transformers, name), dtype)
                     wanted = wanted_gradients(copy.deepcopy(model), samples(dtype))
             except Exception as error:  # whatever a class of transformers may raise
                 failures.append(_text(error))
                 continue
-            with _precision(dtype):
+            with precision(dtype):
                 return _judged(name, model, wanted, dtype)
         return Outcome(name, "not built", reason=failures[0])
 
@@ -235,7 +235,8 @@ def worst_error(model: nn.Module, wanted: dict[str, Tensor]) -> tuple[float, str
 
 
 @contextmanager
-def _precision(dtype: torch.dtype) -> Iterator[None]:
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Everything within is in this type, also what models would compute in float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -249,7 +250,8 @@ def _precision(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without warnings."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     with warnings.catch_warnings():

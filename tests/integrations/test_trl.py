@@ -158,7 +158,7 @@ def micros_as_they_were(step: list[dict[str, Any]]) -> list[Micro]:
 
 def test_what_mixes_sequences_is_refused_unless_autograd_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mixes the rows of a batch"):
-        make_trainer(tmp_path, model=mixing_qwen3()).train()
+        make_trainer(tmp_path, model=mixing_qwen3())
     trainer = make_trainer(tmp_path, model=mixing_qwen3(), uncovered="autograd")
     trainer.train()
     model = at(trainer.model, trainer.states[0])
@@ -253,4 +253,26 @@ def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
     assert names["right"]([" 7", "8"], ["7", "7"]) == [1.0, 0.0]
 
 
-# --------------------------------------------------------------------------------------------------------- refusals
+def example(path: Path, own_import: str | None = None) -> Any:
+    """Run the script in this folder, with TRL's import in the place of ours if ``own_import`` is that; its trainer."""
+    code = (Path(__file__).parents[2] / "examples/trl_drop_in.py").read_text()
+    ours = "from proma_bench.integrations.trl import PROMAConfig as GRPOConfig, PROMATrainer as GRPOTrainer"
+    assert code.count(ours) == 1
+    small = {ours: own_import or ours, '"runs/drop-in"': f'"{path}", max_steps=3'}
+    for written, instead in small.items():
+        assert code.count(written) == 1
+        code = code.replace(written, instead)
+    names: dict[str, Any] = {}
+    exec(compile(code, "examples/trl_drop_in.py", "exec"), names)
+    return names["trainer"]
+
+
+def test_a_script_of_trls_with_one_import_changed_is_proma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's default batches; TRL's own import makes it TRL's."""
+    monkeypatch.setattr("sys.argv", ["trl_drop_in.py"])
+    with pytest.warns(UserWarning, match="Microbatches have 4 sequences instead"):
+        ours = example(tmp_path)
+    assert type(ours).__name__ == "PROMATrainer"
+    assert all(entry["removed_ratio"] > 0 and entry["local_kl"] > 0 for entry in ours.state.log_history[:3])
+    theirs = example(tmp_path, "from trl import GRPOConfig, GRPOTrainer")
+    assert type(theirs).__name__ == "GRPOTrainer" and theirs.state.global_step == ours.state.global_step == 3

@@ -21,7 +21,7 @@ pytest.importorskip("trl", reason="needs the extra [trl]")
 
 from causal_lm import norm_forward, tiny_qwen3
 from oracle import Micro, assert_near, intra_gradients, oracle_gradients
-from tiny_trl import INTRA_RANK, LORA, MICROBATCHES, at, make_trainer, micros, own_tokens
+from tiny_trl import INTRA_RANK, LORA, MICROBATCHES, at, kl_gradients, make_trainer, micros, own_tokens, split
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     """sharded: with FSDP2, by transformers as it loads the model; otherwise it is accelerate's DistributedDataParallel.
 
     accelerate's own FSDP2 plugin is for GPUs only. reduced_always: gradients are averaged after every microbatch, not
-    only the last.
+    only the last. microbatch: sequences in one, of the four in a backward pass. beta: of a KL penalty.
     """
 
     sharded: bool = False
@@ -50,6 +50,8 @@ class Case(NamedTuple):
     learns: bool = False
     config: ProjectionConfig = ProjectionConfig()
     reduced_always: bool = False
+    microbatch: int = 4
+    beta: float = 0.0
 
 
 INTRA = ProjectionConfig("intra", rank=INTRA_RANK)
@@ -60,7 +62,10 @@ CASES = {
     "ddp, lora, checkpointed": Case(lora=True, checkpointed=True),
     "ddp, reduced always": Case(reduced_always=True),
     "ddp, twenty steps": Case(learns=True),
+    "ddp, microbatches of two": Case(microbatch=2),
+    "ddp, lora, kl": Case(lora=True, beta=0.3),
     "fsdp": Case(sharded=True),
+    "fsdp, microbatches of two": Case(sharded=True, microbatch=2),
     "fsdp, untied": Case(sharded=True, tied=False),
     "fsdp, checkpointed": Case(sharded=True, checkpointed=True),
     "fsdp, lora": Case(sharded=True, lora=True),
@@ -80,6 +85,7 @@ def trainer_of(case: Case, folder: Path) -> Any:
         )
     settings: dict[str, Any] = {"activation_checkpointing": case.checkpointed, "ddp_backend": "gloo"}
     settings |= {"projection": case.config.method, "projection_rank": case.config.rank}
+    settings |= {"projection_microbatch": case.microbatch, "beta": case.beta, "use_bias_correction_kl": False}
     settings["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": case.reduced_always}}
     if case.learns:
         settings |= {"max_steps": 20, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
@@ -106,14 +112,20 @@ def compared(trainer: Any, case: Case) -> Results:
     model = at(get_peft_model(model, LORA) if case.lora else model, trainer.states[0])
     tokens = torch.stack([own_tokens(inputs).sum() for inputs in trainer.seen]).sum()
     dist.all_reduce(tokens)
-    own = micros(trainer.seen, lambda step, m, i: RANKS / int(tokens), trainer.temperature)
-    *_, oracle_before_last, oracle = oracles(model, own, case)
+    weight = RANKS / int(tokens)
+    passes = micros(trainer.seen, lambda step, m, i: weight, trainer.temperature)
+    own = [part for one in passes for part in split(one, case.microbatch)]
+    found = oracles(model, own, case)
+    oracle, oracle_before_last = found[-1], found[-1 - len(own) // len(passes)]
+    if case.beta:
+        penalty = kl_gradients(model, trainer.seen, case.beta * weight)
+        oracle = {name: gradient + penalty[name] for name, gradient in oracle.items()}
     return {
         "gradients": trainer.gradients[0],
         "before_last": trainer.before_last,
         "oracle": oracle,
         "oracle_before_last": oracle_before_last,
-        "microbatches": len(own),
+        "passes": len(passes),
     }
 
 
@@ -170,7 +182,7 @@ COMPARED = [name for name, case in CASES.items() if not case.learns]
 @pytest.mark.parametrize("name", COMPARED)
 def test_gradients_are_the_mean_of_the_ranks_oracles(name: str, results: dict[str, list[Results]]) -> None:
     ranks = results[name]
-    assert all(rank["microbatches"] == MICROBATCHES for rank in ranks)
+    assert all(rank["passes"] == MICROBATCHES for rank in ranks)
     mean = {key: sum(rank["oracle"][key] for rank in ranks) / RANKS for key in ranks[0]["oracle"]}
     for rank in ranks:
         assert_near(rank["gradients"], mean, RELATIVE)

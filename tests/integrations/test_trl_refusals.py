@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +16,18 @@ os.environ.update(HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")  # nothing i
 
 pytest.importorskip("trl", reason="needs the extra [trl]")
 
+import zoo
 from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
 from tiny_trl import PROMPTS, make_trainer, tokenizer
-from torch import nn
-from transformers import ProcessorMixin
+from torch import Tensor, nn
+from transformers import GraniteMoeForCausalLM, ProcessorMixin
 from transformers.distributed import DistributedConfig
 from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
-from proma_bench.integrations.trl import PROMAConfig, PROMATrainer
-from proma_bench.integrations.trl.refusals import REFUSED, refuse_settings, refuse_setup
+from proma_bench import ProjectionConfig
+from proma_bench.integrations.trl import PROMAConfig, PROMATrainer, versions
+from proma_bench.integrations.trl.refusals import CLIPS, REFUSED, refuse_settings, refuse_setup
 
 __all__ = ["norm_in_the_type_of_its_input"]
 pytestmark = [
@@ -31,17 +35,11 @@ pytestmark = [
 ]
 
 OTHERS: dict[str, Any] = {
-    "beta": 0.1,
-    "entropy_coef": 0.1,
-    "use_adaptive_entropy": True,
     "top_entropy_quantile": 0.2,
     "vllm_importance_sampling_mode": "token_truncate",
-    "importance_sampling_level": "token",
+    "importance_sampling_level": "sequence",
     "num_iterations": 2,
     "off_policy_mask_threshold": 0.5,
-    "epsilon": 0.1,
-    "epsilon_high": 0.28,
-    "delta": 1.5,
     "loss_type": "cispo",
     "cast_lm_head_to_fp32": True,
     "use_liger_kernel": True,
@@ -57,6 +55,30 @@ def test_every_refusal_has_a_case() -> None:
 def test_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}=.* is not possible with PROMA: "):
         make_trainer(tmp_path, **{name: OTHERS[name]})
+
+
+CLIPPING: dict[str, Any] = {"epsilon": 0.1, "epsilon_high": 0.28, "delta": 1.5}
+
+
+def test_every_clip_has_a_case() -> None:
+    assert CLIPPING.keys() == CLIPS.keys()
+
+
+@pytest.mark.parametrize("name", CLIPPING)
+def test_clips_of_ratios_are_refused_off_policy_alone(tmp_path: Path, name: str) -> None:
+    """On policy all ratios are one, within any of these bounds."""
+    make_trainer(tmp_path, **{name: CLIPPING[name]})
+    with pytest.raises(ValueError, match=rf"^{name}=.*steps_per_generation=6 is above gradient_accumulation_steps=3"):
+        make_trainer(tmp_path, steps_per_generation=6, **{name: CLIPPING[name]})
+
+
+def test_a_clip_of_ratios_of_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^delta=1.0 is not possible with PROMA: .*; it must be above 1, or None"):
+        make_trainer(tmp_path, delta=1.0)
+
+
+def test_what_is_grpos_default_may_be_written_out(tmp_path: Path) -> None:
+    make_trainer(tmp_path, importance_sampling_level="token", epsilon=0.2)
 
 
 def refusal(tmp_path: Path, **changed: Any) -> str:
@@ -90,16 +112,25 @@ def test_settings_of_grpo_are_no_settings_of_proma(tmp_path: Path) -> None:
         PROMATrainer(tiny_qwen3(torch.float32), lambda **_: [0.0], args, PROMPTS, processing_class=tokenizer())
 
 
+PLAIN: dict[str, Any] = {
+    "beta": 0.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "aux_loss_enabled": False,
+    "router_aux_loss_coef": 0.001,
+}
+
+
 def setup(**changed: Any) -> SimpleNamespace:
     """As much of a trainer as its setup is judged by."""
-    usual = {"aux_loss_enabled": False, "router_aux_loss_coef": 0.0, "processing_class": None, "is_fsdp_enabled": False}
+    usual = {"processing_class": None, "is_fsdp_enabled": False} | PLAIN
     model = nn.Identity()
     model.config = SimpleNamespace(distributed_config=changed.pop("distributed_config", None))
     gradient_state = SimpleNamespace(plugin_kwargs=changed.pop("gradient_accumulation_kwargs", {}))
     accelerator = SimpleNamespace(is_fsdp2=changed.pop("is_fsdp2", False), gradient_state=gradient_state)
-    defaults = {"projection": "iterative", "uncovered": "refuse"}
-    args = SimpleNamespace(**{name: changed.pop(name, value) for name, value in defaults.items()})
-    return SimpleNamespace(**usual | {"model": model, "accelerator": accelerator, "args": args} | changed)
+    args = SimpleNamespace(uncovered=changed.pop("uncovered", "refuse"))
+    rule = ProjectionConfig(changed.pop("projection", "iterative"))
+    return SimpleNamespace(**usual | {"model": model, "accelerator": accelerator, "args": args, "rule": rule} | changed)
 
 
 FSDP2: dict[str, Any] = {"is_fsdp_enabled": True, "is_fsdp2": True}
@@ -112,7 +143,10 @@ REPLICATED = DistributedConfig(fsdp_size=2, dp_replicate_size=2)
     [
         (FSDP2 | {"uncovered": "autograd"}, "uncovered='autograd' is not possible with PROMA under FSDP2"),
         (FSDP2 | REDUCED_ALWAYS, "sync_each_batch=True is not possible with PROMA under FSDP2: "),
-        ({"aux_loss_enabled": True, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef=0.01 is not possible"),
+        (FSDP2 | {"aux_loss_enabled": True}, "router_aux_loss_coef=0.001 is not possible with PROMA under FSDP2"),
+        (FSDP2 | {"beta": 0.1}, "beta=0.1 is not possible with PROMA under FSDP2"),
+        (FSDP2 | {"entropy_coef": 0.1}, "entropy_coef=0.1 is not possible with PROMA under FSDP2"),
+        (FSDP2 | {"use_adaptive_entropy": True}, "use_adaptive_entropy=True is not possible with PROMA under FSDP2"),
         ({"processing_class": ProcessorMixin()}, "processing_class is a processor for images"),
         ({"is_fsdp_enabled": True}, "fsdp_version 1 is not possible"),
         ({"distributed_config": DistributedConfig(tp_size=2)}, "distributed_config.tp_size=2 is not possible"),
@@ -133,6 +167,7 @@ INTRA = {"projection": "intra"}
     [
         {},
         {"uncovered": "autograd"},
+        {"beta": 0.1, "entropy_coef": 0.1, "use_adaptive_entropy": True, "aux_loss_enabled": True},
         FSDP2,
         REDUCED_ALWAYS,
         FSDP2 | REDUCED_ALWAYS | INTRA,
@@ -149,3 +184,100 @@ def test_a_model_that_proma_cannot_be_attached_to_is_refused_at_once(tmp_path: P
     model.extra = nn.Linear(3, 3, dtype=torch.complex64)
     with pytest.raises(ValueError, match=r"parameter 'extra.weight' is complex"):
         make_trainer(tmp_path, model=model)
+
+
+# --------------------------------------------------------------------------------------------- when the trainer is made
+
+
+class Centred(nn.Module):
+    """Mixes the sequences of a microbatch."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = self.norm(rows)
+        return rows - 0.5 * rows.mean(dim=0, keepdim=True)
+
+
+def test_a_model_that_proma_cannot_train_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
+    model = tiny_qwen3(torch.float64)
+    model.model.norm = Centred(model.model.norm)
+    message = r"PROMA cannot train this Qwen3ForCausalLM: .* mixes the rows .* set uncovered='autograd' in PROMAConfig"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, model=model)
+
+
+def test_a_model_that_cannot_be_called_is_refused(tmp_path: Path) -> None:
+    model = tiny_qwen3(torch.float64)
+    model.lm_head = nn.Linear(3, 61, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"PROMA cannot train this Qwen3ForCausalLM: .*size"):
+        make_trainer(tmp_path, model=model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mixture_of_experts_without_an_auxiliary_loss_is_refused_at_once(tmp_path: Path) -> None:
+    with zoo.precision(torch.float64):
+        model = zoo.build(GraniteMoeForCausalLM, torch.float64)
+        with pytest.raises(ValueError, match=r"other terms of its loss: .*; router_aux_loss_coef=0.0 switches its aux"):
+            make_trainer(tmp_path, model=model, router_aux_loss_coef=0.5)
+
+
+def test_the_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither gradients nor another random state, mode or weight."""
+    states = []
+    monkeypatch.setattr(
+        "proma_bench.integrations.trl.trainer.refuse_setup", lambda _: states.append(torch.get_rng_state())
+    )
+    model = tiny_qwen3(torch.float64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = make_trainer(tmp_path, model=model)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert not any("forward" in vars(module) and "proma" in str(module.forward) for module in trainer.model.modules())
+
+
+@pytest.mark.parametrize("name", ["_compute_loss", "_get_per_token_logps_and_entropies"])
+def test_a_loss_that_would_not_be_called_is_refused(tmp_path: Path, name: str) -> None:
+    subclass = type("Mine", (PROMATrainer,), {name: lambda self, *args, **options: None})
+    with pytest.raises(TypeError, match=f"Mine overrides {name}, which PROMATrainer does not call"):
+        make_trainer(tmp_path, subclass)
+
+
+# ------------------------------------------------------------------------------------------------------- versions
+
+
+def test_all_settings_of_the_pinned_versions_were_looked_at() -> None:
+    """A newer TRL or transformers fails here: read what its settings do, refuse or add them."""
+    earlier = {"warmup_ratio", "group_by_length", "logging_dir"}
+    assert {field.name for field in dataclasses.fields(GRPOConfig)} | earlier == versions.SETTINGS
+
+
+def test_a_setting_that_is_newer_is_refused_unless_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "SETTINGS", versions.SETTINGS - {"top_k", "pad_to_multiple_of"})
+    make_trainer(tmp_path)  # among them one whose default is resolved to something else
+    with pytest.raises(ValueError, match=r"^top_k=5 is not possible with PROMA: the setting is newer than TRL 1.16"):
+        make_trainer(tmp_path, top_k=5)
+
+
+@pytest.mark.parametrize("found", ["1.15.0", "2.0.0", None])
+def test_another_trl_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch, found: str | None) -> None:
+    def version(_: str) -> str:
+        if found is None:
+            raise PackageNotFoundError
+        return found
+
+    monkeypatch.setattr(versions, "version", version)
+    wanted = "which is not installed" if found is None else f"TRL 1.16 or a later 1.x, found {found}"
+    with pytest.raises(ImportError, match=rf'{wanted}: python -m pip install "trl>=1.16,<2"'):
+        versions.require_trl()
+
+
+def test_a_newer_trl_is_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"checked with TRL 1.16, found 1.17.1: settings that are new"):
+        versions.warn_if_unchecked("1.17.1")
+    versions.warn_if_unchecked("1.16.3")
