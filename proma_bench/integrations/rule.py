@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from proma_bench.projection.config import SETTINGS, ProjectionConfig, projection_config
@@ -39,7 +40,21 @@ def update_rule(settings: Any) -> UpdateRule:
             sweeps=settings.sweeps, max_removed=settings.max_removed, shrinkage=settings.shrinkage
         )
         return rule(projection=inside)
-    for field in dataclasses.fields(settings):
-        if field.name in SETTINGS.keys() - {"projection"} and (value := getattr(settings, field.name)) != field.default:
-            raise ValueError(f"{field.name}={value!r} has no effect on {name}; leave it at {field.default!r}")
+    refuse_projection_settings(settings, f"the update rule {name}", SETTINGS.keys() - {"projection"})
     return rule()
+
+
+def refuse_projection_settings(settings: Any, rule: str, names: Collection[str] = SETTINGS) -> None:
+    """Refuse settings of the projection that another rule takes no notice of.
+
+    Args:
+        settings: a dataclass with the fields SETTINGS.
+        rule: in words, for the message.
+        names: of the settings without effect.
+
+    Raises:
+        ValueError: one of them is not at its default.
+    """
+    for field in dataclasses.fields(settings):
+        if field.name in names and (value := getattr(settings, field.name)) != field.default:
+            raise ValueError(f"{field.name}={value!r} has no effect on {rule}; leave it at {field.default!r}")

@@ -206,7 +206,7 @@ def _of_the_actor(override: str) -> str:
         ("projection=qr", "use 'exact'"),
         ("projection=isopoo", "none of exact, .*isopo"),
         ("projection=elsewhere", "needs all microbatches in one backward pass"),
-        ("projection=isopo,+actor_rollout_ref.actor.sweeps=3", "sweeps=3 has no effect on isopo"),
+        ("projection=isopo,+actor_rollout_ref.actor.sweeps=3", "sweeps=3 has no effect on the update rule isopo"),
         ("sweeps=0", "sweeps must be"),
         ("max_removed=-1", "max_removed must be"),
         ("shrinkage=2", "shrinkage must lie"),

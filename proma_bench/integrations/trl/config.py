@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trl import GRPOConfig
 
 from proma_bench.backward.uncovered import uncovered_setting
+from proma_bench.integrations.rule import update_rule
 from proma_bench.integrations.trl.versions import refuse_unknown_settings
-from proma_bench.projection.config import SETTINGS, ProjectionConfig, projection_config, setting
+from proma_bench.projection.config import ProjectionConfig, setting
 from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.recursion import PassRule
-from proma_bench.projection.rules import UPDATE_RULES
 from proma_bench.projection.updates import UpdateRule
 
 
@@ -55,25 +53,7 @@ class PROMAConfig(GRPOConfig):  # type: ignore[misc]  # without its package, Any
         Raises:
             ValueError: a value is out of range, or would have no effect.
         """
-        name = self.projection
-        if name not in [*PROJECTION_METHODS, *UPDATE_RULES]:
-            raise ValueError(
-                f"projection={name!r} is none of {', '.join(PROJECTION_METHODS)}, and no update rule "
-                f"({', '.join(UPDATE_RULES)})"
-            )
-        if name in PROJECTION_METHODS:
-            return projection_config(self)
-        rule = UPDATE_RULES[name]
-        if "projection" not in [one.name for one in dataclasses.fields(rule)]:  # type: ignore[arg-type]
-            self.refuse_projection_settings(f"the update rule {name}", SETTINGS.keys() - {"projection"})
-            return rule()
-        return rule(projection=ProjectionConfig("iterative", self.sweeps, self.max_removed, self.shrinkage))
-
-    def refuse_projection_settings(self, rule: str, names: Collection[str] = SETTINGS) -> None:
-        """Raise ValueError for a setting of the projection that a rule takes no notice of."""
-        for one in dataclasses.fields(type(self)):
-            if one.name in names and (value := getattr(self, one.name)) != one.default:
-                raise ValueError(f"{one.name}={value!r} has no effect on {rule}; leave it at {one.default!r}")
+        return update_rule(self)
 
 
 def microbatch_size(args: PROMAConfig, rule: UpdateRule) -> int:

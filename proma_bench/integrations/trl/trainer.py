@@ -25,6 +25,7 @@ from trl.trainer.utils import get_config_model_id, selective_log_softmax_and_ent
 
 from proma_bench.backward.proma import Proma
 from proma_bench.backward.records import averages
+from proma_bench.integrations.rule import refuse_projection_settings
 from proma_bench.integrations.trl.config import PROMAConfig, microbatch_size
 from proma_bench.integrations.trl.plain import PlainTerms, has_plain_terms
 from proma_bench.integrations.trl.refusals import refuse_overrides, refuse_settings, refuse_setup
@@ -79,7 +80,7 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
         refuse_overrides(type(self), GRPOTrainer)
         refuse_settings(args)
         if rule is not None:
-            args.refuse_projection_settings("a rule that the trainer is given")
+            refuse_projection_settings(args, "a rule that the trainer is given")
         self.rule = args.update_rule if rule is None else as_rule(rule)
         self.microbatch_size = microbatch_size(args, self.rule)
         super().__init__(model, reward_funcs, args, *others, **options)
