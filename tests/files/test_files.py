@@ -24,6 +24,7 @@ ELSEWHERE = {
     "cli/tutorials.py": {"glob"},  # in the package
     "downloads.py": {"glob"},  # in the hub's cache
     "experiments/trackers.py": {"SummaryWriter"},  # in a folder from `files`
+    "integrations/trl/trainer.py": {"save_file"},  # in the checkpoint that transformers has just written
     "language/sampling/vllm.py": {"TemporaryDirectory"},
     "language/warm_start.py": {"save_model"},  # in a folder from `files`
     "tasks/confined.py": {"open"},  # /dev/null
