@@ -39,7 +39,7 @@ def built(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """A tiny random model of a class, whose last step is not neutral. Skips the test where there is no such class."""
     if not hasattr(transformers, name):
         pytest.skip(f"this version of transformers has no {name}")
-    with zoo._quiet(), zoo._precision(dtype):
+    with zoo.quiet(), zoo.precision(dtype):
         model = zoo.build(getattr(transformers, name), dtype)
     assert isinstance(model, PreTrainedModel)
     return model
@@ -48,7 +48,7 @@ def built(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
 def verdict(name: str, packed: bool, dtype: torch.dtype = torch.float64) -> Verdict:
     """Try a model class as a run would, and compare all log-probs if it is not refused."""
     model = built(name, dtype)
-    with zoo._quiet(), zoo._precision(dtype):
+    with zoo.quiet(), zoo.precision(dtype):
         try:
             require_trainable(model, packed)
         except UsageError as error:

@@ -47,7 +47,7 @@ def wide(monkeypatch):
             return log_prob(*arguments)
 
     monkeypatch.setattr(tokens.TrainedTokens, "_log_prob", wide_log_prob)
-    with zoo._precision(torch.float64):
+    with zoo.precision(torch.float64):
         yield
 
 

@@ -31,7 +31,7 @@ def test_a_model_that_is_computed_rightly_is_not_refused(name, packed):
     ],
 )
 def test_a_model_without_a_usual_cache_or_with_places_of_its_own_is_refused_by_name(name):
-    with zoo._quiet(), pytest.raises(UsageError) as refusal:
+    with zoo.quiet(), pytest.raises(UsageError) as refusal:
         require_trainable(policy_zoo.built(name, torch.float32))
     message = str(refusal.value)
     assert message.startswith(f"{name} cannot be trained here: ") and "\n" not in message
@@ -45,7 +45,7 @@ def test_attention_that_sees_later_tokens_is_refused():
         if hasattr(part, "is_causal"):
             part.is_causal = False
     model.config.is_decoder = False
-    with zoo._quiet(), pytest.raises(UsageError, match="BertLMHeadModel cannot be trained here: "):
+    with zoo.quiet(), pytest.raises(UsageError, match="BertLMHeadModel cannot be trained here: "):
         require_trainable(model)
 
 
