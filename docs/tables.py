@@ -16,8 +16,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import griffe
-
 from docs.marked import between_markers
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import METHODS, OTHER_METHODS
@@ -42,6 +40,8 @@ WEIGHTS = {None: "as the setting says", "sum": "summed per sequence", "sequence-
 
 def settings(whose: str) -> str:
     """A method's own settings, or for ``all`` those that every method has, with the default on each tier."""
+    import griffe  # not where the tests run, which need the rest of this module
+
     documented = griffe.load("proma_bench.learning.config", search_paths=[str(HOME.parent)])["RunConfig"].members
     tiers = [config() for config in TIERS.values()]
     mark = "" if whose == "all" else f"{METHODS[whose].style.title} only: "
