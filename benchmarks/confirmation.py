@@ -17,14 +17,11 @@ from proma_bench.console import make_console
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.workers import available_cores
-from proma_bench.report.leaderboard import Compared
+from proma_bench.report.against import Compared, adjusted
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import level, spread
-from proma_bench.report.paired import estimate, p_value
 from proma_bench.report.plots import style_of
-from proma_bench.report.statistics import holm
-from proma_bench.report.verdicts import judge
-from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.criteria import SCORES, Criteria
 from proma_bench.runs.directory import Run, read_run
 from proma_bench.runs.matching import mean_local_kl
 from proma_bench.tiers.bandit.config import BanditConfig
@@ -36,7 +33,6 @@ RATES = {
 }  # fmt: skip
 """The matched rates of the leaderboard."""
 SEEDS = range(10, 40)
-SCORES = ("score", "score_sampled")
 
 
 def jobs(root: Path) -> list[Job]:
@@ -51,15 +47,11 @@ def jobs(root: Path) -> list[Job]:
 def compared() -> dict[str, dict[str, Compared]]:
     """PROMA minus each other method, by score and method, from the stored runs."""
     runs = _by_method()
-    found = {}
-    for metric in SCORES:
-        values = {name: _differences(runs["proma"], runs[name], metric) for name in RATES if name != "proma"}
-        levels = dict(zip(values, holm([p_value(one) for one in values.values()]), strict=True))
-        estimates = {name: estimate(one, Criteria()) for name, one in values.items()}
-        found[metric] = {
-            name: Compared(one, judge("higher", one, Criteria()), levels[name]) for name, one in estimates.items()
-        }
-    return found
+    others = [name for name in RATES if name != "proma"]
+    return {
+        metric: adjusted({name: _differences(runs["proma"], runs[name], metric) for name in others}, Criteria())
+        for metric in SCORES
+    }
 
 
 def table() -> str:

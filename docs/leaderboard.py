@@ -22,8 +22,9 @@ from docs.tables import OPTION, linked
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import Method, all_methods
 from proma_bench.projection.rules import UPDATE_RULES
+from proma_bench.report.against import Compared
 from proma_bench.report.judging import TierClaims, evaluate
-from proma_bench.report.leaderboard import Compared, Leaderboard, leaderboard
+from proma_bench.report.leaderboard import Leaderboard, leaderboard
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import SYMBOLS
 from proma_bench.report.paired import Comparable

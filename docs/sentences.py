@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 
 from docs.tables import PUBLISHED
-from proma_bench.report.leaderboard import Compared, Leaderboard
+from proma_bench.report.against import Compared
+from proma_bench.report.leaderboard import Leaderboard
 from proma_bench.report.matrix import level, spread
 
 Confirmed = Mapping[str, Mapping[str, Compared]]

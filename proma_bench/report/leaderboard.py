@@ -11,25 +11,30 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from proma_bench.report.claims import CLAIMS
-from proma_bench.report.curves import Curves, curves_of, last_measured
+from proma_bench.report.against import (
+    Compared,
+    Matched,
+    Rates,
+    Seeds,
+    all_matched,
+    along_the_sweep,
+    curves_of_runs,
+)
+from proma_bench.report.curves import last_measured
 from proma_bench.report.judging import TierClaims
-from proma_bench.report.paired import Comparable, Estimate, estimate, p_value
-from proma_bench.report.statistics import Array, holm, interval, method_order
-from proma_bench.report.verdicts import Judgement, Verdict, halves, judge, judge_curves, too_few
-from proma_bench.runs.criteria import SCORES, Criteria
+from proma_bench.report.paired import Comparable, Estimate
+from proma_bench.report.statistics import Array, interval, method_order
+from proma_bench.runs.criteria import SCORES
 from proma_bench.runs.directory import Run
-from proma_bench.runs.matching import BASELINE, matched_rate, mean_local_kl
+from proma_bench.runs.matching import BASELINE, mean_local_kl
 
-ALONG_THE_SWEEP = ("score_per_kl", "kl_local", "entropy")
-"""Claims whose frontier is judged for every method against the baseline."""
-OURS, OBSERVED = "proma", "observe"
+OBSERVED = "observe"
 
 
 class Mean(NamedTuple):
@@ -69,32 +74,6 @@ class Standing:
     cost: Mean
 
 
-class Compared(NamedTuple):
-    """A difference of paired seeds, what it says, and the p-value adjusted for the number of methods (Holm)."""
-
-    found: Estimate
-    verdict: Verdict
-    p_holm: float
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Matched:
-    """A method at the rate where its mean local KL is that of the baseline.
-
-    Attributes:
-        kl_local: that mean, in nats.
-        scores: the final scores, by metric, minus the baseline's.
-        below_ours: PROMA's final score minus this method's, both at their matched rates; None for PROMA itself and the
-            baseline.
-    """
-
-    learning_rate: float
-    kl_local: float
-    scores: dict[str, Compared]
-    below_ours: Compared | None
-
-
 @dataclass(frozen=True)
 class Leaderboard:
     """All methods of a tier.
@@ -132,13 +111,9 @@ def leaderboard(tier: TierClaims) -> Leaderboard | None:
     matched: dict[str, Matched] = {}
     if default is not None and (baseline := by_method.get(BASELINE, {}).get(default)):
         target = mean_local_kl(list(baseline.values()))
-        matched = _all_matched(tier, by_method, default, target) if target > 0 else {}
-    along, placebos = _along_the_sweep(tier, by_method, rates)
+        matched = all_matched(by_method, default, target, tier.criteria) if target > 0 else {}
+    along, placebos = along_the_sweep(by_method, rates, tier.criteria)
     return Leaderboard(tier.comparable.title, standings, rates, target, matched, along, placebos)
-
-
-Seeds = dict[int, Run]
-Rates = dict[float, Seeds]
 
 
 def _by_method(tier: TierClaims) -> dict[str, Rates]:
@@ -169,7 +144,7 @@ def _standing(
     swept = [rate for rate in rates if rate in mine]
     most = max(len(mine[rate]) for rate in swept)  # the survivors among many that diverged are no mean
     best = max((rate for rate in swept if len(mine[rate]) == most), key=lambda rate: _final_score(tier, mine[rate]))
-    curves = _curves(mine[best].values())
+    curves = curves_of_runs(mine[best].values())
     ends = {name: last_measured(curves[name])[:, 0] for name in (*SCORES, "entropy")}
     score = curves[tier.criteria.score][:, 0]
     gained = last_measured(score) - last_measured(score[:, ::-1])  # the first one that was measured
@@ -198,7 +173,7 @@ def _mean_of_steps(values: Array) -> Array:
 
 
 def _final_score(tier: TierClaims, runs: Seeds) -> float:
-    value = float(last_measured(_curves(runs.values())[tier.criteria.score]).mean())
+    value = float(last_measured(curves_of_runs(runs.values())[tier.criteria.score]).mean())
     return -math.inf if math.isnan(value) else value
 
 
@@ -224,106 +199,3 @@ def _mean(values: Array) -> Mean:
     if not len(values) or np.isnan(values).any():
         return Mean(math.nan, math.nan, math.nan)
     return Mean(*map(float, interval(values)))
-
-
-def _curves(runs: Iterable[Run]) -> Curves:
-    return curves_of([[run] for run in runs])
-
-
-# ------------------------------------------------------------------------------------ against the baseline
-
-
-def _all_matched(tier: TierClaims, by_method: Mapping[str, Rates], default: float, target: float) -> dict[str, Matched]:
-    """The methods that ran at a rate with this mean local KL, in the order of tables."""
-    kl = {
-        name: {rate: mean_local_kl(list(runs.values())) for rate, runs in by_method[name].items()} for name in by_method
-    }
-    seeds = len(by_method[BASELINE][default])
-    rates = {
-        name: rate
-        for name in by_method
-        if (rate := matched_rate(kl[name], target)) is not None and len(by_method[name][rate]) == seeds
-    }
-    finals = {name: {seed: _final_scores(run) for seed, run in by_method[name][rates[name]].items()} for name in rates}
-    compared = {
-        metric: _adjusted({name: _differences(finals[name], finals[BASELINE], metric) for name in rates}, tier)
-        for metric in SCORES
-    }
-    against_ours = {}
-    if OURS in finals:
-        others = [name for name in rates if name not in (OURS, BASELINE)]
-        differences = {name: _differences(finals[OURS], finals[name], tier.criteria.score) for name in others}
-        against_ours = _adjusted(differences, tier)
-    return {
-        name: Matched(
-            rate, kl[name][rate], {metric: compared[metric][name] for metric in SCORES}, against_ours.get(name)
-        )
-        for name, rate in rates.items()
-    }
-
-
-def _final_scores(run: Run) -> dict[str, float]:
-    curves = _curves([run])
-    return {metric: float(last_measured(curves[metric])[0, 0]) for metric in SCORES}
-
-
-def _differences(
-    mine: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]], metric: str
-) -> Array:
-    return np.array([mine[seed][metric] - other[seed][metric] for seed in sorted(mine.keys() & other.keys())])
-
-
-def _adjusted(differences: Mapping[str, Array], tier: TierClaims) -> dict[str, Compared]:
-    """Each with its verdict on "higher", the p-values adjusted for their number; equal runs have none."""
-    levels = _holm({name: p_value(values) for name, values in differences.items() if np.any(values)})
-    found = {name: estimate(values, tier.criteria) for name, values in differences.items()}
-    return {
-        name: Compared(
-            one, judge("higher", one, tier.criteria), levels.get(name, math.nan), too_few(one.n, tier.criteria)
-        )
-        for name, one in found.items()
-    }
-
-
-def _holm(levels: Mapping[str, float]) -> dict[str, float]:
-    known = {name: level for name, level in levels.items() if not math.isnan(level)}
-    return dict(zip(known, holm(list(known.values())), strict=True))
-
-
-def _along_the_sweep(
-    tier: TierClaims, by_method: Mapping[str, Rates], rates: Sequence[float]
-) -> tuple[dict[str, dict[str, Compared]], dict[str, Estimate]]:
-    """The frontier of each method against the baseline's, and the placebo, claim by claim."""
-    along: dict[str, dict[str, Compared]] = {}
-    placebos: dict[str, Estimate] = {}
-    if BASELINE not in by_method or len(rates) < 2:
-        return along, placebos
-    for claim in ALONG_THE_SWEEP:
-        judged: dict[str, Judgement] = {}
-        for method in by_method:
-            seeds = _complete([by_method[method], by_method[BASELINE]], rates)
-            if method != BASELINE and seeds:
-                ours, theirs = (_swept(by_method[name], rates, seeds) for name in (method, BASELINE))
-                judged[method] = judge_curves(CLAIMS[claim], "frontier", ours, theirs, tier.criteria)
-        levels = _holm({method: one.p for method, one in judged.items()})
-        along[claim] = {
-            method: Compared(one.found, one.verdict, levels.get(method, math.nan), one.why)
-            for method, one in judged.items()
-        }
-        if seeds := _complete([by_method[BASELINE]], rates):
-            placebos[claim] = _placebo(claim, _swept(by_method[BASELINE], rates, seeds), tier.criteria)
-    return along, placebos
-
-
-def _complete(methods: Sequence[Rates], rates: Sequence[float]) -> list[int]:
-    """The seeds that ran with all rates of the sweep, in all of these methods."""
-    return sorted(set.intersection(*(set(method.get(rate, {})) for method in methods for rate in rates)))
-
-
-def _swept(method: Rates, rates: Sequence[float], seeds: Sequence[int]) -> Curves:
-    return curves_of([[method[rate][seed] for rate in rates] for seed in seeds])
-
-
-def _placebo(claim: str, baseline: Curves, criteria: Criteria) -> Estimate:
-    (measure,) = CLAIMS[claim].frontier
-    return estimate(measure.compare(*halves(baseline, measure), criteria).values, criteria)

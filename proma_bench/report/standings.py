@@ -8,7 +8,8 @@ from typing import NamedTuple
 from rich.table import Table
 
 from proma_bench import console
-from proma_bench.report.leaderboard import ALONG_THE_SWEEP, OURS, Compared, Leaderboard, Matched, Mean, Standing
+from proma_bench.report.against import ALONG_THE_SWEEP, OURS, Compared, Matched
+from proma_bench.report.leaderboard import Leaderboard, Mean, Standing
 from proma_bench.report.matrix import SYMBOLS, level, spread
 from proma_bench.report.paired import Estimate
 from proma_bench.report.plots import style_of
