@@ -181,6 +181,25 @@ def kl_gradients(model: Any, step: list[dict[str, Any]], weight: float) -> dict[
     return dict(zip(parameters, torch.autograd.grad(total, list(parameters.values())), strict=True))
 
 
+class Centred(nn.Module):
+    """Mixes the sequences of a microbatch."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = self.norm(rows)
+        return rows - 0.5 * rows.mean(dim=0, keepdim=True)
+
+
+def mixing_qwen3() -> Any:
+    """A tiny Qwen3 whose last normalisation mixes them."""
+    model = tiny_qwen3(torch.float64)
+    model.model.norm = Centred(model.model.norm)
+    return model
+
+
 def at(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """A copy of the model with these weights, and without what TRL and accelerate made of its ``forward``."""
     result = copy.deepcopy(model).eval()

@@ -26,6 +26,7 @@ from tiny_trl import (
     at,
     make_trainer,
     micros,
+    mixing_qwen3,
     own_tokens,
     token_mean,
     tokenizer,
@@ -119,24 +120,6 @@ def test_weights_of_whole_sequences_multiply_the_advantages(tmp_path: Path) -> N
         changes = staticmethod(lambda inputs: {"importance_sampling_ratio": torch.tensor([[0.0], [0.5], [1.0], [2.0]])})
 
     check(make_trainer(tmp_path, Weighted))
-
-
-class Centred(nn.Module):
-    """Mixes the sequences of a microbatch."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, rows: Tensor) -> Tensor:
-        rows = self.norm(rows)
-        return rows - 0.5 * rows.mean(dim=0, keepdim=True)
-
-
-def mixing_qwen3() -> Any:
-    model = tiny_qwen3(torch.float64)
-    model.model.norm = Centred(model.model.norm)
-    return model
 
 
 def micros_as_they_were(step: list[dict[str, Any]]) -> list[Micro]:

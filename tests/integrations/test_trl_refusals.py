@@ -18,8 +18,8 @@ pytest.importorskip("trl", reason="needs the extra [trl]")
 
 import zoo
 from causal_lm import norm_in_the_type_of_its_input, tiny_qwen3
-from tiny_trl import PROMPTS, make_trainer, tokenizer
-from torch import Tensor, nn
+from tiny_trl import PROMPTS, make_trainer, mixing_qwen3, tokenizer
+from torch import nn
 from transformers import GraniteMoeForCausalLM, ProcessorMixin
 from transformers.distributed import DistributedConfig
 from transformers.training_args import OptimizerNames
@@ -189,24 +189,10 @@ def test_a_model_that_proma_cannot_be_attached_to_is_refused_at_once(tmp_path: P
 # --------------------------------------------------------------------------------------------- when the trainer is made
 
 
-class Centred(nn.Module):
-    """Mixes the sequences of a microbatch."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, rows: Tensor) -> Tensor:
-        rows = self.norm(rows)
-        return rows - 0.5 * rows.mean(dim=0, keepdim=True)
-
-
 def test_a_model_that_proma_cannot_train_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
-    model = tiny_qwen3(torch.float64)
-    model.model.norm = Centred(model.model.norm)
     message = r"PROMA cannot train this Qwen3ForCausalLM: .* mixes the rows .* set uncovered='autograd' in PROMAConfig"
     with pytest.raises(ValueError, match=message):
-        make_trainer(tmp_path, model=model)
+        make_trainer(tmp_path, model=mixing_qwen3())
 
 
 def test_a_model_that_cannot_be_called_is_refused(tmp_path: Path) -> None:
