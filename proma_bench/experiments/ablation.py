@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "microbatches of 16": {"microbatch_size": 16},
     "microbatches of 32": {"microbatch_size": 32},
     "microbatches of one group": {"shuffle": False},
+    "microbatches of one length": {"sort_by_length": True},
     "linear weights only": {"projected": "linear"},
 }
 """Single settings that are worth a look."""

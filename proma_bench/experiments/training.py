@@ -101,7 +101,7 @@ class Training:
         """Learn from sequences; ``others`` of the same batch are for measurement only."""
         started = time.perf_counter()
         order = self.generators["order"] if self.config.shuffle else None
-        microbatches = experience.microbatches(self.config.microbatch_size, order)
+        microbatches = experience.microbatches(self.config.microbatch_size, order, self.config.sort_by_length)
         with torch.no_grad():
             before, unseen = self.policy.on(experience), self._watch(others)
         self._warm_up()

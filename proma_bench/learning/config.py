@@ -64,6 +64,8 @@ class RunConfig:
     """Optimizer steps on each batch of samples (the paper: 2)."""
     shuffle: bool = True
     """Shuffle the sequences before they are split into microbatches; otherwise groups stay together, in order."""
+    sort_by_length: bool = False
+    """After that, sort the sequences by length, so that a microbatch has similar ones (as some trainers do)."""
     loss_aggregation: Literal["token-mean", "sequence-mean", "sum"] = "token-mean"
     """How rows are weighted: all rows equally (as in the paper), all sequences equally, or summed per sequence."""
     clip: float = 0.2

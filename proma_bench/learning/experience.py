@@ -209,18 +209,24 @@ class Experience:
         """
         yield from self._selections(torch.arange(len(self)).tensor_split(parts))
 
-    def microbatches(self, size: int, generator: torch.Generator | None) -> list[Experience]:
+    def microbatches(
+        self, size: int, generator: torch.Generator | None, sort_by_length: bool = False
+    ) -> list[Experience]:
         """Split into microbatches.
 
         Args:
             size: sequences per microbatch; the last one may have fewer.
             generator: shuffles the sequences before; None keeps their order.
+            sort_by_length: sort the sequences after that, short ones first; those of one length keep their order.
 
         Returns:
             The microbatches.
         """
         count = len(self)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        if sort_by_length:
+            lengths = self.per_sequence(torch.ones_like(self.old_log_probs)).cpu()
+            order = order[lengths[order].argsort(stable=True)]
         return list(self._selections(order.split(size)))
 
     @staticmethod

@@ -62,6 +62,21 @@ def test_microbatches_hold_every_sequence_once(experience, generator):
     assert sum(part.rows for part in parts) == experience.rows
 
 
+def test_sorted_microbatches_have_sequences_of_similar_length(experience):
+    for generator in (None, torch.Generator().manual_seed(0)):
+        parts = experience.microbatches(1, generator, sort_by_length=True)
+        assert [part.rows for part in parts] == sorted(part.rows for part in parts)
+        assert sorted(part.rewards.item() for part in parts) == sorted(experience.rewards.tolist())
+
+
+def test_sequences_of_one_length_keep_their_order():
+    rows = torch.arange(8.0)
+    experience = Experience(rows, rows, rows, rows, rows)
+    shuffled = [part.rewards.tolist() for part in experience.microbatches(2, torch.Generator().manual_seed(1))]
+    ordered = experience.microbatches(2, torch.Generator().manual_seed(1), sort_by_length=True)
+    assert [part.rewards.tolist() for part in ordered] == shuffled
+
+
 def test_split_keeps_neighbours_together():
     rows = torch.arange(8.0)
     experience = Experience(rows, rows, rows, rows, rows)

@@ -75,10 +75,10 @@ class Elsewhere:
         if len(parts) == 1:
             self(gram, overlap, advantages)
         mixing = cosine_transform(gram)
-        mixed = mixing @ gram @ mixing.mT
-        added, changes = torch.zeros_like(overlap), []
-        for own in parts:
-            met = overlap + (gram @ added.unsqueeze(-1)).squeeze(-1)  # with the running gradient as it is by now
+        crossed = mixing @ gram  # of the mixtures with the sequences
+        mixed = crossed @ mixing.mT
+        added, met, changes = torch.zeros_like(overlap), overlap.clone(), []
+        for own in parts:  # met = overlap + gram @ added: with the running gradient as it is by now
             mixtures = mixed[:, own, own]
             weights = projection_weights(mixtures, met @ mixing[own].mT, self.projection, tolerance)
             found = gram_norm(mixtures, weights)
@@ -88,8 +88,11 @@ class Elsewhere:
                 growth = (added * (met + overlap)).sum(dim=1)  # of ||A_0||^2, by sum_k u_k S_k
                 square = before.norm.double().square() + growth
                 changes.append((share * found, square.clamp_min(0.0).sqrt(), found > allowed))
-            added -= share.unsqueeze(1) * weights @ mixing[own]
+            removed = share.unsqueeze(1) * weights
+            added -= removed @ mixing[own]
+            met -= (removed.unsqueeze(1) @ crossed[:, own]).squeeze(1)
             added[:, own] += advantages[own]
+            met += advantages[own] @ gram[:, own]
         return Updates(added, None, Changes.of_steps(changes), [{} for _ in parts], None)
 
 

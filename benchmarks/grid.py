@@ -1,0 +1,154 @@
+"""Does PROMA's gain at equal local KL grow with the number of microbatches in a step?
+
+python -m benchmarks.grid bandit RUNS         run what is missing under RUNS, and store all (an hour on one core)
+python -m benchmarks.grid transformer RUNS    likewise (two hours)
+
+The plan is benchmarks/plans/findings.md; docs/findings.md shows the tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.stored_runs import pack
+from proma_bench.console import make_console
+from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.ladder import finish
+from proma_bench.learning.config import RunConfig
+from proma_bench.runs.directory import Run, read_run
+from proma_bench.runs.matching import BASELINE, matched_rate, mean_local_kl, next_rate
+from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.transformer.config import TransformerConfig
+
+STORED = Path(__file__).parent / "results" / "grid"
+TRIES = 4
+ARMS: dict[str, dict[str, Any]] = {
+    "reinforce": {"method": "reinforce"},
+    "grpo": {"method": "grpo"},
+    "proma": {"method": "proma"},
+    "proma, clamp 1": {"method": "proma", "max_removed": 1.0},
+    "proma, no clamp": {"method": "proma", "max_removed": None},
+    "isopo": {"method": "isopo"},
+    "shrink": {"method": "shrink"},
+    "elsewhere": {"method": "elsewhere"},
+}
+"""What is compared: the methods of the tier, and PROMA with other clamps."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Each arm with each number of microbatches: rates are searched on some seeds and judged on others.
+
+    Attributes:
+        config: of all runs.
+        states: the setting that says how many initial states a batch has.
+        per_step: initial states by the number of microbatches in an optimizer step; a batch is two steps.
+        arms: names in `ARMS`.
+        rates: learning rates that the search begins with; the target is the baseline's local KL at ``default``.
+        searched: seeds of the search.
+        judged: seeds of the comparison.
+    """
+
+    config: RunConfig
+    states: str
+    per_step: Mapping[int, int]
+    arms: tuple[str, ...]
+    rates: tuple[float, ...]
+    default: float
+    searched: range
+    judged: range
+
+    def job(self, root: Path, microbatches: int, arm: str, rate: float, seed: int) -> Job:
+        changed = {**ARMS[arm], self.states: self.per_step[microbatches], "learning_rate": rate, "seed": seed}
+        folder = arm.replace(", ", "-").replace(" ", "-")
+        path = root / f"microbatches-{microbatches}" / folder / f"lr-{rate:g}" / f"seed-{seed}"
+        return Job(path, dataclasses.replace(self.config, **changed))
+
+
+GRIDS = {
+    "bandit": Grid(
+        BanditConfig(steps=60),
+        "initial_states",
+        {4: 8, 16: 32, 64: 128},
+        tuple(ARMS),
+        rates=(0.0025, 0.005, 0.01),
+        default=0.005,
+        searched=range(5),
+        judged=range(10, 30),
+    ),
+    "transformer": Grid(
+        TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
+        "prompts",
+        {16: 32, 64: 128},
+        ("reinforce", "grpo", "proma", "proma, no clamp", "elsewhere"),
+        rates=(5e-5, 1e-4),
+        default=1e-4,
+        searched=range(1),
+        judged=range(10, 15),
+    ),
+}
+
+Known = dict[float, float]
+"""Mean local KL of the search's seeds, by learning rate."""
+
+
+def search(grid: Grid, root: Path, processes: int, console: Console) -> dict[int, dict[str, Known]]:
+    """Bring each arm's mean local KL to the baseline's, by false position, all side by side."""
+    known: dict[int, dict[str, Known]] = {count: {arm: {} for arm in grid.arms} for count in grid.per_step}
+    tries = {(count, arm): list(grid.rates) for count in grid.per_step for arm in grid.arms}
+    for _ in range(1 + TRIES):
+        jobs = {
+            (count, arm, rate): [grid.job(root, count, arm, rate, seed) for seed in grid.searched]
+            for (count, arm), rates in tries.items()
+            for rate in rates
+        }
+        finish([job for of_rate in jobs.values() for job in of_rate], processes, console)
+        for (count, arm, rate), of_rate in jobs.items():
+            known[count][arm][rate] = mean_local_kl([read_run(job.path) for job in of_rate])
+        tries = {
+            (count, arm): [rate]
+            for count in grid.per_step
+            for arm in grid.arms
+            if (rate := next_rate(known[count][arm], target(grid, known[count]))) is not None
+        }
+        if not tries:
+            break
+    return known
+
+
+def target(grid: Grid, known: Mapping[str, Known]) -> float:
+    """The baseline's mean local KL at the default rate, in nats."""
+    return known[BASELINE][grid.default]
+
+
+def judged_rate(grid: Grid, known: Mapping[str, Known], arm: str) -> float | None:
+    """The rate at which an arm is judged; None if the search has not found one."""
+    return grid.default if arm == BASELINE else matched_rate(known[arm], target(grid, known))
+
+
+def main(name: str, root: Path, processes: int) -> None:
+    grid, console = GRIDS[name], make_console()
+    known = search(grid, root, processes, console)
+    rates = {
+        (count, arm): rate
+        for count, of_count in known.items()
+        for arm in grid.arms
+        if (rate := judged_rate(grid, of_count, arm)) is not None
+    }
+    planned = [grid.job(root, *cell, rate, seed) for seed in grid.judged for cell, rate in rates.items()]
+    finish(planned, processes, console)
+    runs = [read_run(job.path) for job in planned]
+    pack([dataclasses.replace(run, path=run.path.relative_to(root)) for run in runs], STORED / f"{name}.jsonl.gz")
+    (STORED / f"{name}-search.json").write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1)
