@@ -12,17 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.stored_runs import pack, unpack
-from proma_bench.console import make_console
+from benchmarks.stored_runs import run_and_pack, unpack
 from proma_bench.experiments.jobs import Job
-from proma_bench.experiments.ladder import finish
 from proma_bench.experiments.workers import available_cores
 from proma_bench.report.against import Compared, adjusted
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import level, spread
 from proma_bench.report.plots import style_of
 from proma_bench.runs.criteria import SCORES, Criteria
-from proma_bench.runs.directory import Run, read_run
+from proma_bench.runs.directory import Run
 from proma_bench.runs.matching import mean_local_kl
 from proma_bench.tiers.bandit.config import BanditConfig
 
@@ -80,10 +78,7 @@ def _differences(mine: dict[int, Run], other: dict[int, Run], metric: str) -> np
 
 
 def main(root: Path) -> None:
-    planned = jobs(root)
-    finish(planned, available_cores(), make_console())
-    runs = [read_run(job.path) for job in planned]
-    pack([Run(run.path.relative_to(root), run.config, run.metrics, run.finished, run.diverged) for run in runs], STORED)
+    run_and_pack(jobs(root), root, STORED, available_cores())
     print(table())
 
 

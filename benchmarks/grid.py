@@ -18,12 +18,12 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.stored_runs import pack
+from benchmarks.stored_runs import run_and_pack
 from proma_bench.console import make_console
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.ladder import finish
 from proma_bench.learning.config import RunConfig
-from proma_bench.runs.directory import Run, read_run
+from proma_bench.runs.directory import read_run
 from proma_bench.runs.matching import BASELINE, matched_rate, mean_local_kl, next_rate
 from proma_bench.tiers.bandit.config import BanditConfig
 from proma_bench.tiers.transformer.config import TransformerConfig
@@ -144,9 +144,7 @@ def main(name: str, root: Path, processes: int) -> None:
         if (rate := judged_rate(grid, of_count, arm)) is not None
     }
     planned = [grid.job(root, *cell, rate, seed) for seed in grid.judged for cell, rate in rates.items()]
-    finish(planned, processes, console)
-    runs = [read_run(job.path) for job in planned]
-    pack([dataclasses.replace(run, path=run.path.relative_to(root)) for run in runs], STORED / f"{name}.jsonl.gz")
+    run_and_pack(planned, root, STORED / f"{name}.jsonl.gz", processes)
     (STORED / f"{name}-search.json").write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -7,16 +7,21 @@ One line for each run: its path, its config.json, and its metrics as columns, to
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proma_bench.console import make_console
+from proma_bench.experiments.jobs import Job
+from proma_bench.experiments.ladder import finish
 from proma_bench.learning.metrics import METRICS
 from proma_bench.report.plots import file_name
 from proma_bench.report.reading import read_runs
-from proma_bench.runs.directory import Divergence, Run
+from proma_bench.runs.directory import Divergence, Run, read_run
 
 HOME = Path(__file__).parent / "results" / "leaderboard"
 KEPT = (
@@ -36,6 +41,13 @@ def unpack(path: Path) -> list[Run]:
     """Read what `pack` wrote."""
     with gzip.open(path, "rt") as file:
         return [_from_json(json.loads(line)) for line in file]
+
+
+def run_and_pack(jobs: Sequence[Job], root: Path, path: Path, processes: int) -> None:
+    """Do what is missing of the jobs, and write them all, by their paths below ``root``."""
+    finish(jobs, processes, make_console())
+    runs = [read_run(job.path) for job in jobs]
+    pack([dataclasses.replace(run, path=run.path.relative_to(root)) for run in runs], path)
 
 
 def _as_json(run: Run) -> dict[str, Any]:
@@ -62,7 +74,7 @@ def main(root: Path) -> None:
     for run in read_runs(root).runs:
         if run.finished or run.diverged:
             by_tier.setdefault(run.config["title"], []).append(
-                Run(run.path.relative_to(root), run.config, run.metrics, run.finished, run.diverged)
+                dataclasses.replace(run, path=run.path.relative_to(root))
             )
     for title, runs in by_tier.items():
         path = HOME / f"{file_name(title)}.jsonl.gz"
