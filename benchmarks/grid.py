@@ -88,7 +88,7 @@ GRIDS = {
         TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
         "prompts",
         {16: 32, 64: 128},
-        ("reinforce", "grpo", "proma", "proma, no clamp", "elsewhere"),
+        ("reinforce", "grpo", "proma", "elsewhere"),
         rates=(5e-5, 1e-4),
         default=1e-4,
         searched=range(1),
