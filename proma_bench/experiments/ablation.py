@@ -78,9 +78,14 @@ def ablate(config: RunConfig, seeds: int, root: Path, processes: int, console: C
     say(console, f"table: {path}")
 
 
+def folder_of(variant: str) -> str:
+    """The folder of a variant's runs."""
+    return re.sub(r"[^a-z0-9.]+", "-", variant.lower())
+
+
 def _jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:
     variant = dataclasses.replace(config, **{"method": "proma", **variants()[name]})
-    folder = root / re.sub(r"[^a-z0-9.]+", "-", name.lower())
+    folder = root / folder_of(name)
     every = range(config.seed, config.seed + seeds)
     return [Job(folder / f"seed-{seed}", dataclasses.replace(variant, seed=seed)) for seed in every]
 

@@ -1,0 +1,252 @@
+"""Writes the tables and the figure of docs/findings.md from stored runs.
+
+python -m docs.findings            write them
+python -m docs.findings --check    fail if the page has others
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import ablations, long
+from benchmarks.grid import ARMS, GRIDS, target
+from benchmarks.grid import STORED as GRID
+from benchmarks.stored_runs import unpack
+from docs.leaderboard import filled
+from proma_bench.report.against import Compared, adjusted
+from proma_bench.report.markdown import markdown_table
+from proma_bench.report.matrix import level, spread
+from proma_bench.report.plots import png, style_of
+from proma_bench.report.statistics import Array
+from proma_bench.runs.criteria import Criteria
+from proma_bench.runs.directory import Run
+from proma_bench.runs.matching import BASELINE, mean_local_kl
+
+HOME = Path(__file__).parent
+PAGE = HOME / "findings.md"
+FIGURE = HOME / "findings.png"
+MEASURES = {"score_sampled": "sampled score", "score": "greedy score", "entropy": "entropy"}
+
+Arms = dict[str, dict[int, Run]]
+"""Runs by the name of the arm and by seed."""
+
+
+# ------------------------------------------------------------------------------------- microbatches in a step
+
+
+@functools.cache
+def grid(name: str) -> dict[int, Arms]:
+    """The judged runs of a tier, by the number of microbatches in a step."""
+    found: dict[int, Arms] = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for run in unpack(GRID / f"{name}.jsonl.gz"):
+        found[_microbatches(run, GRIDS[name].states)][_arm(run)][run.config["seed"]] = run
+    return {count: dict(found[count]) for count in sorted(found)}
+
+
+def _microbatches(run: Run, states: str) -> int:
+    config = run.config
+    return int(config[states] * config["group_size"] // config["steps_per_batch"] // config["microbatch_size"])
+
+
+def _arm(run: Run) -> str:
+    """The most specific arm whose settings the run has."""
+    fits = [name for name, settings in ARMS.items() if settings.items() <= run.config.items()]
+    return max(fits, key=lambda name: len(ARMS[name]))
+
+
+def differences(mine: Mapping[int, Run], other: Mapping[int, Run], metric: str) -> Array:
+    """At the end, seed by seed; NaN where one of the two was not measured or diverged."""
+    return np.array([_last(mine[seed], metric) - _last(other[seed], metric) for seed in sorted(mine.keys() & other)])
+
+
+def _last(run: Run, metric: str) -> float:
+    value = run.metrics[-1].get(metric) if run.finished else None
+    return float("nan") if value is None else float(value)
+
+
+def from_baseline(arms: Arms) -> dict[str, dict[str, Compared]]:
+    """Each arm minus REINFORCE, by measure and arm."""
+    others = [name for name in ARMS if name in arms and name != BASELINE]
+    return {
+        metric: adjusted({name: differences(arms[name], arms[BASELINE], metric) for name in others}, Criteria())
+        for metric in MEASURES
+    }
+
+
+def grid_table(name: str) -> str:
+    """Each arm with each number of microbatches: what it spent, and its differences from REINFORCE."""
+    rows = []
+    for count, arms in grid(name).items():
+        rows.append(_baseline_row(count, arms))
+        found = from_baseline(arms)
+        for arm in found["score"]:
+            cells = (_cell(found[metric][arm]) for metric in MEASURES)
+            rows.append((str(count), _title(arm), *_spent(arms[arm]), *cells))
+    headings = ("microbatches", "method", "rate", "n", "mean local KL", *(MEASURES[name] for name in MEASURES))
+    return markdown_table(headings, rows)
+
+
+def _baseline_row(count: int, arms: Arms) -> tuple[str, ...]:
+    finals = (f"{np.mean([_last(run, metric) for run in arms[BASELINE].values()]):.3f}" for metric in MEASURES)
+    return str(count), f"**{_title(BASELINE)}**", *_spent(arms[BASELINE]), *finals
+
+
+def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
+    finished = [run for run in runs.values() if run.finished]
+    (rate,) = {run.config["learning_rate"] for run in runs.values()}
+    return f"{rate:g}", str(len(finished)), f"{mean_local_kl(finished):.2g}"
+
+
+def against_elsewhere(name: str) -> str:
+    """PROMA minus the control that projects on mixtures of all sequences, by the number of microbatches."""
+    rows = []
+    for count, arms in grid(name).items():
+        if "elsewhere" in arms and "proma" in arms:
+            found = {metric: adjusted({"": differences(arms["proma"], arms["elsewhere"], metric)}, Criteria())[""]
+                     for metric in MEASURES}  # fmt: skip
+            rows.append((str(count), *(_plain_cell(found[metric]) for metric in MEASURES)))
+    return markdown_table(("microbatches", *(MEASURES[name] for name in MEASURES)), rows)
+
+
+def growth(name: str) -> dict[str, Compared]:
+    """The difference from REINFORCE with most microbatches minus that with fewest, in sampled score, seed by seed."""
+    by_count = grid(name)
+    few, many = by_count[min(by_count)], by_count[max(by_count)]
+    shared = [arm for arm in ARMS if arm != BASELINE and arm in few and arm in many]
+    changes = {
+        arm: differences(many[arm], many[BASELINE], "score_sampled")
+        - differences(few[arm], few[BASELINE], "score_sampled")
+        for arm in shared
+    }
+    return adjusted(changes, Criteria())
+
+
+def growth_table(name: str) -> str:
+    return markdown_table(("method", "growth of the difference in sampled score"),
+                          [(_title(arm), _cell(found)) for arm, found in growth(name).items()])  # fmt: skip
+
+
+def figure() -> Figure:
+    """The difference from REINFORCE at equal local KL against the number of microbatches: one panel for each tier."""
+    names = [name for name in GRIDS if (GRID / f"{name}.jsonl.gz").exists()]
+    drawn = Figure(figsize=(5.2 * len(names), 4.4), layout="constrained")
+    for axes, name in zip(np.atleast_1d(drawn.subplots(1, len(names))), names, strict=True):
+        by_count = {count: from_baseline(arms)["score_sampled"] for count, arms in grid(name).items()}
+        arms = dict.fromkeys(itertools.chain(*by_count.values()))
+        for place, arm in enumerate(arms):
+            mine = {count: found[arm].found for count, found in by_count.items() if arm in found}
+            style, shift = style_of(ARMS[arm]["method"]), 1.06 ** (place - len(arms) / 2)
+            at = np.array([shift * count for count in mine])
+            low, high = (np.array([abs(getattr(one, end) - one.estimate) for one in mine.values()])
+                         for end in ("low", "high"))  # fmt: skip
+            axes.errorbar(
+                at, [one.estimate for one in mine.values()], [low, high], color=style.colour, marker=style.marker,
+                linestyle=DASHES.get(arm, "-"), label=_title(arm), markersize=4, linewidth=1.2, capsize=2,
+            )  # fmt: skip
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(by_count), [str(count) for count in by_count])
+        axes.set(title=name, xlabel="microbatches in an optimizer step")
+        axes.legend(fontsize=7)
+    drawn.axes[0].set_ylabel("sampled score minus REINFORCE's,\nat equal mean local KL")
+    return drawn
+
+
+DASHES = {"proma, clamp 1": "--", "proma, no clamp": ":"}
+
+
+# -------------------------------------------------------------------------------------------------- long runs
+
+
+@functools.cache
+def long_runs() -> Arms:
+    arms: Arms = collections.defaultdict(dict)
+    for run in unpack(long.STORED):
+        arms[run.config["method"]][run.config["seed"]] = run
+    return dict(arms)
+
+
+def long_differences() -> dict[str, dict[str, Compared]]:
+    """Each method minus REINFORCE after 240 steps, by measure and method."""
+    arms = long_runs()
+    others = [name for name in arms if name != BASELINE]
+    return {
+        metric: adjusted({name: differences(arms[name], arms[BASELINE], metric) for name in others}, Criteria())
+        for metric in MEASURES
+    }
+
+
+def long_table() -> str:
+    arms, found = long_runs(), long_differences()
+    finals = [f"{np.mean([_last(run, metric) for run in arms[BASELINE].values()]):.3f}" for metric in MEASURES]
+    rows: list[tuple[str, ...]] = [(f"**{_title(BASELINE)}**", *_spent(arms[BASELINE]), *finals)]
+    by_score = sorted(found["score_sampled"], key=lambda name: -found["score_sampled"][name].found.estimate)
+    for name in by_score:
+        rows.append((_title(name), *_spent(arms[name]), *(_cell(found[metric][name]) for metric in MEASURES)))
+    return markdown_table(("method", "rate", "n", "mean local KL", *MEASURES.values()), rows)
+
+
+# ------------------------------------------------------------------------------------------------------ words
+
+
+def _title(arm: str) -> str:
+    base = style_of(ARMS[arm]["method"] if arm in ARMS else arm).title
+    return base + (f", {arm.partition(', ')[2]}" if ", " in arm else "")
+
+
+def _cell(one: Compared) -> str:
+    return f"{_plain_cell(one)}<br>Holm {level(one.p_holm)}"
+
+
+def _plain_cell(one: Compared) -> str:
+    return spread(one.found.estimate, one.found.low, one.found.high)
+
+
+def searches(name: str) -> str:
+    """The local KL that was aimed at, by the number of microbatches."""
+    known = json.loads((GRID / f"{name}-search.json").read_text())
+    aimed = {
+        count: target(GRIDS[name], {arm: {float(rate): kl for rate, kl in of_arm.items()} for arm, of_arm in arms.items()})
+        for count, arms in known.items()
+    }  # fmt: skip
+    return ", ".join(f"{kl:.2g} nats with {count}" for count, kl in aimed.items())
+
+
+def contents() -> dict[str, str]:
+    """What stands between the markers of the page."""
+    found = {"ablations": ablations.table(), "long": long_table()}
+    for name in _with_runs(GRIDS):
+        found |= {
+            f"grid: {name}": grid_table(name),
+            f"elsewhere: {name}": against_elsewhere(name),
+            f"growth: {name}": growth_table(name),
+            f"target: {name}": f"Aimed at: {searches(name)} microbatches.",
+        }
+    return found
+
+
+def _with_runs(names: Iterable[str]) -> list[str]:
+    return [name for name in names if (GRID / f"{name}.jsonl.gz").exists()]
+
+
+def main(arguments: Sequence[str]) -> int:
+    text = PAGE.read_text()
+    new = filled(text, contents())
+    if "--check" in arguments:
+        return int(new != text)
+    PAGE.write_text(new)
+    FIGURE.write_bytes(png(figure()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
