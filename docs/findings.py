@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import ablations, long
+from benchmarks import ablations, clamp, long
 from benchmarks.grid import ARMS, GRIDS, target
 from benchmarks.grid import STORED as GRID
 from benchmarks.stored_runs import unpack
@@ -34,6 +34,7 @@ from proma_bench.runs.matching import BASELINE, mean_local_kl
 HOME = Path(__file__).parent
 PAGE = HOME / "findings.md"
 FIGURE = HOME / "findings.png"
+OURS, OTHERS = "proma", ("grpo", "elsewhere")
 MEASURES = {"score_sampled": "sampled score", "score": "greedy score", "entropy": "entropy"}
 
 Arms = dict[str, dict[int, Run]]
@@ -106,15 +107,23 @@ def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
     return f"{rate:g}", str(len(finished)), f"{mean_local_kl(finished):.2g}"
 
 
-def against_elsewhere(name: str) -> str:
-    """PROMA minus the control that projects on mixtures of all sequences, by the number of microbatches."""
+def from_ours(arms: Arms) -> dict[str, dict[str, Compared]]:
+    """PROMA minus each of `OTHERS`, by measure and arm."""
+    others = [name for name in OTHERS if name in arms]
+    return {
+        metric: adjusted({name: differences(arms[OURS], arms[name], metric) for name in others}, Criteria())
+        for metric in MEASURES
+    }
+
+
+def ours_table(name: str) -> str:
+    """PROMA minus GRPO, and minus the control that projects on mixtures of all sequences."""
     rows = []
     for count, arms in grid(name).items():
-        if "elsewhere" in arms and "proma" in arms:
-            found = {metric: adjusted({"": differences(arms["proma"], arms["elsewhere"], metric)}, Criteria())[""]
-                     for metric in MEASURES}  # fmt: skip
-            rows.append((str(count), *(_plain_cell(found[metric]) for metric in MEASURES)))
-    return markdown_table(("microbatches", *(MEASURES[name] for name in MEASURES)), rows)
+        found = from_ours(arms)
+        rows += [(str(count), f"PROMA minus {_title(arm)}", *(_cell(found[metric][arm]) for metric in MEASURES))
+                 for arm in found["score"]]  # fmt: skip
+    return markdown_table(("microbatches", "", *MEASURES.values()), rows)
 
 
 def growth(name: str) -> dict[str, Compared]:
@@ -221,13 +230,21 @@ def searches(name: str) -> str:
     return ", ".join(f"{kl:.2g} nats with {count}" for count, kl in aimed.items())
 
 
+def hours() -> str:
+    """What the judged runs of this page took."""
+    files = [*(GRID / f"{name}.jsonl.gz" for name in _with_runs(GRIDS)), ablations.STORED, long.STORED]
+    taken = {path: sum(sum(step["seconds"] for step in run.metrics) for run in unpack(path)) / 3600 for path in files}
+    words = ", ".join(f"{path.parent.name}/{path.name.partition('.')[0]} {spent:.1f}" for path, spent in taken.items())
+    return f"The steps of the judged runs took {sum(taken.values()):.1f} core-hours on a busy machine: {words}."
+
+
 def contents() -> dict[str, str]:
     """What stands between the markers of the page."""
-    found = {"ablations": ablations.table(), "long": long_table()}
+    found = {"ablations": ablations.table(), "clamp": clamp.table(), "long": long_table(), "hours": hours()}
     for name in _with_runs(GRIDS):
         found |= {
             f"grid: {name}": grid_table(name),
-            f"elsewhere: {name}": against_elsewhere(name),
+            f"ours: {name}": ours_table(name),
             f"growth: {name}": growth_table(name),
             f"target: {name}": f"Aimed at: {searches(name)} microbatches.",
         }
