@@ -1,7 +1,7 @@
-"""PROMA in a training loop of your own, with Hugging Face accelerate: ``python examples/plain_accelerate.py``.
+"""PROMA in a training loop with Hugging Face accelerate: ``python examples/plain_accelerate.py``.
 
-The policy answers one of a few questions, and is rewarded for the right answer. On several processes, each projects the
-running gradient of its own microbatches, and the last one of a step averages them:
+On several processes, each projects the running gradient of its own microbatches, and the last one of a step averages
+them:
 
     accelerate launch --cpu --num_processes 2 examples/plain_accelerate.py
 """
@@ -10,45 +10,39 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
+from guessing import answered, make_policy
 from torch import nn
 
-from proma_bench import Proma
+from proma_bench.integrations.adapter import TrainerAdapter
 
-QUESTIONS, ANSWERS = 16, 4
 STEPS, MICROBATCHES, SEQUENCES = 60, 8, 8  # optimizer steps, microbatches in each, sequences in each of those
 
 
-def main() -> None:
+def main(steps: int = STEPS, rule: str = "iterative") -> nn.Module:
     accelerator = Accelerator(gradient_accumulation_steps=MICROBATCHES)
-    torch.manual_seed(0)  # the same weights in each process
-    policy = nn.Sequential(nn.Embedding(QUESTIONS, 32), nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, ANSWERS))
+    policy = make_policy()
     policy, optimizer = accelerator.prepare(policy, torch.optim.AdamW(policy.parameters(), lr=3e-3))
-    torch.manual_seed(1 + accelerator.process_index)  # other samples in each
+    torch.manual_seed(1 + accelerator.process_index)  # other samples in each process
 
-    with Proma(policy, record=True) as proma:  # after prepare, which may wrap or shard the module
-        for step in range(STEPS):
-            reward = torch.zeros(())
-            for _ in range(MICROBATCHES):
-                with accelerator.accumulate(policy):  # gradients are averaged with the last microbatch alone
-                    questions = torch.randint(QUESTIONS, (SEQUENCES,), device=accelerator.device)
-                    distribution = torch.distributions.Categorical(logits=policy(questions))
-                    answers = distribution.sample()
-                    rewards = (answers == questions % ANSWERS).float()
-                    reward += rewards.mean().cpu() / MICROBATCHES
-
-                    log_probs = distribution.log_prob(answers)
-                    # Advantages stay out of the loss: they go to PROMA, one for each sequence.
-                    with proma.microbatch(rewards - rewards.mean()):
-                        accelerator.backward(-log_probs.sum() / SEQUENCES)  # and accelerate divides by MICROBATCHES
-                    optimizer.step()  # does nothing before the last microbatch
-                    optimizer.zero_grad()
-            if step % 20 == 19:
-                removed = [record.removed_ratio for record in proma.stats()]
-                proma.clear_stats()
-                accelerator.print(
-                    f"step {step + 1}: reward {reward:.2f}, of the running gradient "
-                    f"{sum(removed) / len(removed):.0%} removed in each microbatch"
-                )
+    adapter = TrainerAdapter(policy, rule)  # after prepare, which may wrap or shard the module
+    for step in range(steps):
+        reward = 0.0
+        for _ in range(MICROBATCHES):
+            # Gradients are averaged with the last microbatch alone.
+            with accelerator.accumulate(policy), adapter.backward_pass():
+                log_probs, rewards = answered(policy, SEQUENCES, accelerator.device)
+                reward += rewards.mean().item() / MICROBATCHES
+                loss = -log_probs.sum() / SEQUENCES  # and accelerate divides by MICROBATCHES
+                # Advantages stay out of the loss: they go to PROMA, one for each sequence.
+                adapter.hand_over(loss, log_probs, rewards - rewards.mean())
+                accelerator.backward(loss)
+            optimizer.step()  # does nothing before the last microbatch
+            optimizer.zero_grad()
+        removed = adapter.summary()["removed_ratio"]
+        if step % 20 == 19:
+            accelerator.print(f"step {step + 1}: reward {reward:.2f}, {removed:.0%} of the running gradient removed")
+    adapter.remove()
+    return accelerator.unwrap_model(policy)
 
 
 if __name__ == "__main__":

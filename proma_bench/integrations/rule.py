@@ -8,20 +8,19 @@ from typing import Any
 
 from proma_bench.projection.config import SETTINGS, ProjectionConfig, projection_config
 from proma_bench.projection.methods import PROJECTION_METHODS
+from proma_bench.projection.named import rule_named, settings_of
 from proma_bench.projection.rules import UPDATE_RULES
 from proma_bench.projection.updates import UpdateRule
 
 
 def update_rule(settings: Any) -> UpdateRule:
-    """What ``settings.projection`` names: a method of the projection, or another rule of this package.
-
-    A rule has its own defaults, and one with a projection inside (``shrink``) the settings of the iterative one.
+    """What ``settings.projection`` names, with the settings of the projection that it takes notice of.
 
     Args:
         settings: a dataclass with the fields SETTINGS of `proma_bench.projection.config`.
 
     Returns:
-        The rule for `Proma`.
+        The rule for `Proma`; see `rule_named`.
 
     Raises:
         ValueError: a value is out of range or would have no effect, or nothing has that name.
@@ -29,19 +28,10 @@ def update_rule(settings: Any) -> UpdateRule:
     name = settings.projection
     if name in PROJECTION_METHODS:
         return projection_config(settings)
-    if name not in UPDATE_RULES:
-        raise ValueError(
-            f"projection={name!r} is none of {', '.join(PROJECTION_METHODS)}, and no update rule "
-            f"({', '.join(UPDATE_RULES)})"
-        )
-    rule = UPDATE_RULES[name]
-    if "projection" in [field.name for field in dataclasses.fields(rule)]:  # type: ignore[arg-type]
-        inside = ProjectionConfig(
-            sweeps=settings.sweeps, max_removed=settings.max_removed, shrinkage=settings.shrinkage
-        )
-        return rule(projection=inside)
-    refuse_projection_settings(settings, f"the update rule {name}", SETTINGS.keys() - {"projection"})
-    return rule()
+    if name in UPDATE_RULES and "projection" not in settings_of(name):
+        refuse_projection_settings(settings, f"the update rule {name}", SETTINGS.keys() - {"projection"})
+    inside = ProjectionConfig(sweeps=settings.sweeps, max_removed=settings.max_removed, shrinkage=settings.shrinkage)
+    return rule_named(name, inside)
 
 
 def refuse_projection_settings(settings: Any, rule: str, names: Collection[str] = SETTINGS) -> None:

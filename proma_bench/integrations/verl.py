@@ -13,13 +13,11 @@ PROMA's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tensordict import TensorDict
 from torch import Tensor
@@ -30,9 +28,8 @@ from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
-from proma_bench.backward.proma import Proma
-from proma_bench.backward.records import averages
 from proma_bench.backward.uncovered import require_uncovered, uncovered_setting
+from proma_bench.integrations.adapter import TrainerAdapter, packed_sequence_ids, sequence_advantages
 from proma_bench.integrations.rule import update_rule
 from proma_bench.projection.config import setting
 from proma_bench.projection.recursion import PassRule
@@ -157,8 +154,8 @@ class PromaActorConfig(FSDPActorConfig):  # type: ignore[misc]  # without its pa
                 yield f"actor.policy_loss.{field.name}", getattr(self.policy_loss, field.name), field.default
 
 
-# What the policy loss hands over to the engine that is about to go backward: the microbatch's advantages [B].
-_handed_over: ContextVar[list[Tensor]] = ContextVar("_handed_over")
+# What the policy loss tells the engine that is about to go backward: the microbatch's log-probs [B, T], advantages [B].
+_handed_over: ContextVar[list[tuple[Tensor, Tensor]]] = ContextVar("_handed_over")
 
 
 @register_policy_loss("proma")  # type: ignore[untyped-decorator]
@@ -191,22 +188,19 @@ def proma_loss(
             "PROMA needs algorithm.rollout_correction.rollout_is=null: weighted by token, the gradient is no "
             "combination of the sequences' gradients"
         )
-    handed_over.append(_sequence_advantages(advantages, response_mask))
+    handed_over.append((log_prob, _sequence_advantages(advantages, response_mask)))
     loss = agg_loss(-log_prob, response_mask, loss_agg_mode, **config.global_batch_info)
     return loss, {"actor/ppo_kl": masked_mean(old_log_prob - log_prob, response_mask).item()}
 
 
 def _sequence_advantages(advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
     """The one advantage of every sequence's tokens; zero where a sequence has none."""
-    lowest = advantages.masked_fill(~mask, torch.inf).amin(dim=1)
-    highest = advantages.masked_fill(~mask, -torch.inf).amax(dim=1)
-    answered = mask.any(dim=1)
-    if bool((answered & (lowest != highest)).any()):
+    try:
+        return sequence_advantages(advantages, mask)
+    except ValueError as error:
         raise ValueError(
-            "PROMA needs one advantage per sequence, and those of its tokens differ: set algorithm.adv_estimator to "
-            "one that is constant over an answer, such as grpo or rloo"
-        )
-    return torch.where(answered, highest, 0.0)
+            f"{error}: set algorithm.adv_estimator to one that is constant over an answer, such as grpo or rloo"
+        ) from None
 
 
 METRICS = ("removed_ratio", "clamped", "effective_rank", "conflicts", "prompts_per_microbatch")
@@ -221,8 +215,7 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
     ``actor/clamped``, which are means over tensors and microbatches, and ``actor/prompts_per_microbatch``.
     """
 
-    _proma: Proma | None = None
-    _backward: ExitStack
+    _adapter: TrainerAdapter | None = None
     _prompts: list[int]  # how many different ones each microbatch has had
 
     def forward_backward_batch(
@@ -232,21 +225,20 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         config = _proma_config(loss_function)
         if config is None:
             return super().forward_backward_batch(data, loss_function, forward_only)
-        if self._proma is None:
-            self._proma = Proma(self.module, config.update_rule, record=True, uncovered=config.uncovered)
+        if self._adapter is None:
+            self._adapter = TrainerAdapter(self.module, config.update_rule, uncovered=config.uncovered)
         self._prompts = []
         output = super().forward_backward_batch(data, loss_function, forward_only)
-        stats = averages(self._proma.stats())
-        self._proma.clear_stats()
         if not forward_only:
-            stats["prompts_per_microbatch"] = sum(self._prompts) / len(self._prompts)
-            output["metrics"] |= {f"actor/{name}": [stats[name]] for name in METRICS if name in stats}
+            summary = self._adapter.summary() | {"prompts_per_microbatch": sum(self._prompts) / len(self._prompts)}
+            output["metrics"] |= {f"actor/{name}": [summary[name]] for name in METRICS if name in summary}
         return output
 
     @contextmanager
     def _gradient_sync_context(self, *, is_last_micro_batch: bool) -> Iterator[None]:
-        """Spans forward and backward pass of one microbatch; what `forward_step` enters ends here."""
-        with super()._gradient_sync_context(is_last_micro_batch=is_last_micro_batch), ExitStack() as self._backward:
+        """Spans forward and backward pass of one microbatch, for which `forward_step` hands the advantages over."""
+        own = nullcontext() if self._adapter is None else self._adapter.backward_pass()
+        with super()._gradient_sync_context(is_last_micro_batch=is_last_micro_batch), own:
             yield
 
     def forward_step(
@@ -256,19 +248,18 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         if _proma_config(loss_function) is None:
             result: tuple[Tensor, Any] = super().forward_step(micro_batch, loss_function, forward_only)
             return result
-        handed_over: list[Tensor] = []
+        handed_over: list[tuple[Tensor, Tensor]] = []
         token = _handed_over.set(handed_over)
         try:
             loss, output = super().forward_step(micro_batch, loss_function, forward_only)
         finally:
             _handed_over.reset(token)
         if not forward_only:
-            (advantages,) = handed_over
-            assert self._proma is not None
+            ((log_probs, advantages),) = handed_over
+            assert self._adapter is not None
             self._prompts.append(_different_prompts(micro_batch))
             ids = self._sequence_ids(micro_batch)
-            ids = ids if ids is None else ids.to(advantages.device)
-            self._backward.enter_context(self._proma.microbatch(advantages, ids))
+            self._adapter.hand_over(loss, log_probs, advantages, ids if ids is None else ids.to(advantages.device))
         return loss, output
 
     def _sequence_ids(self, micro_batch: TensorDict) -> Int[Tensor, "1 total"] | None:
@@ -276,9 +267,8 @@ class PromaEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # without its pa
         if not tensordict_utils.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
             return None
         lengths = micro_batch["input_ids"].offsets().diff()
-        ids = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-        padding = self._get_packed_pad_size(len(ids))  # actor.pad_to_length; without gradient
-        return F.pad(ids, (0, padding), value=len(lengths) - 1).unsqueeze(0)
+        padding = self._get_packed_pad_size(int(lengths.sum()))  # actor.pad_to_length
+        return packed_sequence_ids(lengths, padding)
 
 
 def _different_prompts(micro_batch: TensorDict) -> int:

@@ -6,12 +6,11 @@ run, and a run goes on with no other.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +23,7 @@ from proma_bench.errors import UsageError
 from proma_bench.learning.config import RunConfig
 from proma_bench.learning.methods import method_named
 from proma_bench.projection.config import projection_config
+from proma_bench.projection.named import made, require_settings, rule_named
 from proma_bench.projection.recursion import Before, successive_updates
 from proma_bench.projection.rules import UPDATE_RULES
 from proma_bench.projection.updates import EXTRAS, AnyRule, RuleError, as_rule, memory_size
@@ -43,18 +43,15 @@ def chosen_rule(config: RunConfig) -> ChosenRule:
     Raises:
         UsageError: it cannot be used, or not with these settings.
     """
-    name, own = method_named(config.method).rule, config.rule_settings or {}
+    name = method_named(config.method).rule
     if name is None:
         return ChosenRule(projection_config(config))
     if name not in UPDATE_RULES:
-        return users_rule(name, own)
-    known = [field.name for field in dataclasses.fields(UPDATE_RULES[name])]  # type: ignore[arg-type]
-    settings: dict[str, Any] = dict(own)
-    if "projection" in known:
-        known.remove("projection")
-        settings["projection"] = projection_config(config)
-    _require_settings(name, own, known)
-    return ChosenRule(_made(name, UPDATE_RULES[name], settings))
+        return users_rule(name, config.rule_settings)
+    try:
+        return ChosenRule(rule_named(name, projection_config(config), config.rule_settings))
+    except RuleError as error:
+        raise UsageError(str(error)) from error
 
 
 def users_rule(name: str, settings: Mapping[str, float] | None = None) -> ChosenRule:
@@ -68,13 +65,13 @@ def users_rule(name: str, settings: Mapping[str, float] | None = None) -> Chosen
         UsageError: it cannot be imported, or gives no update.
     """
     source, settings = source_of(name), settings or {}
-    rule = _function(name, source)
-    if isinstance(rule, type):
-        rule = _made(name, rule, settings)
-    elif settings:
-        _require_settings(name, settings, _settings_of(rule))
-        rule = functools.partial(rule, **settings)
+    rule: AnyRule = _function(name, source)
     try:
+        if isinstance(rule, type):
+            rule = made(name, rule, settings)
+        elif settings:
+            require_settings(name, settings, _settings_of(rule))
+            rule = functools.partial(rule, **settings)
         _try_out(rule)
     except RuleError as error:
         raise UsageError(str(error)) from error
@@ -85,11 +82,6 @@ def _settings_of(rule: Callable[..., Any]) -> list[str]:
     parameters = list(inspect.signature(rule).parameters.values())[3:]
     known = [one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)]
     return [name for name in known if name not in EXTRAS]
-
-
-def _require_settings(name: str, settings: Mapping[str, float], known: Sequence[str]) -> None:
-    if unknown := sorted(settings.keys() - known):
-        raise UsageError(f"{name} has no setting {unknown[0]!r} (it has: {', '.join(known) or 'none'})")
 
 
 def source_of(name: str) -> str:
@@ -132,13 +124,6 @@ def _function(name: str, source: str) -> Callable[..., Any]:
 
 def _path(name: str) -> Path:
     return Path(name.rpartition(":")[0]).expanduser()
-
-
-def _made(name: str, rule: Callable[..., Any], settings: Mapping[str, Any]) -> AnyRule:
-    try:
-        return rule(**settings)
-    except Exception as error:  # the class may be somebody else's
-        raise UsageError(f"{name}: {' '.join(str(error).split())}") from error
 
 
 def _try_out(rule: AnyRule) -> None:

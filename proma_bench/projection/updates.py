@@ -89,7 +89,7 @@ def register_update_rule(rule: Registered) -> Registered:
 
 
 class RuleError(ValueError):
-    """A rule that somebody has written cannot be used; the message names function and file."""
+    """A rule cannot be used, or not with these settings; the message names it, and the file of one from outside."""
 
 
 AnyRule = UpdateRule | Callable[..., Tensor | Update]

@@ -224,13 +224,14 @@ def loss_of(advantages: Tensor, **options: Any) -> Any:
     mask = torch.tensor([[True, True, True], [True, True, False]])
     log_prob = torch.full((2, 3), -1.0, requires_grad=True)
     options = {"config": actor_config()} | options
-    handed_over: list[Tensor] = []
+    handed_over: list[tuple[Tensor, Tensor]] = []
     token = plugin._handed_over.set(handed_over)
     try:
         loss, _ = get_policy_loss_fn("proma")(torch.zeros(2, 3), log_prob, advantages, mask, **options)
     finally:
         plugin._handed_over.reset(token)
-    return loss, *handed_over
+    ((_, of_sequences),) = handed_over
+    return loss, of_sequences
 
 
 def test_the_loss_has_no_advantages_in_it_and_hands_them_over() -> None:

@@ -10,7 +10,6 @@ refused when the trainer is made, see `refusals`.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id, selective_log_softmax_and_entropy
 
 from proma_bench.backward.proma import Proma
-from proma_bench.backward.records import averages
+from proma_bench.integrations.adapter import TrainerAdapter
 from proma_bench.integrations.rule import refuse_projection_settings
 from proma_bench.integrations.trl.config import PROMAConfig, microbatch_size
 from proma_bench.integrations.trl.plain import PlainTerms, has_plain_terms
@@ -86,9 +85,8 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
         super().__init__(model, reward_funcs, args, *others, **options)
         refuse_setup(self)
         try_backward_pass(self)
-        self._proma: Proma | None = None
+        self._adapter: TrainerAdapter | None = None
         self._plain_terms = PlainTerms() if has_plain_terms(self) else None
-        self._backward = ExitStack()
         self._inputs: dict[str, Any] = {}
         self._measured: tuple[nn.Module, dict[str, Any], Tensor] | None = None
         self._resumed_from: Path | None = None
@@ -99,28 +97,27 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
         try:
             return super().train(*args, **options)
         finally:
-            if self._proma is not None:
-                self._proma.remove()
-                self._proma = None
+            if self._adapter is not None:
+                self._adapter.remove()
+                self._adapter = None
 
     # ------------------------------------------------------------------------------------------- the update
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """One microbatch: `compute_loss` opens PROMA's backward pass as soon as it has the advantages; it ends here."""
-        if self._proma is None:  # only now has accelerate wrapped the model, and replaced its parameters
-            self._proma = Proma(model, self.rule, record=True, uncovered=self.args.uncovered)
-            self._load_memory(self._proma)
-        with ExitStack() as self._backward:
+        """One backward pass, for which `compute_loss` hands the advantages over as soon as it has them."""
+        if self._adapter is None:  # only now has accelerate wrapped the model, and replaced its parameters
+            self._adapter = TrainerAdapter(model, self.rule, uncovered=self.args.uncovered)
+            self._load_memory(self._adapter.proma)
+        with self._adapter.backward_pass():
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self._plain_terms is not None:
             self._plain_terms.accumulate(self, self._inputs)
         if self.accelerator.sync_gradients:
             if self._plain_terms is not None:
                 self._plain_terms.add_to_step(self)
-            stats = averages(self._proma.stats())
-            self._proma.clear_stats()
-            self._log_mean("removed_ratio", stats["removed_ratio"])
-            self._log_mean("clamped", stats["clamped"])
+            summary = self._adapter.summary()
+            self._log_mean("removed_ratio", summary["removed_ratio"])
+            self._log_mean("clamped", summary["clamped"])
         return loss
 
     def compute_loss(
@@ -147,9 +144,8 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
         self._log_mean("entropy", *_sum_and_count(entropy, mask))
         loss: Tensor = -(self._token_weights(inputs, mask) * (log_probs * mask).sum(dim=1)).sum()
         if self.model.training:
-            assert self._proma is not None
-            opened = self._proma.microbatch(_advantages(inputs), microbatch_size=self.microbatch_size)
-            self._backward.enter_context(opened)
+            assert self._adapter is not None
+            self._adapter.hand_over(loss, log_probs, _advantages(inputs), microbatch_size=self.microbatch_size)
         return loss
 
     def _logits(
@@ -237,7 +233,7 @@ class PROMATrainer(GRPOTrainer):  # type: ignore[misc]  # without its package, A
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in the base class, and each process's memory of the update rule, if it has one."""
         super()._save_checkpoint(model, trial)
-        if self._proma is not None and (memory := self._proma.state_dict()):
+        if self._adapter is not None and (memory := self._adapter.proma.state_dict()):
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             save_file(memory, folder / self._memory_name())
 
