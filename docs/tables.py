@@ -3,8 +3,9 @@
 python -m docs.tables            between each ``<!-- KIND: NAME -->`` and its end; the kinds are those of `TABLES`
 python -m docs.tables --check    fail where a page has another one
 
-Settings come from the configurations of the tiers and their docstrings, methods from their table, claims from the
-``claims.json`` of ladders that are kept in ``benchmarks/results/claims``.
+Lessons are those of the README (``python -m tutorials table``). Settings come from the configurations of the tiers
+and their docstrings, methods from their table, claims from the ``claims.json`` of ladders that are kept in
+``benchmarks/results/claims``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from proma_bench.tiers import TIERS
 
 HOME = Path(__file__).parent
 PUBLISHED = HOME.parent / "benchmarks" / "results" / "claims"
-MARKER = re.compile(r"<!-- ((settings|claims|methods): (\w+)) -->")
+MARKER = re.compile(r"<!-- ((settings|claims|methods|lessons): (\w+)) -->")
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 OPTION = re.compile(r"(--[a-z-]+)")
 ADVANTAGES = {
@@ -108,13 +109,25 @@ def methods(kind: str) -> str:
     return markdown_table(headings, rows, numbers=False)
 
 
+def lessons(page: str) -> str:
+    """The README's table of lessons, as a page of this folder links to them."""
+    readme = (HOME.parent / "README.md").read_text()
+    table = readme.partition("<!-- lessons -->")[2].partition("<!-- /lessons -->")[0].strip()
+    return table.replace("](tutorials/", "](../tutorials/")
+
+
 def linked(text: str) -> str:
     """With a link for each number of arXiv."""
     return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
-TABLES: dict[str, Callable[[str], str]] = {"settings": settings, "claims": claims, "methods": methods}
-NAMES = {"settings": {*METHODS, "all"}, "claims": {*METHODS, "all"}, "methods": {"rules", "objectives"}}
+TABLES: dict[str, Callable[[str], str]] = {
+    "settings": settings, "claims": claims, "methods": methods, "lessons": lessons,
+}  # fmt: skip
+NAMES = {
+    "settings": {*METHODS, "all"}, "claims": {*METHODS, "all"}, "methods": {"rules", "objectives"},
+    "lessons": {"course"},
+}  # fmt: skip
 
 
 def filled(page: str) -> str:

@@ -9,8 +9,8 @@ from rich.console import Console
 from proma_bench.console import say
 from proma_bench.errors import UsageError
 from proma_bench.experiments.ladder import Plan, finish
-from proma_bench.runs.directory import read_run
-from proma_bench.runs.matching import BASELINE, mean_local_kl, next_rate
+from proma_bench.runs.directory import read_json, read_run, write_json
+from proma_bench.runs.matching import BASELINE, MATCHED, mean_local_kl, next_rate
 from proma_bench.tiers import TIERS
 
 TRIES = 4
@@ -41,6 +41,7 @@ def match(plan: Plan, root: Path, processes: int, console: Console) -> None:
     Raises:
         RunError: a run has failed twice.
     """
+    _record(root / "ladder.json")
     for tier in plan.tiers:
         rates = {method: set(plan.learning_rates[tier]) for method in plan.methods}
         target = _known(plan, root, tier, BASELINE, {TIERS[tier].learning_rate}).get(TIERS[tier].learning_rate)
@@ -60,6 +61,13 @@ def match(plan: Plan, root: Path, processes: int, console: Console) -> None:
             finish(jobs, processes, console)
             for method, rate in tries.items():
                 rates[method].add(rate)
+
+
+def _record(path: Path) -> None:
+    """Note it beside the plan, for the report's command; a ladder that goes on with the plan leaves it there."""
+    plan = read_json(path)
+    if not plan.get(MATCHED):
+        write_json(path, {**plan, MATCHED: True})
 
 
 def _known(plan: Plan, root: Path, tier: str, method: str, rates: set[float]) -> dict[float, float]:

@@ -25,6 +25,7 @@ from proma_bench.report.plots import along_score, learning_curves, score_by_kl, 
 from proma_bench.report.settings import commands, settings, versions
 from proma_bench.report.standings import grids
 from proma_bench.report.statistics import at_rate, cells
+from proma_bench.report.table import as_grid, summary_table
 from proma_bench.runs.directory import Run
 
 CURVES = "Learning curves: means over seeds, shaded 95 % t-intervals (none with fewer than five seeds)."
@@ -89,7 +90,10 @@ def _section(root: Path, tier: TierClaims, boards: Sequence[Leaderboard]) -> dic
     return {
         "name": printable(tier.comparable.title),
         "criteria": str(tier.criteria),
-        "grids": [grid for board in boards for grid in grids(board)],
+        "grids": [
+            as_grid(summary_table(printable(tier.comparable.title), cells(runs))),
+            *(grid for board in boards for grid in grids(board)),
+        ],
         "notes": [printable(note) for note in tier.notes],
         "figures": [{"caption": caption, "source": _data_uri(figure)} for caption, figure in figures if figure],
         "settings": {printable(name): printable(value) for name, value in settings(runs).items()},

@@ -12,6 +12,7 @@ from typing import Any
 from proma_bench.errors import RunError
 from proma_bench.learning.methods import METHODS
 from proma_bench.runs.directory import ABOUT, Run, read_json
+from proma_bench.runs.matching import MATCHED
 from proma_bench.runs.versions import recorded
 from proma_bench.tiers import TIERS
 
@@ -53,7 +54,8 @@ def commands(root: Path, runs: Sequence[Run]) -> list[str]:
             options["--methods"] = ",".join(plan["methods"])
     except (RunError, KeyError, TypeError, RecursionError):
         return [run_command(run.config) for run in runs]
-    return [" ".join(["proma-bench ladder", *(f"{name} {shlex.quote(str(value))}" for name, value in options.items())])]
+    words = [f"{name} {shlex.quote(str(value))}" for name, value in options.items()]
+    return [" ".join(["proma-bench ladder", *words, *(["--match-kl"] if plan.get(MATCHED) else [])])]
 
 
 def run_command(config: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from rich.table import Table
 
@@ -13,6 +12,7 @@ from proma_bench.report.leaderboard import Leaderboard, Mean, Standing
 from proma_bench.report.matrix import SYMBOLS, level, spread
 from proma_bench.report.paired import Estimate
 from proma_bench.report.plots import style_of
+from proma_bench.report.table import Grid
 from proma_bench.runs.matching import BASELINE
 
 NOTHING = "–"
@@ -22,14 +22,6 @@ ALONG = {
     "kl_local": "local KL at equal score",
     "entropy": "entropy at equal score",
 }
-
-
-class Grid(NamedTuple):
-    """A table: a heading for each column, and rows whose cells may have several lines."""
-
-    title: str
-    headings: list[str]
-    rows: list[list[str]]
 
 
 def grids(board: Leaderboard) -> list[Grid]:

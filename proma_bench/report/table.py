@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -12,6 +13,14 @@ from proma_bench.learning.config import RunConfig
 from proma_bench.learning.metrics import METRICS, Column, Metric
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.statistics import CONFIDENCE, LEAST_SEEDS, Array, Cell, interval
+
+
+class Grid(NamedTuple):
+    """A table: a heading for each column, and rows whose cells may have several lines."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
 
 
 def _figures(metric: Metric, column: Column, cell: Cell) -> Array:
@@ -57,9 +66,15 @@ def _table(title: str, first: str, cells: Mapping[str, Cell], *, lines: bool = F
 
 def markdown(table: Table) -> str:
     """The table as Markdown, its title above it."""
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    header, *rows = zip(*columns, strict=True)
-    return f"{table.title}\n\n{markdown_table(header, rows)}"
+    title, headings, rows = as_grid(table)
+    return f"{title}\n\n{markdown_table(headings, rows)}"
+
+
+def as_grid(table: Table) -> Grid:
+    """The table's text, for a page."""
+    columns = [list(map(str, column.cells)) for column in table.columns]
+    headings = [str(column.header) for column in table.columns]
+    return Grid(str(table.title), headings, list(map(list, zip(*columns, strict=True))))
 
 
 def _shown(metric: Metric, column: Column, cell: Cell) -> str:

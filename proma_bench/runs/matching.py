@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from proma_bench.runs.directory import Run
 
 BASELINE = "reinforce"
+MATCHED = "match_kl"
+"""In ``ladder.json``, once a ladder has been followed by runs at matched rates."""
 TOLERANCE = 0.05
 """How far the mean local KL at a matched rate may be from that of the baseline, as a share of it."""
 

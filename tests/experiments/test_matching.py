@@ -9,6 +9,7 @@ from proma_bench.experiments.matching import TRIES, match, require_baseline
 from proma_bench.report.judging import evaluate
 from proma_bench.report.leaderboard import leaderboard
 from proma_bench.report.reading import read_runs
+from proma_bench.report.settings import commands
 from proma_bench.runs.matching import TOLERANCE, mean_local_kl
 
 
@@ -17,6 +18,7 @@ def test_methods_run_at_the_rate_where_they_spend_what_reinforce_does(tmp_path):
     plan.learning_rates["bandit"] = [0.0025, 0.005, 0.02]
     console = Console(quiet=True)
     climb(plan, tmp_path, 1, console)
+    assert "--match-kl" not in commands(tmp_path, [])[0]
     swept = set(tmp_path.rglob("metrics.jsonl"))
     match(plan, tmp_path, 1, console)
     added = {path: path.stat().st_mtime_ns for path in set(tmp_path.rglob("metrics.jsonl")) - swept}
@@ -37,6 +39,9 @@ def test_methods_run_at_the_rate_where_they_spend_what_reinforce_does(tmp_path):
     match(plan, tmp_path, 1, console)  # nothing is repeated, or added
     again = {path: path.stat().st_mtime_ns for path in set(tmp_path.rglob("metrics.jsonl")) - swept}
     assert again == added
+    assert "--match-kl" in commands(tmp_path, [])[0]
+    climb(plan, tmp_path, 1, console)  # the ladder goes on with its plan, and does not forget it
+    assert "--match-kl" in commands(tmp_path, [])[0]
 
 
 def test_there_must_be_a_baseline():

@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import json
 import re
 import urllib.parse
 
@@ -10,8 +11,12 @@ import pytest
 from made_up_runs import made_up, store
 
 from proma_bench.cli import main
+from proma_bench.report.judging import evaluate
 from proma_bench.report.plots import file_name, plain
-from proma_bench.report.settings import run_command, settings
+from proma_bench.report.reading import read_runs
+from proma_bench.report.settings import commands, run_command, settings
+from proma_bench.report.statistics import cells
+from proma_bench.report.table import as_grid, summary_table
 from proma_bench.tiers import TIERS
 
 EVIL = "<script src=http://evil.example/>\"'&{{7*7}}$\\bad$[/red]"
@@ -85,6 +90,9 @@ def test_links_are_relative_and_lead_to_the_raw_files(kind, request):
     links = [value for name, value in page.attributes if name == "href"]
     assert len(links) >= 1 + 18 * 3
     for link in links:
+        if link.startswith("#"):
+            assert ("id", link[1:]) in page.attributes
+            continue
         assert not urllib.parse.urlsplit(link).scheme and not link.startswith("/")
         assert (root / urllib.parse.unquote(link)).exists()
 
@@ -105,6 +113,26 @@ def test_it_has_the_matrix_four_figures_settings_versions_and_the_command(page):
         assert text in page.text
     assert "proma-bench run gym --method proma" in page.text
     assert page.text.index("Claims") < page.text.index("gym/CartPole-v1", page.text.index("the criteria"))
+
+
+def test_it_has_the_table_of_methods_and_metrics_that_the_terminal_shows(page):
+    root, page = page
+    (tier,) = evaluate(read_runs(root).runs)
+    title, headings, rows = as_grid(summary_table(tier.comparable.title, cells(tier.comparable.members)))
+    assert len(rows) == 6 and any("local KL" in heading for heading in headings)
+    for text in (title, *headings, *(cell for row in rows for cell in row)):
+        assert text in page.text
+
+
+@pytest.mark.parametrize("matched", [False, True])
+def test_the_command_names_match_kl_where_it_was_given(matched, tmp_path):
+    plan = {"tiers": ["bandit"], "budget": "smoke", "seeds": 5, "methods": ["reinforce", "proma"]}
+    (tmp_path / "ladder.json").write_text(json.dumps({**plan, **({"match_kl": True} if matched else {})}))
+    (command,) = commands(tmp_path, [])
+    assert command == (
+        "proma-bench ladder --tiers bandit --budget smoke --seeds 5 --methods reinforce,proma"
+        + matched * " --match-kl"
+    )  # fmt: skip
 
 
 def test_names_from_runs_are_shown_as_they_are(evil):

@@ -1,0 +1,68 @@
+"""What notebooks' pages need beyond what renders them: links, and descriptions of their pictures."""
+
+from __future__ import annotations
+
+import ast
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+LINK = re.compile(r'href="(?![a-z]+:|[/#])([^"#]+)(#[^"]*)?"')
+UNDESCRIBED = 'alt="No description has been provided for this image"'
+WORDS = {"set_title", "title", "suptitle", "set", "xlabel", "ylabel", "set_xlabel", "set_ylabel"}
+MARKUP = re.compile(r"\\[a-z]+|[${}\\]")
+
+
+def with_links(html: str, file: File, files: Files) -> str:
+    """Links to other files lead to their pages.
+
+    Raises:
+        PluginError: the site does not have one.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(file.src_uri), found[1]))
+        target = files.get_file_from_path(name)
+        if target is None:
+            raise PluginError(f"{file.src_uri} links to {found[1]}, which the site does not have")
+        return f'href="{target.url_relative_to(file)}{found[2] or ""}"'
+
+    return LINK.sub(link, html)
+
+
+def with_descriptions(html: str, notebook: Path) -> str:
+    """Each picture has a text: the one of its output's metadata, else the words that its cell writes into it."""
+    for text in descriptions(json.loads(notebook.read_text())):
+        html = html.replace(UNDESCRIBED, f'alt="{escape(text)}"', 1)
+    return html
+
+
+def descriptions(notebook: dict[str, Any]) -> Iterator[str]:
+    """The description of each picture in a notebook, in order."""
+    section = ""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            section = (re.findall(r"^#+ (.*)$", source, re.MULTILINE) or [section])[-1]
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                given = output.get("metadata", {}).get("image/png", {}).get("alt")
+                yield given or ". ".join([f"Figure of “{section}”", *_words(source)])
+
+
+def _words(source: str) -> list[str]:
+    """The titles and labels that a cell gives to its figure, without mathematical markup."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in WORDS]
+    values = [
+        value for call in named for value in (*call.args, *(word.value for word in call.keywords if word.arg in WORDS))
+    ]
+    texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return list(dict.fromkeys(MARKUP.sub("", text).strip() for text in texts))
