@@ -25,6 +25,7 @@ ARGUMENT = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox)" + ARGUMENT)
 _STYLE = re.compile(r"\\(?:math(?:bf|it|sf|tt)|boldsymbol|bm|underline|emph)" + ARGUMENT)
 _DISPLAY = re.compile(r"\\\[.*?\\\]|\$\$.*?\$\$|\\\(.*?\\\)", re.DOTALL)
+_CROSSED_OUT = re.compile(r"<(s|del|strike)>[^<>]*</\1>|(?<!~)~~(?!~)[^~\n]*~~")
 _NEXT_QUESTION = re.compile(
     r"<\|(?:im_end|endoftext|eot_id)\|>|</s>"
     r"|\n\W*(?:Question|Problem|Exercise|Instruction|Q|Human|User)\b[ \d]*\W{0,3}:",
@@ -34,6 +35,8 @@ _SIGN_AT_END = r"(?:[-+/^×÷·=(]|(?<![*\w])\*|\\(?:times|cdot|div))"
 _REPLACEMENTS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
+        (r"<sup>([^<>]*)</sup>", r"^{\1}"),
+        (r"<sub>([^<>]*)</sub>", r"_{\1}"),
         (r"</?\w+>|<\|\w+\|>|\[/?INST\]", "\n"),
         (r"<<[^<>]*>>", "  "),  # the calculator's notes of GSM8K: 6*3=<<6*3=18>>18
         (r"(?<![\w)])\*\*(?=\S)((?:[^*\n]|\*(?!\*))*)(?<=\S)\*\*(?![\w(])", r"\1"),  # bold
@@ -59,7 +62,7 @@ def readable(tail: str) -> str:
     Returns:
         The text, up to where another question begins.
     """
-    text = tail.translate(_PLAIN)
+    text = _CROSSED_OUT.sub(" ", tail.translate(_PLAIN))
     another = _NEXT_QUESTION.search(text)
     if another and re.search("[0-9]", text[: another.start()]):
         text = text[: another.start()]

@@ -24,7 +24,7 @@ import re
 from fractions import Fraction
 
 from proma_bench.tasks.readable import ARGUMENT, readable
-from proma_bench.tasks.statements import NUMERAL, OPEN, SCALE, is_denied, is_doubtful, number
+from proma_bench.tasks.statements import NUMERAL, is_denied, is_doubtful, number
 
 TAIL = 300
 """Number of characters at the end of a completion that are read (the same as in VeRL)."""
@@ -58,8 +58,8 @@ def lenient_number(completion: str) -> Fraction | None:
         return strict
     is_cut = len(completion) > TAIL
     text = readable(completion[-TAIL:])
-    if box := _last_box(text):
-        return _in_box(text, *box, is_cut)
+    if boxes := _boxes(text):
+        return _in_last_box(text, boxes, is_cut)
     if _COLUMN.search(text):
         return None
     return _after_cue(text) if _CUE.search(text) else _in_last_sentence(text, is_cut)
@@ -74,18 +74,23 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _UNBRACED = re.compile(r"-?\\?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?=[.,]?(?:[\s$)\]}]|\Z))")
 _INNER_BOX = re.compile(_BOX.pattern + ARGUMENT)
 _SPACES = r"(?:[ $]|\\[,;: ])*"
-_SIGNS = "-+_×÷·±∓<>≤≥≠"
-# What makes a box a part of an expression: -\boxed{18}, 2 \times \boxed{9}, \frac{\boxed{36}}{2}, \boxed{2}^3
+# What makes a box a part of an expression: -\boxed{18}, 2 \times \boxed{9}, \frac{\boxed{36}}{2}, x\boxed{18}
 _JOINED_BEFORE = re.compile(
-    rf"(?:[{_SIGNS}*/^(|{{!√]|\\(?!therefore|implies|[a-zA-Z]*rightarrow|approx|quad|qquad)[a-zA-Z]+){_SPACES}\Z"
-    r"|[0-9_)}] *\Z",
+    rf"(?:[-+_×÷·±∓<>≤≥≠*/^(|{{!√]|\\(?!therefore|implies|[a-zA-Z]*rightarrow|approx|quad|qquad)[a-zA-Z]+){_SPACES}\Z"
+    r"|[0-9_)}] *\Z|(?<![^\W\d_])[^\W\d_]\Z|(?:[0-9%}]|\bpercent)\s+of(?:\s+the)?[ $]*\Z",
     re.IGNORECASE,
 )
-_JOINED_AFTER = re.compile(
-    rf"{_SPACES}(?:[{_SIGNS}{{|]|\^(?!\{{?\\circ)|/(?!\s?[a-zA-Z{OPEN}])|\*\s*[0-9\\(]|{OPEN}?\s*{SCALE.pattern}"
-    r"|\\(?!end|checkmark|blacksquare|square|qed|quad|qquad|approx)[a-zA-Z])| *[0-9]|\(",
+# What ends the mathematics or the emphasis that a box is in, and what ends a proof.
+_CLOSING = re.compile(
+    r"[}\])$*_`!]*(?:(?:\s|\\[,;: ]|\\q?quad(?![a-zA-Z]))*"
+    r"(?:\\(?:checkmark|blacksquare|square|qed)(?![a-zA-Z])|[■□∎✓✔✅]))*"
+)
+# Between two boxes of one sentence: that the second one follows from the first.
+_CONSEQUENCE = re.compile(
+    r"\b(?:then|so|hence|thus|therefore|finally|gives?|makes?|equals?|becomes?|leaves?)\b|\A[\s$]*=|⇒|→|\\implies|arrow",
     re.IGNORECASE,
 )
+_CONNECTIVES = re.compile(r"\\?[a-zA-Z]*\{|\b(?:and|or|vs|to)\b", re.IGNORECASE)
 _CUE = re.compile(
     r"\banswers?\b(?:[^.\n0-9\\$=:]{0,60}?(?:\b(?P<verb>is|are|be|equals?)\b|[:=])|[^\w.]*\n)"
     r"|#{4,}(?=[\s*_]*[-+]?\s*(?:\\|\$|\.?[0-9]))",
@@ -94,18 +99,20 @@ _CUE = re.compile(
 _END = re.compile(r"([.!?](?=[\"'*_)”]*(?:\s|\Z))|\n)")
 _RETRACTION = re.compile(
     r"(?:[.!?…\n)}$]|\A)[\s*_$)\]\\]*(?:wait|oops|hmm+|actually|correction|sorry|no|hold on|on second thought)"
-    r"(?:[,.!:;…—-]|\s+(?:it|that|this|the answer|no)\b)",
+    r"(?:[,.!:;…—-]|\s+(?:it|that|this|the answer|no)\b)"
+    r"|\b(?:mistake|incorrect|wrong|not (?:quite|right|correct)|\w+n['’]t (?:right|correct)|re-?check)\b"
+    r"|\bshould (?:be|have been)\b",
     re.IGNORECASE,
 )
 _COLUMN = re.compile(r"^[ $\\\d.,+-]*\d[ $\\\d.,+-]*\n\s*[$\\\d.,+-]*\d[ $.]*$", re.MULTILINE)
 
 
-def _last_box(text: str) -> tuple[int, int, str] | None:
-    """The beginning and the end of the last box, and its content, which is empty if it is damaged."""
-    found, position = None, 0
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """The beginning and the end of each box, and its content, which is empty if it is damaged."""
+    found, position = [], 0
     while box := _BOX.search(text, position):
         content, position = _content(text, box.end())
-        found = box.start(), position, content
+        found.append((box.start(), position, content))
     return found
 
 
@@ -122,21 +129,33 @@ def _content(text: str, start: int) -> tuple[str, int]:
     return "", len(text)
 
 
-def _in_box(text: str, start: int, end: int, content: str, is_cut: bool) -> Fraction | None:
-    """The number in a box, if the box is not part of an expression and no other answer follows."""
+def _in_last_box(text: str, boxes: list[tuple[int, int, str]], is_cut: bool) -> Fraction | None:
+    """The number in the last box, if it is all of the answer and no other answer follows."""
+    start, end, content = boxes[-1]
     before, after = text[:start], text[end:]
-    is_joined = _JOINED_BEFORE.search(before) or _JOINED_AFTER.match(after)
-    if _RETRACTION.search(after):
-        return None
     if (
         _RETRACTION.search(after)
-        or is_joined
+        or _JOINED_BEFORE.search(before)
         or is_doubtful(_END.split(before)[-1])
         or (is_cut and len(before) < len(r"\times $$ "))
+        or any(other != content and _are_side_by_side(text[stop:start]) for _, stop, other in boxes[-2:-1])
     ):
         return None
     found, later = number(_INNER_BOX.sub(r"\1", content), boxed=True), _after_cue(after)
-    return found if later in (None, found) else None
+    return found if found is not None and later in (None, found) and _has_unit_alone(found, after) else None
+
+
+def _are_side_by_side(between: str) -> bool:
+    """Whether two boxes are two answers, and not an answer and what it follows from."""
+    in_one_sentence = not _END.search(between) or not re.search(r"[^\W\d_]{2}", _CONNECTIVES.sub("", between))
+    return in_one_sentence and not _CONSEQUENCE.search(between)
+
+
+def _has_unit_alone(found: Fraction, after: str) -> bool:
+    """Whether nothing but a unit follows the box in its sentence: it says the same number without the box."""
+    rest, end, *_ = [*_END.split(_CLOSING.sub("", after, count=1), maxsplit=1), ""]
+    words = re.split(r"\(|\\end\{", rest, maxsplit=1)[0]
+    return end != "?" and not is_denied(rest) and number(f"{found}{words}") == found
 
 
 def _after_cue(text: str) -> Fraction | None:
@@ -163,7 +182,9 @@ def _in_last_sentence(text: str, is_cut: bool) -> Fraction | None:
         sentence, end = sentences[place], ends[place]
         if re.search("[0-9]", sentence):
             is_item = place > 0 and end == "." and sentence.strip().isdigit()
-            return None if end == "?" or is_item or (is_cut and place == 0) else number(sentence)
+            is_taken_back = _RETRACTION.search("".join(parts[2 * place + 1 :]))
+            is_doubted = end == "?" or is_item or (is_cut and place == 0) or is_taken_back
+            return None if is_doubted else number(sentence)
         if NUMERAL.search(sentence):
             return None
     return None

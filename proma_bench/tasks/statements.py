@@ -24,18 +24,22 @@ _NUMERALS = """
 _SCALES = """
     half halves third thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths
     ninth ninths tenth tenths hundredth hundredths thousandth thousandths hundred hundreds thousand thousands million
-    millions billion billions trillion trillions dozen dozens tens lakh lakhs crore crores grand mil mio mln mn bn tn
+    millions billion billions trillion trillions quadrillion quadrillions quintillion quintillions zillion zillions
+    eleventh elevenths twelfth twelfths sixteenth sixteenths twentieth twentieths thirtieth thirtieths sixtieth
+    sixtieths dozen dozens tens lakh lakhs crore crores grand mil mio mln mn bn tn
+    Tausend Millionen Milliarde Milliarden Mrd Dutzend mille milliard milliards millones
 """
 _DENIALS = r"not never wrong incorrect cannot neither nor if suppose assume assuming whether \w+n['’]t"
 _OPERATORS = (
     "or plus minus negative divided multiplied squared cubed halved doubled tripled factorial point power mod choose"
 )
-_BOUNDS = "than least most between over under above below exceeds exceeding from within unless except without"
+_BOUNDS = "than least most until between over under above below exceeds exceeding from within unless except without"
 _SHARES = "product multiple factor power percent out instead one some most each"
-_FUNCTIONS = "half twice double triple square cube root times log ln sin cos tan max min gcd lcm exp mod abs"
+_FUNCTIONS = "half twice double triple square cube root times log ln sin cos tan gcd lcm exp mod abs"
+_EXTREMES = "max min maximum minimum"
 _LABELS = """
     step day week month year part question problem example case chapter page line figure table equation option method
-    no level grade room lesson exercise section note round stage base
+    no level grade floor row seat item player team room lesson exercise section note round stage base
 """
 
 _MONTHS = """
@@ -48,23 +52,21 @@ def _any_of(*lists: str) -> str:
     return rf"(?<![^\W\d_])(?:{'|'.join(' '.join(lists).split())})(?![^\W\d_])"
 
 
-SCALE = re.compile(_any_of(_SCALES), re.IGNORECASE)
-"""A word that makes another number of the one before it."""
-
 NUMERAL = re.compile(_any_of("zero one", _NUMERALS, _SCALES), re.IGNORECASE)
 """A number in words."""
 
 _UNIT = re.compile("(?:[cmk]m|[mk]?g|m[lL]|ft|in|lbs?|oz|yd|mi|[mk]ph|hrs?|mins?|secs?|k?m/[hs]|USD|EUR|GBP)")
 _AFTER = re.compile(
     rf"{_any_of(_NUMERALS, _SCALES, _DENIALS, _OPERATORS)}|{OPEN}\s*(?-i:[kKMBxyznie]|pi)\s*{CLOSE}|(?<!\w)pi(?!\w)"
-    rf"|\A\s*(?:of\s+)?(?-i:{_any_of(_MONTHS)})",
+    rf"|\A\s*(?:of\s+)?(?-i:{_any_of(_MONTHS)})|(?<!\w)(?:at\s+(?:most|least)|and\s+(?:up|above|over|below|under|more|a))(?!\w)",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
     rf"{_any_of(_DENIALS)}"
-    rf"|(?:{_any_of(_NUMERALS, _SCALES, _OPERATORS, _BOUNDS, _FUNCTIONS, _LABELS, _MONTHS)}"
-    rf"|{_any_of('divided multiplied increased decreased reduced')}\s+by"
-    rf"|{_any_of(_NUMERALS, _SCALES, _FUNCTIONS, _SHARES)}\s+of(?:\s+the)?)[\s#:$]*{CLOSE}?\s*\Z",
+    rf"|(?:{_any_of(_NUMERALS, _SCALES, _OPERATORS, _BOUNDS, _FUNCTIONS, _EXTREMES, _LABELS, _MONTHS)}"
+    rf"|{_any_of('divided multiplied increased decreased reduced off short')}\s+by|(?<!\w)(?:up|raised|or\s+equal)\s+to"
+    r"|(?<!\w)as\s+(?:many|much|few|little)\s+as"
+    rf"|{_any_of(_NUMERALS, _SCALES, _FUNCTIONS, _EXTREMES, _SHARES)}\s+of(?:\s+the)?)[\s#:$]*{CLOSE}?\s*\Z",
     re.IGNORECASE,
 )
 _DENIAL = re.compile(_any_of(_DENIALS), re.IGNORECASE)
@@ -115,7 +117,8 @@ def number(statement: str, boxed: bool = False) -> Fraction | None:
         return None
     if relation not in ([], ["="]) and any(re.search("[0-9]", _WORD.sub("", side)) for side in left):
         return None  # 22/7 ≈ 3.14: which one is meant?
-    return _amount(right, boxed)
+    found = _amount(right, boxed)
+    return None if any(_is_other_number(side, found) for side in left) else found
 
 
 def is_doubtful(before: str) -> bool:
@@ -145,6 +148,11 @@ def _is_left(side: str, boxed: bool) -> bool:
         return _NAME.fullmatch(rest) is not None
     has_letters = re.search(rf"(?<![\\a-zA-Z]){_LETTER}{{2}}", re.sub(f"{OPEN}.*?{CLOSE}", "", side))
     return not (boxed and has_letters and rest)
+
+
+def _is_other_number(side: str, found: Fraction | None) -> bool:
+    """Whether a side contradicts the right one, as in ``18 = 20``; ``9 * 2 = 17`` is a mistake, which counts."""
+    return re.fullmatch(r"[\s$]*[0-9][0-9,.]*[\s$]*", side) is not None and arithmetic.value(_bare(side)) != found
 
 
 def _is_between(side: str) -> bool:

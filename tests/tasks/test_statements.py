@@ -15,6 +15,7 @@ EIGHTEEN = r"""
     Answer: 18 °C | Answer: 18 cm² | Answer: 6 x 3 = 18 | The final answer is therefore 18 apples.
     So the total is $5 + $13 = $18. | Total: 9 eggs * $2/egg = $18 | 3 weeks and 3 days = 6 * 3 = 18
     Total cost = price * quantity = 9 * 2 = 18 | 18 \% | <answer>18</answer> | It is 18.</s>
+    <s>20</s> 18 | The answer is ~~20~~ 18. | The answer is 18<sup>1</sup>.
     So 5 apples + 13 apples = 18 apples | He ran 18 times. | 1. 18 apples | In 9 hours he walks 9 * 2 = 18 km.
 """
 
@@ -42,6 +43,11 @@ IN_DOUBT = r"""
     2 * width = 18 | width * 2 = 18 | twice x = 18 | 6*3 = 18 and 18-2 = 16 | 6*3=18, 18-2=16 | Step 2: Multiply.
     1. Add. 2. | The total is 18. What about day 5? | She has 6 boxes. So she makes eighteen dollars. | more than 18
     x18 | 18x | print(18) | sqrt{16} | frac{1}{2} | \frac{1}{2 | 2^{3 | 18 grand | - 18 | * 18 | 18 \\ 20 | ,867
+    The answer is up to 18. | The answer is a maximum of 18. | The answer is as many as 18. | The answer is until 18.
+    The answer is greater than or equal to 18. | The answer is off by 18. | The answer is raised to 2.
+    The answer is 18 = 20. | The answer is 18 quadrillion. | The answer is 5 sixteenths. | The answer is row 5.
+    The answer is 18 Tausend. | The answer is 18. That is wrong. | She has 18 apples. That is incorrect.
+    The answer is 18 at most. | The answer is 18 and up. | The answer is ~~18~~. | The answer is x<sub>2</sub>.
     \boxed{ab + cd = 18} | \boxed{2 ab = 18} | 18 apples < the rest | 18 apples ≠ the rest | Her age is 18; his is 20
 """
 
