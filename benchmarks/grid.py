@@ -87,7 +87,7 @@ GRIDS = {
     "transformer": Grid(
         TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
         "prompts",
-        {16: 32, 64: 128},
+        {16: 32},
         ("reinforce", "grpo", "proma", "elsewhere"),
         rates=(5e-5, 1e-4),
         default=1e-4,

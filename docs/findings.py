@@ -245,9 +245,10 @@ def contents() -> dict[str, str]:
         found |= {
             f"grid: {name}": grid_table(name),
             f"ours: {name}": ours_table(name),
-            f"growth: {name}": growth_table(name),
             f"target: {name}": f"Aimed at: {searches(name)} microbatches.",
         }
+        if len(grid(name)) > 1:
+            found[f"growth: {name}"] = growth_table(name)
     return found
 
 
