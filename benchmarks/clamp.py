@@ -8,8 +8,8 @@ microbatches 8, 16 and 24 of 32, at seven steps of training, and over ten seeds:
 
 - in the plain gradient's direction: sum_i <A', S_i>^2 / sum_i <A, S_i>^2 over the microbatch's sequences and all
   tensors, which is the ratio of the two KL divergences to second order, as the microbatch estimates them;
-- through Adam: the exact KL divergence on the microbatch's images of the step that Adam would take with A', over that of
-  the step that it would take with A.
+- through Adam: the exact KL divergence on the microbatch's images of the step that Adam would take with A', over that
+  of the step that it would take with A.
 """
 
 from __future__ import annotations

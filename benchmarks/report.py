@@ -87,12 +87,11 @@ def write_peers(results: list[Results], page: Path = PEERS_PAGE) -> str:
 
 
 def performance_table(results: list[Results]) -> str:
-    """The README's table: ratios to plain autograd and to REINFORCE, without their quartiles."""
+    """The README's table: ratios to plain autograd, without their quartiles."""
     parts = []
     for found in results:
-        backward = [info for info in found.suite("backward") if not info["layer"] or "Linear" in info["case"]]
-        if shown := [tables.overhead(group, quartiles=False) for group in (backward, found.suite("small")) if group]:
-            parts += [_machine(found.newest_with("backward", "small")), *shown]
+        if backward := [info for info in found.suite("backward") if not info["layer"] or "Linear" in info["case"]]:
+            parts += [_machine(found.newest_with("backward")), tables.overhead(backward, quartiles=False)]
     return "\n\n".join(parts) or NOTHING
 
 

@@ -25,7 +25,8 @@ from proma_bench.runs.directory import Divergence, Run, read_run
 
 HOME = Path(__file__).parent / "results" / "leaderboard"
 KEPT = (
-    "step score score_sampled reward kl_local kl_local_unseen kl_global entropy removed_ratio clamped update_seconds seconds"
+    "step score score_sampled reward kl_local kl_local_unseen kl_global entropy removed_ratio clamped "
+    "update_seconds seconds"
 ).split()
 DIGITS = 5
 

@@ -222,11 +222,10 @@ def _plain_cell(one: Compared) -> str:
 
 def searches(name: str) -> str:
     """The local KL that was aimed at, by the number of microbatches."""
-    known = json.loads((GRID / f"{name}-search.json").read_text())
-    aimed = {
-        count: target(GRIDS[name], {arm: {float(rate): kl for rate, kl in of_arm.items()} for arm, of_arm in arms.items()})
-        for count, arms in known.items()
-    }  # fmt: skip
+    aimed = {}
+    for count, arms in json.loads((GRID / f"{name}-search.json").read_text()).items():
+        known = {arm: {float(rate): kl for rate, kl in of_arm.items()} for arm, of_arm in arms.items()}
+        aimed[count] = target(GRIDS[name], known)
     return ", ".join(f"{kl:.2g} nats with {count}" for count, kl in aimed.items())
 
 

@@ -1,0 +1,148 @@
+"""The tables of docs/findings.md, computed a second time from the stored runs by code that shares nothing with docs/.
+
+How closely is said in `test_published_verdicts`.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recomputed.page import between, interval_shown, shown, table
+from recomputed.runs import stored
+from recomputed.statistics import interval, p_value
+from recomputed.verdicts import bounded, holm_bounds
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (ROOT / "docs" / "findings.md").read_text()
+MEASURES = {"sampled score": "score_sampled", "greedy score": "score", "entropy": "entropy"}
+TITLES = {
+    "REINFORCE": "reinforce", "GRPO": "grpo", "PROMA": "proma", "PROMA, clamp 1": "proma 1.0",
+    "PROMA, no clamp": "proma None", "ISOPO": "isopo", "shrinking": "shrink", "projected elsewhere": "elsewhere",
+}  # fmt: skip
+TIERS = {"bandit": "initial_states", "transformer": "prompts"}
+
+
+def arm(config):
+    """A method, with its clamp where that is not the default."""
+    clamp = config["max_removed"]
+    return config["method"] if clamp == 0.5 else f"{config['method']} {clamp}"
+
+
+def runs_of(tier):
+    """Stored runs by the number of microbatches, arm and seed."""
+    found = {}
+    for line in stored(RESULTS / "grid" / f"{tier}.jsonl.gz"):
+        config = line["config"]
+        sequences = config[TIERS[tier]] * config["group_size"] // config["steps_per_batch"]
+        of_count = found.setdefault(sequences // config["microbatch_size"], {})
+        of_count.setdefault(arm(config), {})[config["seed"]] = line
+    return found
+
+
+def last(line, metric):
+    return line["metrics"][metric][-1]
+
+
+def minus(mine, other, metric):
+    return np.array([last(mine[seed], metric) - last(other[seed], metric) for seed in sorted(mine)])
+
+
+def wrong_cells(cells, values):
+    """Those of a column that are not the interval and the adjusted p-value of these differences, by name."""
+    levels = holm_bounds([bounded(p_value(one), len(one)) for one in values.values()])
+    wrong = []
+    for (name, one), level in zip(values.items(), levels, strict=True):
+        difference, _, adjusted_p = cells[name].partition("<br>Holm ")
+        if not (interval_shown(difference, interval(one, 0.95)) and shown(f"+{adjusted_p}", *level[1:])):
+            wrong.append((name, cells[name], interval(one, 0.95), level))
+    return wrong
+
+
+def rows_of(marker, count=None):
+    rows = table(between(PAGE, marker), "")
+    return [row for row in rows if count is None or row["microbatches"] == str(count)]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_differences_from_reinforce_are_recomputed(tier):
+    for count, arms in runs_of(tier).items():
+        rows = {TITLES[row["method"].strip("*")]: row for row in rows_of(f"grid: {tier}", count)}
+        assert rows.keys() == arms.keys()
+        for heading, metric in MEASURES.items():
+            own = np.mean([last(line, metric) for line in arms["reinforce"].values()])
+            assert shown(rows["reinforce"][heading], own, own)
+            values = {name: minus(arms[name], arms["reinforce"], metric) for name in rows if name != "reinforce"}
+            assert wrong_cells({name: row[heading] for name, row in rows.items()}, values) == []
+        for name, row in rows.items():
+            kl = np.mean([np.mean(line["metrics"]["kl_local"]) for line in arms[name].values()])
+            assert float(row["mean local KL"]) == pytest.approx(kl, rel=0.06)
+            assert row["n"] == str(len(arms[name]))
+            assert {f"{line['config']['learning_rate']:g}" for line in arms[name].values()} == {row["rate"]}
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_proma_minus_others_is_recomputed(tier):
+    for count, arms in runs_of(tier).items():
+        rows = {TITLES[row[""].removeprefix("PROMA minus ")]: row for row in rows_of(f"ours: {tier}", count)}
+        assert rows.keys() == {"grpo", "elsewhere"}
+        for heading, metric in MEASURES.items():
+            values = {name: minus(arms["proma"], arms[name], metric) for name in rows}
+            assert wrong_cells({name: row[heading] for name, row in rows.items()}, values) == []
+
+
+def test_growth_is_recomputed():
+    by_count = runs_of("bandit")
+    few, many = by_count[4], by_count[64]
+    rows = {
+        TITLES[row["method"]]: row["growth of the difference in sampled score"] for row in rows_of("growth: bandit")
+    }
+    values = {
+        name: minus(many[name], many["reinforce"], "score_sampled")
+        - minus(few[name], few["reinforce"], "score_sampled")
+        for name in rows
+    }
+    assert wrong_cells(rows, values) == []
+
+
+def test_long_runs_are_recomputed():
+    arms = {}
+    for line in stored(RESULTS / "long" / "bandit.jsonl.gz"):
+        arms.setdefault(line["config"]["method"], {})[line["config"]["seed"]] = line
+    rows = {row["rate"] + row["mean local KL"]: row for row in table(between(PAGE, "long"), "")}
+    found = {}
+    for name, seeds in arms.items():
+        (rate,) = {f"{line['config']['learning_rate']:g}" for line in seeds.values()}
+        kl = np.mean([np.mean(line["metrics"]["kl_local"]) for line in seeds.values()])
+        found[name] = rows[f"{rate}{kl:.2g}"]
+        assert found[name]["n"] == str(len(seeds)) == "10"
+    for heading, metric in MEASURES.items():
+        values = {name: minus(arms[name], arms["reinforce"], metric) for name in arms if name != "reinforce"}
+        assert wrong_cells({name: row[heading] for name, row in found.items()}, values) == []
+
+
+def test_rates_were_searched_on_other_seeds():
+    for tier in TIERS:
+        plan = json.loads((RESULTS / "grid" / f"{tier}-search.json").read_text())
+        for count, arms in runs_of(tier).items():
+            known = plan[str(count)]
+            default = next(line["config"]["learning_rate"] for line in arms["reinforce"].values())
+            target = known["reinforce"][f"{default}"]
+            for seeds in arms.values():
+                assert min(seeds) >= 10
+            for name, rates in known.items():
+                judged = {"proma, clamp 1": "proma 1.0", "proma, no clamp": "proma None"}.get(name, name)
+                nearest = min(rates, key=lambda rate: abs(rates[rate] - target))
+                if judged in arms and judged != "reinforce":
+                    (rate,) = {line["config"]["learning_rate"] for line in arms[judged].values()}
+                    assert rate == float(nearest) and math.isclose(rates[nearest], target, rel_tol=0.05)
+
+
+def test_a_changed_run_is_noticed():
+    arms = runs_of("bandit")[64]
+    arms["proma"][10]["metrics"]["score_sampled"][-1] += 0.3
+    rows = {TITLES[row["method"].strip("*")]: row for row in rows_of("grid: bandit", 64)}
+    values = {name: minus(arms[name], arms["reinforce"], "score_sampled") for name in rows if name != "reinforce"}
+    assert wrong_cells({name: row["sampled score"] for name, row in rows.items()}, values)
