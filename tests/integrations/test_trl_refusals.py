@@ -263,6 +263,12 @@ def test_another_trl_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPat
         versions.require_trl()
 
 
+def test_the_oldest_trl_is_the_same_everywhere() -> None:
+    root = Path(__file__).parents[2]
+    assert f'"trl>={versions.OLDEST},<{versions.TOO_NEW}"' in (root / "pyproject.toml").read_text()
+    assert f"--no-deps trl=={versions.OLDEST}.0\n" in (root / "tox.ini").read_text()
+
+
 def test_a_newer_trl_is_a_warning() -> None:
     with pytest.warns(UserWarning, match=r"checked with TRL 1.16, found 1.17.1: settings that are new"):
         versions.warn_if_unchecked("1.17.1")
