@@ -19,8 +19,7 @@ STEPS, MICROBATCHES, SEQUENCES = 60, 8, 8  # optimizer steps, microbatches in ea
 
 
 def main(steps: int = STEPS, rule: str = "iterative") -> nn.Module:
-    fabric = Fabric()  # as `fabric run` says
-    fabric.launch()
+    fabric = Fabric()  # what `fabric run` says; one process without it
     policy = make_policy()
     policy, optimizer = fabric.setup(policy, torch.optim.AdamW(policy.parameters(), lr=3e-3))
     torch.manual_seed(1 + fabric.global_rank)  # other samples in each process

@@ -3,7 +3,7 @@
 On several processes, each projects the running gradient of its own microbatches, and the last one of a step averages
 them:
 
-    accelerate launch --cpu --num_processes 2 examples/plain_accelerate.py
+    ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 examples/plain_accelerate.py
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def example(name: str) -> ModuleType:
 def worker(rank: int, ranks: int, folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    os.environ.update(ACCELERATE_USE_CPU="true", LT_ACCELERATOR="cpu", LT_DEVICES=str(ranks))
+    os.environ.update(LT_CLI_USED="1", LT_ACCELERATOR="cpu", LT_DEVICES=str(ranks))  # what `fabric run` sets
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     if ranks > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LT_STRATEGY="ddp")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # asked for, not used: a free port may be taken
