@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -108,7 +108,7 @@ def load_function(name: str) -> Callable[..., Any]:
             function = function()
         except Exception as error:
             raise UsageError(f"{name} cannot be made without arguments: {type(error).__name__}: {error}") from error
-    return cast(Callable[..., Any], function)
+    return function
 
 
 # ---------------------------------------------------------------------------------------------- counterexamples
