@@ -241,6 +241,8 @@ CONVENTIONS = """\
 - A stated approximation is the number (`x \\approx 18.3`), unless an exact expression stands beside it.
 - The last box counts; without a box, what is said after "answer is"; otherwise the last sentence with a number. If what
   counts has no number, there is none.
+- What follows a box in its sentence must be its unit: `\boxed{18} or 20`, `\boxed{18}k`, `\boxed{18}, \boxed{20}` and
+  `\boxed{18}. That is wrong.` have no number.
 - A number in the strict form always counts, as in VeRL, whatever follows it: `#### 2^3` is 2.
 """
 MOST = 12

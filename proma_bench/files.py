@@ -173,7 +173,10 @@ def require_own(root: Path, name: str, mark: bytes) -> None:
 
 def make_folder(root: Path, name: str = ".") -> Path:
     """Make the directory ``root/name``, unless it is there; raises as `write`."""
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file, or a link that leads nowhere
+        raise OSError(errno.ENOTDIR, "there is something else of this name, and no directory", str(root)) from error
     with _folder(root, root / name / "file"):
         return root / name
 

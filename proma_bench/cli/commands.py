@@ -113,7 +113,7 @@ class LadderCommand:
     tiers: Annotated[str | None, _default("all tiers")] = None
     """Tiers to run, separated by commas."""
     methods: Annotated[str | None, _default("reinforce,grpo,proma")] = None
-    """Methods to compare, separated by commas, or all; FILE.py:NAME is an update rule of your own."""
+    """Methods to compare, separated by commas, or all; FILE.py:NAME or MODULE:NAME is an update rule of your own."""
     budget: Literal["smoke", "quick", "full"] = "quick"
     """smoke: seconds, does it run; quick: minutes on two cores; full: long enough to converge."""
     seeds: Annotated[int | None, _default("10; smoke 2")] = None
@@ -164,9 +164,9 @@ class ReportCommand:
 class VerifyCommand:
     """Try a projection or an update rule of your own on hostile inputs: which promises it keeps, what breaks others."""
 
-    function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
-    """Any fn(running [*W], seq_grads [B, *W]) -> [*W], or rule(gram, overlap, advantages) -> coefficients; modules of
-    the current directory are found, too."""
+    function: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FUNCTION")]
+    """FILE.py:NAME or PACKAGE.MODULE:NAME, of any fn(running [*W], seq_grads [B, *W]) -> [*W], or
+    rule(gram, overlap, advantages) -> coefficients; modules of the current directory are found, too."""
     inexact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Of a projection, ask only for what approximate methods promise as well."""
 

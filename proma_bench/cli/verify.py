@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
 import inspect
-import os
-import pkgutil
-import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from proma_bench import named
 from proma_bench.console import say
 from proma_bench.errors import RunError, UsageError
 from proma_bench.projection.updates import AnyRule, RuleError, UpdateRule, as_rule
@@ -102,54 +97,18 @@ def _show_problem(heading: str, description: str, console: Console) -> None:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names; of a class of update rules, the rule with its defaults.
+    """The function of a name (see `proma_bench.named`); of a class of update rules, the rule with its defaults.
 
     Raises:
         UsageError: there is no such function; the message has the nearest name.
     """
-    module_name, _, function_name = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise UsageError(f"a function is named package.module:function, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    module = _load_module(module_name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise _unknown(f"function in {module_name}", function_name, _functions(module))
+    function = named.load(name).function
     if isinstance(function, type):
         try:
             function = function()
         except Exception as error:
             raise UsageError(f"{name} cannot be made without arguments: {type(error).__name__}: {error}") from error
-    return cast(Callable[..., Any], function)
-
-
-def _load_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{name}.".startswith(f"{missing}."):
-            raise _unknown("module", missing, _modules_beside(missing)) from error
-        raise UsageError(f"cannot import {name}: {type(error).__name__}: {error}") from error
-
-
-def _functions(module: ModuleType) -> list[str]:
-    """What the module defines; where that is nothing, what it imports."""
-    public = {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
-    own = [name for name, value in public.items() if getattr(value, "__module__", None) == module.__name__]
-    return own or list(public)
-
-
-def _modules_beside(name: str) -> list[str]:
-    parent, _, _ = name.rpartition(".")
-    places = getattr(sys.modules.get(parent), "__path__", []) if parent else None
-    return [f"{parent}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(places)]
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> UsageError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return UsageError(f"unknown {kind}: {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return function
 
 
 # ---------------------------------------------------------------------------------------------- counterexamples

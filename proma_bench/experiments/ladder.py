@@ -6,7 +6,7 @@ import collections
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from proma_bench.learning.config import BUDGETS
 from proma_bench.learning.methods import METHODS, all_methods, method_named
 from proma_bench.runs.criteria import criteria_for
 from proma_bench.runs.directory import read_divergence, read_json, read_run, write_json
+from proma_bench.runs.rules import has_begun
 from proma_bench.tiers import TIERS
 
 SEEDS = {"smoke": 2, "quick": 10, "full": 10}
@@ -97,11 +98,12 @@ def make_plan(
     gpu = any(TIERS[tier].threads is None for tier in tiers) and _has_gpu()
     settings = {tier: TIERS[tier].ladder_settings(budget, model, gpu) for tier in tiers}
     seeds = SEEDS[budget] if seeds is None else seeds
-    return Plan(tiers, methods, budget, seeds, criteria, rates, model, settings, _rules(methods))
+    sizes = {TIERS[tier](**settings[tier]).microbatch_size for tier in tiers}
+    return Plan(tiers, methods, budget, seeds, criteria, rates, model, settings, _rules(methods, sizes))
 
 
-def _rules(methods: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of the file of each method in a file, which is imported and tried."""
+def _rules(methods: Sequence[str], sizes: Collection[int]) -> dict[str, str]:
+    """The SHA-256 of the file of each method in a file, which is imported and tried with these microbatches."""
     folders = collections.Counter(method_named(method).folder for method in methods)
     if twice := [folder for folder, count in folders.items() if count > 1]:
         raise UsageError(f"two methods would have the directory {twice[0]!r}; give one of their files another name")
@@ -110,7 +112,8 @@ def _rules(methods: Sequence[str]) -> dict[str, str]:
         return {}
     from proma_bench.learning.rules import users_rule
 
-    sources = {method: users_rule(method).source or "" for method in own}
+    tried = [(method, users_rule(method, sequences=size)) for method in own for size in sorted(sizes)]
+    sources = {method: rule.source or "" for method, rule in tried}
     return {method: hashlib.sha256(source.encode()).hexdigest() for method, source in sources.items()}
 
 
@@ -182,11 +185,15 @@ def _record(plan: Plan, root: Path) -> None:
     path, wanted = root / "ladder.json", _as_json(plan)
     if path.exists():
         stored = read_json(path)
-        different = [
-            f"{key} {stored.get(key)!r}, not {wanted[key]!r}" for key in wanted if stored.get(key) != wanted[key]
-        ]
-        if different:
-            raise UsageError(f"{root} holds a different ladder ({'; '.join(different)}); choose another --out")
+        different = {
+            key: f"{key} {stored.get(key)!r}, not {wanted[key]!r}" for key in wanted if stored.get(key) != wanted[key]
+        }
+        if different.keys() == {"rules"} and not any(
+            has_begun(job.path) for job in plan.jobs(root) if job.config.method in plan.rules
+        ):
+            write_json(path, wanted)  # a rule that failed at once was repaired
+        elif different:
+            raise UsageError(f"{root} holds a different ladder ({'; '.join(different.values())}); choose another --out")
     else:
         files.make_folder(root)
         write_json(path, wanted)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from proma_bench import named
 from proma_bench.errors import UsageError, require_known
 from proma_bench.projection.config import SETTINGS
 from proma_bench.tables import Table
@@ -49,7 +50,8 @@ class Method:
             these settings differ.
         projects: whether the running gradient is projected, or another update rule is applied. The objective is then
             the log-probabilities themselves; the advantages enter in the backward pass.
-        rule: its update rule: a name in `proma_bench.projection.rules`, or ``FILE.py:NAME``; None is the projection.
+        rule: its update rule: a name in `proma_bench.projection.rules`, or one as in `proma_bench.named`; None is the
+            projection.
         loss_aggregation: how rows are weighted, where that is part of the method; None is as the setting says.
         step: what moves the policy in place of the optimizer (see `proma_bench.learning.natural`), or the place to
             import it from; None is the optimizer.
@@ -122,23 +124,24 @@ def all_methods() -> dict[str, Method]:
 
 
 def method_named(name: str) -> Method:
-    """The method of this name: one of the tables, or for ``FILE.py:NAME`` an update rule in a file.
+    """The method of this name: one of the tables, or for ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME`` an update rule.
 
-    The file is not read yet; see `proma_bench.learning.rules`.
+    Nothing is imported yet; see `proma_bench.learning.rules`.
 
     Raises:
         UsageError: there is no such method.
     """
-    path, _, function = name.rpartition(":")
     known = all_methods()
-    if name in known or not path.endswith(".py"):
+    if name in known or ":" not in name:
         require_known("method", name, known)
         return known[name]
-    if not (function.isidentifier() and name.isprintable() and len(name) <= LONGEST_NAME):
+    parsed = named.parse(name)
+    if parsed is None or len(name) > LONGEST_NAME:
         raise UsageError(
-            f"a method in a file is named FILE.py:NAME, in at most {LONGEST_NAME} printable characters, got {name!r}"
+            f"an update rule of your own is named {named.FORM}, in at most {LONGEST_NAME} printable characters, "
+            f"got {name!r}"
         )
-    return _rule_method(name, Style(function, "#999999", "dashdot", "x"))
+    return _rule_method(name, Style(parsed[1], "#999999", "dashdot", "x"))
 
 
 def _rule_method(

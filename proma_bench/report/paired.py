@@ -16,6 +16,7 @@ from proma_bench.learning.methods import all_methods, method_named
 from proma_bench.report.statistics import LEAST_SEEDS, Array
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import ABOUT, Run
+from proma_bench.runs.rules import digest_of_rule
 
 _NOT_SHARED = {"method", "seed", "learning_rate", "checkpoint_every"} | ABOUT
 """What may differ between runs that are compared, besides the settings that only one method reads."""
@@ -186,8 +187,10 @@ def _comparable(title: str, runs: list[Run]) -> Comparable:
     for name in dict.fromkeys(run.config["method"] for run in members):
         same = _majority([run for run in members if run.config["method"] == name], _values_of(_own_settings(name)))
         members = [run for run in members if run.config["method"] != name or run in same]
-    notes = []
-    if other := [run for run in runs if run not in members]:
+    same_settings = members
+    members, changed = _of_one_rule(same_settings)
+    notes = [f"{title}: {line}" for line in changed]
+    if other := [run for run in runs if run not in same_settings]:
         notes.append(f"{title}: {len(other)} of {len(runs)} runs have other settings and are left out: {_paths(other)}")
     diverged = {_key(run): run for run in members if run.diverged is not None}
     notes += [f"{title}: {line}" for line in _divergences(members)]
@@ -210,6 +213,22 @@ def _comparable(title: str, runs: list[Run]) -> Comparable:
             notes.append(f"{title}: {run.path} repeats {found[key].path} and counts in no claim")
         found.setdefault(key, run)
     return Comparable(title, members, found, {key: diverged[key] for key in diverged.keys() - found.keys()}, notes)
+
+
+def _of_one_rule(members: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs of each method that were made with one text of its update rule, and a line for the others."""
+    digests = {id(run): digest_of_rule(run.path) for run in members}
+    left_out, lines = set(), []
+    for name in dict.fromkeys(run.config["method"] for run in members):
+        runs = [run for run in members if run.config["method"] == name]
+        same = set(map(id, _majority(runs, lambda run: str(digests[id(run)]))))
+        if other := [run for run in runs if id(run) not in same]:
+            left_out |= set(map(id, other))
+            lines.append(
+                f"{len(other)} of {len(runs)} runs of {name} were made with another version of its file and are left "
+                f"out: {_paths(other)}"
+            )
+    return [run for run in members if id(run) not in left_out], lines
 
 
 def _key(run: Run) -> Key:

@@ -32,9 +32,9 @@ MARK = b"proma_bench"  # in a PNG's metadata
 
 
 def style_of(method: str) -> Style:
-    """The method's style; unknown ones are black."""
+    """The method's style; unknown ones are black, and those in a file have its name without its folder."""
     known = all_methods().get(method)
-    return Style(plain(method), "black", "dashdot", "x") if known is None else known.style
+    return Style(plain(method.rpartition("/")[2]), "black", "dashdot", "x") if known is None else known.style
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ It says what was run. It is compared with the user's file when the run goes on, 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,19 +16,35 @@ RULE = "rule.py"
 
 
 def keep_rule(path: Path, source: str | None) -> None:
-    """Store the text, in a directory that is held; None is no such file."""
-    if source is not None and not os.path.lexists(path / RULE):
+    """Store the text, in a directory that is held; None is no such file. It stays once a step is recorded."""
+    if source is not None and not (has_begun(path) and os.path.lexists(path / RULE)):
         files.write(path, RULE, source.encode())
 
 
+def has_begun(path: Path) -> bool:
+    """Whether the run in a directory has recorded a step."""
+    try:
+        return os.lstat(path / "metrics.jsonl").st_size > 0
+    except OSError:
+        return False
+
+
+def digest_of_rule(path: Path) -> str | None:
+    """The SHA-256 of the text in a run's directory; None where there is none that can be read."""
+    try:
+        return hashlib.sha256(files.read(path / RULE)).hexdigest()
+    except OSError:
+        return None
+
+
 def require_same_rule(path: Path, source: str | None) -> None:
-    """Require that a run that is there was started with the same file of its update rule.
+    """Require that the steps of a run that is there were made with the same file of its update rule.
 
     Raises:
         UsageError: it was another one.
         RunError: it cannot be read.
     """
-    if source is None or not os.path.lexists(path / RULE):
+    if source is None or not (has_begun(path) and os.path.lexists(path / RULE)):
         return
     try:
         stored = files.read(path / RULE)

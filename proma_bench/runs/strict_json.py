@@ -1,4 +1,4 @@
-"""JSON as its standard has it: no NaN and no infinity, neither written nor read, and no endless nesting."""
+"""JSON as its standard has it: no NaN, no infinity, no name twice in an object, and no endless nesting."""
 
 from __future__ import annotations
 
@@ -24,15 +24,25 @@ def loads(text: bytes) -> Any:
 
     Raises:
         NotANumber: it holds a number that JSON does not have.
-        ValueError: it is not JSON, nested too deeply, or has a number beyond any float.
+        ValueError: it is not JSON, nested too deeply, or has a number beyond any float, or a name twice.
     """
     try:
-        value = json.loads(text, parse_float=_finite, parse_constant=_refuse)
+        value = json.loads(text, parse_float=_finite, parse_constant=_refuse, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _is_deeper(value, DEEPEST):
         raise ValueError("nested too deeply")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, of which Python's json would keep the last value of each name."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r:.40} is there twice")
+        found[name] = value
+    return found
 
 
 def _finite(digits: str) -> float:

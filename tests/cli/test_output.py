@@ -214,6 +214,14 @@ def test_what_is_in_the_way_of_a_run_is_named(tmp_path, capsys, name):
     assert error.count("\n") == 1 and str(tmp_path / "run") in error and name in error
 
 
+@pytest.mark.parametrize("target", ["nowhere", "loop"])
+def test_a_link_that_leads_nowhere_is_no_directory(tmp_path, capsys, target):
+    (tmp_path / "loop").symlink_to(target)
+    assert main([*RUN, "--out", str(tmp_path / "loop")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"proma-bench: {tmp_path / 'loop'}: there is something else of this name, and no directory"
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main([*RUN, "--out", str(tmp_path / "file" / "run")]) == 1

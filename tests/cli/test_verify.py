@@ -77,7 +77,10 @@ def verify(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", ["users_own:right", "users_own:in_place", "proma_bench:project"])
+@pytest.mark.parametrize(
+    "name",
+    ["users_own.py:right", "./users_own.py:right", "users_own:right", "users_own:in_place", "proma_bench:project"],
+)
 def test_a_right_projection_keeps_every_promise_in_a_line_each(verify, name):
     code, out, err = verify(name)
     assert (code, err) == (0, "")
@@ -175,13 +178,13 @@ def test_built_in_rules_are_verified_with_their_defaults(verify, name, lost):
     ("name", "message"),
     [
         ("users_rules:wants_more", "the rule wants_more in "),
-        ("users_own:rihgt", "unknown function in users_own: 'rihgt'; did you mean 'right'?"),
-        ("users_own:number", "unknown function in users_own: 'number'; did you mean 'in_place'?"),
+        ("users_own:rihgt", "users_own has no function 'rihgt'; did you mean 'right'?"),
+        ("users_own:number", "users_own has no function 'number'; did you mean 'in_place'?"),
         ("user_own:right", "unknown module: 'user_own'; did you mean 'users_own'?"),
         ("users_own.deep:right", "unknown module: 'users_own.deep'"),
         ("proma_bench.projecton:project", "unknown module: 'proma_bench.projecton'; did you mean 'proma_bench.proj"),
-        ("users_own", "a function is named package.module:function, got 'users_own'"),
-        ("..:right", "a function is named package.module:function, got '..:right'"),
+        ("users_own", "a function is named FILE.py:NAME or PACKAGE.MODULE:NAME, got 'users_own'"),
+        ("..:right", "a function is named FILE.py:NAME or PACKAGE.MODULE:NAME, got '..:right'"),
         ("broken:right", "cannot import broken: ZeroDivisionError: division by zero"),
         ("leaves:right", "cannot import leaves: SystemExit: 0"),
         ("needs:right", "cannot import needs: ModuleNotFoundError: No module named 'not_there'"),

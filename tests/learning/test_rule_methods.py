@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from proma_bench import ProjectionConfig
 from proma_bench.cli import main
 from proma_bench.cli.commands import _parse
 from proma_bench.errors import RunError, UsageError
-from proma_bench.experiments.ladder import _as_json, climb, make_plan
+from proma_bench.experiments.ladder import _as_json, _record, climb, make_plan
 from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import Training, train
 from proma_bench.learning.methods import METHODS, OTHER_METHODS, method_named
@@ -20,8 +21,11 @@ from proma_bench.learning.rules import chosen_rule, users_rule
 from proma_bench.projection.rules import UPDATE_RULES
 from proma_bench.projection.rules.isopo import Isopo
 from proma_bench.projection.rules.shrink import Shrink
+from proma_bench.report.paired import comparable
+from proma_bench.report.plots import style_of
 from proma_bench.report.reading import read_runs
 from proma_bench.report.settings import commands
+from proma_bench.tiers import TIERS
 
 FILE = """
 from dataclasses import dataclass
@@ -183,6 +187,7 @@ def test_what_is_no_rule_is_one_line_that_names_it_and_leaves_nothing(file, tmp_
         (b"1 / 0", "ZeroDivisionError: division by zero"),
         (b"def f(:", "SyntaxError: "),
         (b"raise SystemExit(0)", "SystemExit: 0"),
+        (b"import pytest; pytest.importorskip('not_there')", "Skipped: could not import 'not_there'"),
         (b"import not_there", "No module named 'not_there'"),
         (b"\xff", "it is not UTF-8"),
         (b"#" * (2**20 + 1), "more than the 1,048,576 that are read"),
@@ -218,6 +223,40 @@ def test_a_run_goes_on_with_the_same_file_alone(file, tmp_path):
     assert len(longer.metrics) == 4
 
 
+def test_a_function_in_a_module_is_a_method_as_well(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    found = chosen_rule(tiny(method=f"{file.stem}:damped", rule_settings={"strength": 3.0}))
+    one = torch.ones(1).double()
+    assert found.rule(torch.ones(1, 1).double(), one, one).tolist() == [0.25]
+    assert found.source == FILE
+
+
+AT_TWO = "def f(gram, overlap, advantages):\n    assert advantages.shape[-1] != 2\n    return advantages\n"
+"""A rule that fails with microbatches of two sequences."""
+
+
+def test_a_rule_is_tried_with_the_microbatches_of_the_run(tmp_path, capsys):
+    path, out = tmp_path / "two.py", tmp_path / "out"
+    path.write_text(AT_TWO)
+    code, err = run(capsys, "run", "bandit", "--method", f"{path}:f", "--microbatch-size", 2, "--out", out)
+    assert code == 2 and "raised AssertionError" in err and not out.exists()
+    path.write_text(AT_TWO.replace("!= 2", f"!= {TIERS['bandit']().microbatch_size}"))
+    code, err = run(capsys, "ladder", "--tiers", "bandit", "--methods", f"{path}:f", "--out", out)
+    assert code == 2 and "raised AssertionError" in err and not out.exists()
+
+
+def test_a_rule_that_was_repaired_before_the_first_step_goes_on(file, tmp_path):
+    out, config = tmp_path / "run", tiny(method=f"{file}:damped", steps=2)
+    file.write_text(FILE.replace("strength=1.0):\n", "strength=1.0):\n    assert len(gram) < 3, 'three tensors'\n"))
+    with pytest.raises(RunError, match="three tensors"):
+        run_in(out, config)
+    file.write_text(FILE)
+    assert run_in(out, config, resume=True).finished
+    assert (out / "rule.py").read_text() == FILE
+
+
 def test_what_a_runs_directory_holds_is_never_executed(file, tmp_path):
     out, config = tmp_path / "run", tiny(method=f"{file}:damped", steps=2)
     run_in(out, config)
@@ -247,6 +286,31 @@ def test_a_ladder_compares_the_methods_that_are_named(file, tmp_path):
     file.write_text(FILE + "# another")
     with pytest.raises(UsageError, match=r"holds a different ladder \(rules "):
         climb(make_plan(["bandit"], "smoke", 1, methods=methods), out, 1, console)
+
+
+def test_a_ladder_goes_on_with_a_rule_that_was_repaired_before_its_first_step(file, tmp_path):
+    out, methods, console = tmp_path / "ladder", [f"{file}:damped"], Console(quiet=True)
+    _record(make_plan(["bandit"], "smoke", 1, methods=methods), out)
+    file.write_text(FILE + "# repaired")
+    plan = make_plan(["bandit"], "smoke", 1, methods=methods)
+    climb(plan, out, 1, console)
+    assert json.loads((out / "ladder.json").read_text())["rules"] == plan.rules
+
+
+def test_runs_of_two_versions_of_a_file_are_not_one_method(file, tmp_path):
+    out = tmp_path / "runs"
+    for seed, version in enumerate([FILE, FILE, FILE + "# another"]):
+        file.write_text(version)
+        run_in(out / str(seed), tiny(method=f"{file}:damped", steps=2, seed=seed))
+    (found,) = comparable(read_runs(out).runs)
+    assert {seed for _, _, seed in found.runs} == {0, 1}
+    assert any(
+        f"1 of 3 runs of {file}:damped were made with another version of its file" in line for line in found.notes
+    )
+
+
+def test_tables_name_a_rule_without_its_folder():
+    assert style_of("/a/far/folder/mine.py:damped").title == "mine.py:damped"
 
 
 def test_two_methods_need_two_directories(file, tmp_path):

@@ -59,6 +59,8 @@ DAMAGES = {
     "config cut short": (replace("config.json", b'{"tier": "ban'), "cannot read"),
     "config not text": (replace("config.json", b"\xff\xfe\x00"), "cannot read"),
     "config a list": (replace("config.json", b"[]"), "not a JSON object"),
+    "seed twice": (replace_text("config.json", '"seed"', '"seed": 7, "seed"'), "config.json: 'seed' is there twice"),
+    "metric twice": (replace_text("metrics.jsonl", '"score"', '"score": 1, "score"'), "'score' is there twice"),
     "config nested": (replace("config.json", b"[" * 100_000), "nested too deeply"),
     "config a folder": (a_folder("config.json"), "cannot read"),
     "method missing": (without("method"), "lacks method"),
