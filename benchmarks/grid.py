@@ -89,9 +89,9 @@ GRIDS = {
         "prompts",
         {16: 32},
         ("reinforce", "grpo", "proma", "elsewhere"),
-        rates=(5e-5, 1e-4),
+        rates=(5e-5, 1e-4, 2e-4),
         default=1e-4,
-        searched=range(1),
+        searched=range(3),
         judged=range(10, 15),
     ),
 }
