@@ -91,14 +91,14 @@ def grid_table(name: str) -> str:
         found = from_baseline(arms)
         for arm in found["score"]:
             cells = (_cell(found[metric][arm]) for metric in MEASURES)
-            rows.append((str(count), _title(arm), *_spent(arms[arm]), *cells))
+            rows.append((str(count), title(arm), *_spent(arms[arm]), *cells))
     headings = ("microbatches", "method", "rate", "n", "mean local KL", *(MEASURES[name] for name in MEASURES))
     return markdown_table(headings, rows)
 
 
 def _baseline_row(count: int, arms: Arms) -> tuple[str, ...]:
     finals = (f"{np.mean([_last(run, metric) for run in arms[BASELINE].values()]):.3f}" for metric in MEASURES)
-    return str(count), f"**{_title(BASELINE)}**", *_spent(arms[BASELINE]), *finals
+    return str(count), f"**{title(BASELINE)}**", *_spent(arms[BASELINE]), *finals
 
 
 def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
@@ -121,7 +121,7 @@ def ours_table(name: str) -> str:
     rows = []
     for count, arms in grid(name).items():
         found = from_ours(arms)
-        rows += [(str(count), f"PROMA minus {_title(arm)}", *(_cell(found[metric][arm]) for metric in MEASURES))
+        rows += [(str(count), f"PROMA minus {title(arm)}", *(_cell(found[metric][arm]) for metric in MEASURES))
                  for arm in found["score"]]  # fmt: skip
     return markdown_table(("microbatches", "", *MEASURES.values()), rows)
 
@@ -141,7 +141,7 @@ def growth(name: str) -> dict[str, Compared]:
 
 def growth_table(name: str) -> str:
     return markdown_table(("method", "growth of the difference in sampled score"),
-                          [(_title(arm), _cell(found)) for arm, found in growth(name).items()])  # fmt: skip
+                          [(title(arm), _cell(found)) for arm, found in growth(name).items()])  # fmt: skip
 
 
 def figure() -> Figure:
@@ -159,7 +159,7 @@ def figure() -> Figure:
                          for end in ("low", "high"))  # fmt: skip
             axes.errorbar(
                 at, [one.estimate for one in mine.values()], [low, high], color=style.colour, marker=style.marker,
-                linestyle=DASHES.get(arm, "-"), label=_title(arm), markersize=4, linewidth=1.2, capsize=2,
+                linestyle=DASHES.get(arm, "-"), label=title(arm), markersize=4, linewidth=1.2, capsize=2,
             )  # fmt: skip
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xscale("log", base=2)
@@ -197,17 +197,18 @@ def long_differences() -> dict[str, dict[str, Compared]]:
 def long_table() -> str:
     arms, found = long_runs(), long_differences()
     finals = [f"{np.mean([_last(run, metric) for run in arms[BASELINE].values()]):.3f}" for metric in MEASURES]
-    rows: list[tuple[str, ...]] = [(f"**{_title(BASELINE)}**", *_spent(arms[BASELINE]), *finals)]
+    rows: list[tuple[str, ...]] = [(f"**{title(BASELINE)}**", *_spent(arms[BASELINE]), *finals)]
     by_score = sorted(found["score_sampled"], key=lambda name: -found["score_sampled"][name].found.estimate)
     for name in by_score:
-        rows.append((_title(name), *_spent(arms[name]), *(_cell(found[metric][name]) for metric in MEASURES)))
+        rows.append((title(name), *_spent(arms[name]), *(_cell(found[metric][name]) for metric in MEASURES)))
     return markdown_table(("method", "rate", "n", "mean local KL", *MEASURES.values()), rows)
 
 
 # ------------------------------------------------------------------------------------------------------ words
 
 
-def _title(arm: str) -> str:
+def title(arm: str) -> str:
+    """As tables have it."""
     base = style_of(ARMS[arm]["method"] if arm in ARMS else arm).title
     return base + (f", {arm.partition(', ')[2]}" if ", " in arm else "")
 
@@ -256,8 +257,10 @@ def _with_runs(names: Iterable[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    from docs.found import sentences  # which asks this module for the tables
+
     text = PAGE.read_text()
-    new = filled(text, contents())
+    new = filled(text, contents() | {"findings": sentences()})
     if "--check" in arguments:
         return int(new != text)
     PAGE.write_text(new)

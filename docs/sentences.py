@@ -46,12 +46,12 @@ def sentences(boards: Mapping[str, Leaderboard], against: Confirmed) -> str:
 def _same_kl(against: Confirmed) -> str:
     reinforce, grpo = (against["score"][name] for name in ("reinforce", "grpo"))
     sampled = against["score_sampled"]["grpo"]
-    _require(_is_there(reinforce) and _is_there(sampled), "PROMA is above REINFORCE, and by sampled score above GRPO")
-    _require(grpo.verdict == "holds" and not _is_there(grpo), "by greedy score it is not above GRPO beyond doubt")
+    require(is_there(reinforce) and is_there(sampled), "PROMA is above REINFORCE, and by sampled score above GRPO")
+    require(grpo.verdict == "holds" and not is_there(grpo), "by greedy score it is not above GRPO beyond doubt")
     return (
         "**On the bandit PROMA learns more from the same change of the policy than REINFORCE, and, by sampled "
-        f"actions, than GRPO.** At equal mean local KL its final score is {_told(reinforce)} above REINFORCE's and "
-        f"{_told(grpo)} above GRPO's, or {_told(sampled)} by sampled actions: thirty paired seeds, 95 % intervals, "
+        f"actions, than GRPO.** At equal mean local KL its final score is {told(reinforce)} above REINFORCE's and "
+        f"{told(grpo)} above GRPO's, or {told(sampled)} by sampled actions: thirty paired seeds, 95 % intervals, "
         "Holm for the number of comparisons."
     )
 
@@ -59,25 +59,25 @@ def _same_kl(against: Confirmed) -> str:
 def _others(against: Confirmed, board: Leaderboard) -> str:
     gspo, penalty = (against["score"][name] for name in ("gspo", "ppo-kl"))
     for name in ("gspo", "ppo-kl"):
-        _require(board.matched[name].scores["score"].verdict == "holds", f"{name} is above REINFORCE")
-        _require(not any(_is_there(of_score[name]) for of_score in against.values()), f"{name} is as good as PROMA")
+        require(board.matched[name].scores["score"].verdict == "holds", f"{name} is above REINFORCE")
+        require(not any(is_there(of_score[name]) for of_score in against.values()), f"{name} is as good as PROMA")
     trpo = board.along["score_per_kl"]["trpo"]
-    _require(trpo.verdict == "holds" and trpo.p_holm < 0.05, "TRPO is above REINFORCE at equal cumulative local KL")
+    require(trpo.verdict == "holds" and trpo.p_holm < 0.05, "TRPO is above REINFORCE at equal cumulative local KL")
     return (
         "**It is not alone.** GSPO and PPO with a KL penalty are above REINFORCE, too, and from PROMA no difference is "
-        f"beyond doubt: PROMA minus GSPO is {_told(gspo)}, minus PPO-KL {_told(penalty)}. TRPO, the limit that all "
-        f"approximate, gains most from the same sum of local KL: {_number(trpo)} against REINFORCE, with ten seeds."
+        f"beyond doubt: PROMA minus GSPO is {told(gspo)}, minus PPO-KL {told(penalty)}. TRPO, the limit that all "
+        f"approximate, gains most from the same sum of local KL: {number(trpo)} against REINFORCE, with ten seeds."
     )
 
 
 def _direction(against: Confirmed) -> str:
     shrink, elsewhere = (against["score"][name] for name in ("shrink", "elsewhere"))
-    _require(_is_there(shrink), "PROMA is above shrinking beyond doubt")
-    _require(not any(_is_there(one["elsewhere"]) for one in against.values()), "PROMA is not above `elsewhere`")
+    require(is_there(shrink), "PROMA is above shrinking beyond doubt")
+    require(not any(is_there(one["elsewhere"]) for one in against.values()), "PROMA is not above `elsewhere`")
     return (
         "**Which direction is removed matters; there is little evidence that it must be the microbatch's own.** PROMA "
-        f"is {_told(shrink)} above a control that takes the same norm out of the running gradient along itself, but "
-        f"{_told(elsewhere)} above one that projects on mixtures of all sequences of the step: little, and not beyond "
+        f"is {told(shrink)} above a control that takes the same norm out of the running gradient along itself, but "
+        f"{told(elsewhere)} above one that projects on mixtures of all sequences of the step: little, and not beyond "
         "doubt."
     )
 
@@ -88,12 +88,12 @@ def _claims() -> str:
     frontier = {claim: [row for (of, name, _), row in found.items() if (of, name) == ("frontier", claim)]
                 for claim in ("kl_local", "kl_global", "entropy")}  # fmt: skip
     for claim in ("kl_global", "entropy"):
-        _require(all(row["verdict"] == "holds" for row in frontier[claim]), f"{claim} holds on the frontier")
-    _require(all(row["verdict"] == "inconclusive" for row in frontier["kl_local"]), "local KL is not decided")
+        require(all(row["verdict"] == "holds" for row in frontier[claim]), f"{claim} holds on the frontier")
+    require(all(row["verdict"] == "inconclusive" for row in frontier["kl_local"]), "local KL is not decided")
     lowest = min(row["p_holm"] for claim in ("kl_global", "entropy") for row in frontier[claim])
-    _require(lowest > 0.05, "none survives the number of verdicts")
+    require(lowest > 0.05, "none survives the number of verdicts")
     same = [row["verdict"] for (of, name, _), row in found.items() if of == "same_settings" and name in frontier]
-    _require("holds" not in same, "none holds at the same settings")
+    require("holds" not in same, "none holds at the same settings")
     return (
         "**Of the paper's claims about KL and entropy, two hold on the bandit at equal score, and none at an equal "
         "learning rate.** On the frontier of learning rates PROMA's entropy is higher than that of both and its global "
@@ -108,7 +108,7 @@ def _elsewhere(board: Leaderboard) -> str:
     verdicts = [one.scores["score"].verdict for name, one in board.matched.items() if name != "reinforce"]
     best = max(one.score.mean for one in board.standings)
     above = sum(one.score.mean > 0.95 * best for one in board.standings)
-    _require("holds" not in verdicts, "no method is above REINFORCE on CartPole")
+    require("holds" not in verdicts, "no method is above REINFORCE on CartPole")
     return (
         "**On CartPole nothing is decided.** No method is above REINFORCE at equal local KL; at their best rates "
         f"{above} of {len(board.standings)} come within 5 % of the best return, which has a limit. A language model on "
@@ -116,18 +116,22 @@ def _elsewhere(board: Leaderboard) -> str:
     )
 
 
-def _is_there(compared: Compared) -> bool:
+def is_there(compared: Compared) -> bool:
+    """Whether a difference is beyond doubt, with the number of comparisons taken into account."""
     return compared.p_holm < 0.05
 
 
-def _told(compared: Compared) -> str:
-    return f"{_number(compared)} (Holm {level(compared.p_holm)})"
+def told(compared: Compared) -> str:
+    """The difference with its interval and its adjusted p-value."""
+    return f"{number(compared)} (Holm {level(compared.p_holm)})"
 
 
-def _number(compared: Compared) -> str:
+def number(compared: Compared) -> str:
+    """The difference with its interval."""
     return spread(compared.found.estimate, compared.found.low, compared.found.high)
 
 
-def _require(is_so: bool, what: str) -> None:
+def require(is_so: bool, what: str) -> None:
+    """Raise ValueError unless the tables say so."""
     if not is_so:
         raise ValueError(f"the tables no longer say that {what}; write the sentence anew")
