@@ -40,10 +40,10 @@ def _not_alone() -> str:
     there = {name: [count for count, found in ours.items() if is_there(found[name])] for name in ("grpo", "elsewhere")}
     require(there == {"grpo": [16], "elsewhere": [16]}, "PROMA is above both with 16 microbatches alone")
     return (
-        f"**That growth is not PROMA's own.** GRPO's gain grows by {number(growth['grpo'])}, that of projecting elsewhere "
-        f"by {number(growth['elsewhere'])}. With 16 microbatches PROMA is above both ({told(ours[16]['grpo'])} and "
-        f"{told(ours[16]['elsewhere'])}); with 64 it is beyond doubt above neither ({told(ours[64]['grpo'])} and "
-        f"{told(ours[64]['elsewhere'])})."
+        f"**That growth is not PROMA's own.** GRPO's gain grows by {number(growth['grpo'])}, that of "
+        f"projecting elsewhere by {number(growth['elsewhere'])}. With 16 microbatches PROMA is above both "
+        f"({told(ours[16]['grpo'])} and {told(ours[16]['elsewhere'])}); with 64 it is beyond doubt above neither "
+        f"({told(ours[64]['grpo'])} and {told(ours[64]['elsewhere'])})."
     )
 
 
@@ -55,10 +55,10 @@ def _clamp() -> str:
     (plain, adam), (plain_off, adam_off) = shares["0.5"], shares["None"]
     require(plain > 0.5 and adam > 0.5, "the clamp leaves most")
     return (
-        f"**The default clamp leaves most of what the projection is to remove.** At 0.5, {plain:.0%} of the old part's KL "
-        f"on the next microbatch is left in the gradient's direction, and {adam:.0%} after Adam; without a clamp "
-        f"{plain_off:.0%} and {adam_off:.0%}. To remove more is not to learn more: with 64 microbatches the gain at equal "
-        f"local KL is {half:+.2f} with the clamp at 0.5, {one:+.2f} at 1, and {none:+.2f} without."
+        f"**The default clamp leaves most of what the projection is to remove.** At 0.5, {plain:.0%} of the old part's "
+        f"KL on the next microbatch is left in the gradient's direction, and {adam:.0%} after Adam; without a clamp "
+        f"{plain_off:.0%} and {adam_off:.0%}. To remove more is not to learn more: with 64 microbatches the gain at "
+        f"equal local KL is {half:+.2f} with the clamp at 0.5, {one:+.2f} at 1, and {none:+.2f} without."
     )
 
 
@@ -66,8 +66,8 @@ def _long() -> str:
     found = findings.long_differences()["score_sampled"]
     require(not any(is_there(one) for one in found.values()), "nothing is there after 240 steps")
     return (
-        f"**After 240 steps, nothing is beyond doubt.** With ten seeds and {len(found)} comparisons PROMA's final sampled "
-        f"score is {told(found['proma'])} above REINFORCE's; no method's difference is beyond doubt."
+        f"**After 240 steps, nothing is beyond doubt.** With ten seeds and {len(found)} comparisons PROMA's final "
+        f"sampled score is {told(found['proma'])} above REINFORCE's; no method's difference is beyond doubt."
     )
 
 
