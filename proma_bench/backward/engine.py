@@ -92,10 +92,8 @@ class BackwardEngine:
     ) -> None:
         """What happens in place of ``torch.autograd.backward`` in a microbatch."""
         if self._is_plain:
-            raise ValueError(
-                "a module calls backward() within its own backward pass (a reversible layer, for one), from which "
-                "uncovered='autograd' cannot get gradients"
-            )
+            problem = "a module calls backward() within its own backward pass (a reversible layer, for one)"
+            raise ValueError(f"{problem}, from which uncovered='autograd' cannot get gradients")
         microbatch, found = self._microbatch, survey(roots)
         is_within = bool(self._plan or self._verification) and torch._C._current_graph_task_id() != -1
         if is_within:  # a reentrant checkpoint, a reversible layer; not a pass of another thread
@@ -139,8 +137,8 @@ class BackwardEngine:
 
     @contextmanager
     def _following(self, plan: Plan, microbatch: Microbatch) -> Iterator[None]:
-        direct: AbstractContextManager[None] = nullcontext()
         handles = [leaf.variable.register_hook(self._weighting(leaf, plan, microbatch)) for leaf in plan.leaves]
+        direct: AbstractContextManager[None] = nullcontext()
         if plan.direct is not None:
             uses = plan.direct, plan.layout.sequences, plan.layout_of_operation, self._complete
             direct = DirectPass(*uses).installed()

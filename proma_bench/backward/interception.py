@@ -40,7 +40,8 @@ def _change(change: Callable[[tuple[Handler, ...]], tuple[Handler, ...]]) -> Non
     with _LOCK:
         before, _handlers = _handlers, change(_handlers)
         if not before:
-            _original, torch.autograd.backward = torch.autograd.backward, _backward
+            _original = torch.autograd.backward
+            torch.autograd.backward = _backward  # type: ignore[assignment]
         elif not _handlers:
             torch.autograd.backward = _original
 
