@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proma_bench.backward.checks import check_recomputed, check_rule, recomputed_gradients, structure
 from proma_bench.backward.factors import Dense, SequenceGrads
@@ -15,9 +15,13 @@ from proma_bench.backward.taps import Layer
 
 
 class Received(NamedTuple):
-    """A layer has received the gradient of an output; ``output`` is kept only for rules that compute it again."""
+    """A layer has received the gradient of an output; ``output`` is kept only for rules that compute it again.
+
+    ``module`` is the layer's, as it was when it was called.
+    """
 
     layer: Layer
+    module: nn.Module
     inputs: tuple[Any, ...]
     output: Tensor | None
     grad_output: Tensor
@@ -34,11 +38,11 @@ def contribution(received: Received, layout: Layout, *, is_distrusted: bool) -> 
     Raises:
         ValueError: the rule fails, or is seen to be wrong.
     """
-    layer, inputs, output, grad_output = received
+    layer, module, inputs, output, grad_output = received
     if is_distrusted:
-        if output is not None and (problem := check_recomputed(layer.module, inputs, output)):
+        if output is not None and (problem := check_recomputed(module, inputs, output)):
             raise ValueError(f"{layer.title}: {problem}")
-        gradients = recomputed_gradients(layer.module, inputs, grad_output)
+        gradients = recomputed_gradients(module, inputs, grad_output)
         return {name: Dense(gradient.unsqueeze(0)) for name, gradient in gradients.items()}
     seq_grads, problem = _by_rule(received, layout)
     if problem is not None:
@@ -52,11 +56,11 @@ def contribution_problem(received: Received, layout: Layout) -> str | None:
 
 
 def _by_rule(received: Received, layout: Layout) -> tuple[dict[str, SequenceGrads], str | None]:
-    layer, inputs, output, grad_output = received
+    layer, module, inputs, output, grad_output = received
     try:
-        if output is not None and (problem := check_recomputed(layer.module, inputs, output)):
+        if output is not None and (problem := check_recomputed(module, inputs, output)):
             return {}, problem
-        seq_grads = layer.rule.function(layer.module, inputs, grad_output, layout)
+        seq_grads = layer.rule.function(module, inputs, grad_output, layout)
         return seq_grads, _check_once(received, seq_grads, layout)
     except torch.OutOfMemoryError:
         raise
@@ -68,13 +72,13 @@ def _by_rule(received: Received, layout: Layout) -> tuple[dict[str, SequenceGrad
 
 def _check_once(received: Received, seq_grads: dict[str, SequenceGrads], layout: Layout) -> str | None:
     """`check_rule`, once for each structure of the layer's arguments and modes."""
-    layer, inputs, _, grad_output = received
+    layer, module, inputs, _, grad_output = received
     if layer.rule.trusted or layout.sequences == 1:  # the sum over a single sequence would prove nothing
         return None
-    key = structure(layer.module, inputs)
+    key = structure(module, inputs)
     if key in layer.checked or not bool(grad_output.any()):  # nor would zeros; asking waits for a GPU, so comes last
         return None
-    problem = check_rule(layer.module, inputs, grad_output, seq_grads, layout.sequences)
+    problem = check_rule(module, inputs, grad_output, seq_grads, layout.sequences)
     if problem is None:
         layer.checked.add(key)
     return problem

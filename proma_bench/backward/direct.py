@@ -57,10 +57,13 @@ class DirectUses:
         """All nodes at which the graph may be cut."""
         return {node for uses in self.consumers.values() for node, _ in uses if type(node) is not TAP_NODE}
 
-    def choose(self, has_rows: Callable[[Node], bool]) -> list[Node]:
-        """Cut as near to the parameters as rows allow. Returns the leaves that nothing separates from mixed rows."""
+    def choose(self, has_rows: Callable[[Node], bool], without: Sequence[Node] = ()) -> list[Node]:
+        """Cut as near to the parameters as rows allow, but not for the leaves in ``without``.
+
+        Returns the leaves that nothing separates from mixed rows.
+        """
         self.cut, self.below = {}, {}
-        return [leaf for leaf in self.leaves if not self._cut_above(leaf, has_rows)]
+        return [leaf for leaf in self.leaves if leaf in without or not self._cut_above(leaf, has_rows)]
 
     def _cut_above(self, leaf: Node, has_rows: Callable[[Node], bool]) -> bool:
         cut: list[Edge] = []

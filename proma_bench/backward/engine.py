@@ -74,6 +74,9 @@ class BackwardEngine:
         try:
             with intercepted(lambda backward, roots, options: self._differentiate(thread, backward, roots, options)):
                 yield
+        except Exception as error:
+            microbatch.explain(error)
+            raise
         finally:
             self._microbatch = None
             for task in self._uses.keys() - before:  # of a pass that has raised an error
@@ -89,13 +92,11 @@ class BackwardEngine:
     ) -> None:
         """What happens in place of ``torch.autograd.backward`` in a microbatch."""
         if self._is_plain:
-            raise ValueError(
-                "a module calls backward() within its own backward pass (a reversible layer, for one), from which "
-                "uncovered='autograd' cannot get gradients"
-            )
+            problem = "a module calls backward() within its own backward pass (a reversible layer, for one)"
+            raise ValueError(f"{problem}, from which uncovered='autograd' cannot get gradients")
         microbatch, found = self._microbatch, survey(roots)
-        is_within = self._plan is not None or self._verification is not None
-        if is_within:  # a reentrant checkpoint, a reversible layer
+        is_within = bool(self._plan or self._verification) and torch._C._current_graph_task_id() != -1
+        if is_within:  # a reentrant checkpoint, a reversible layer; not a pass of another thread
             self._planner.sort_leaves(found, nested=True)
             if self._verification is not None:
                 self._verification.is_nested = True
@@ -139,9 +140,8 @@ class BackwardEngine:
         handles = [leaf.variable.register_hook(self._weighting(leaf, plan, microbatch)) for leaf in plan.leaves]
         direct: AbstractContextManager[None] = nullcontext()
         if plan.direct is not None:
-            direct = DirectPass(
-                plan.direct, plan.layout.sequences, plan.layout_of_operation, self._complete
-            ).installed()
+            uses = plan.direct, plan.layout.sequences, plan.layout_of_operation, self._complete
+            direct = DirectPass(*uses).installed()
         self._plan = plan
         try:
             with direct:
@@ -183,7 +183,7 @@ class BackwardEngine:
 
     def gate(self, parameter: Tensor) -> Tensor:
         """The parameter's gate, see `Gates`."""
-        with self._lock:  # all uses of a parameter must have one gate, in whatever threads they are
+        with self._lock:  # all uses of a parameter must have one, in whatever threads they are
             self._guards.add(self._parameters.meet(parameter))
             return self._gates.of(self._parameters.canonical(parameter), self)
 
@@ -198,7 +198,7 @@ class BackwardEngine:
         layout = self._layout(call, grad_output)
         if layout is None:
             return
-        received = Received(call.layer, inputs, output, grad_output)
+        received = Received(call.layer, call.module, inputs, output, grad_output)
         with call.layer.lock, without_autocast(grad_output):
             if self._verification is not None:
                 if problem := contribution_problem(received, layout):

@@ -33,7 +33,21 @@ _MOVING = frozenset(
 ) | {COMPILED}  # what may put rows into an order that depends on data
 
 
-_SETTINGS = ("_saved_dim", "_saved_dims", "_saved_shifts", "_saved_training")  # 0 or 1, say: across a batch or within
+_VIEWING = frozenset(f"{name}Backward0" for name in ("View", "UnsafeView", "ReshapeAlias"))
+_JOINING = frozenset(
+    f"{name}Backward0" for name in ("Slice", "Select", "Split", "SplitWithSizes", "Unbind", "Cat", "Stack")
+)
+
+_SETTINGS = tuple(
+    f"_saved_{name}"
+    for name in (
+        *("dim", "dims", "dim0", "dim1", "dim2", "dimension", "shifts", "training"),
+        *("kernel_size", "stride", "padding", "dilation", "group", "groups"),
+    )
+)  # 0 or 1, say: across a batch or within
+
+
+_PARTS = ("start", "end", "step", "index", "split_size", "split_sizes")
 
 
 class Survey(NamedTuple):
@@ -46,6 +60,8 @@ class Survey(NamedTuple):
         is_opaque: whether a reentrant checkpoint hides a part of the graph.
         kinds: the types of all nodes, with those of their settings that say which axis is meant.
         moving: nodes that may put rows into another order.
+        viewed: the shapes of what is seen in another shape, or pooled, by which rows may be cut or joined.
+        joints: nodes that cut an axis, or join parts of one, in the order of the walk.
     """
 
     calls: list[Call]
@@ -54,6 +70,8 @@ class Survey(NamedTuple):
     is_opaque: bool
     kinds: frozenset[Any]
     moving: list[Node]
+    viewed: frozenset[tuple[int, ...]]
+    joints: list[Node]
 
     @property
     def sparse(self) -> list[Node]:
@@ -73,6 +91,8 @@ def survey(roots: Sequence[Tensor]) -> Survey:
     leaves: list[Node] = []
     moving: list[Node] = []
     kinds: set[Any] = set()
+    viewed: set[tuple[int, ...]] = set()
+    joints: list[Node] = []
     is_opaque = False
     stack: list[Node] = [*dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None)]
     leaves += [accumulator(root) for root in roots if root.grad_fn is None and root.requires_grad]
@@ -89,20 +109,39 @@ def survey(roots: Sequence[Tensor]) -> Survey:
         if kind is TAP_NODE:
             calls.append(node.call)
         else:
-            kinds.add((kind, *[_hashable(getattr(node, name)) for name in _settings_of(kind)]))
+            traits = _traits(kind)
+            kinds.add((kind, *[_hashable(getattr(node, name)) for name in traits.settings]))
             is_opaque = is_opaque or kind is _CHECKPOINT_NODE
-        if kind.__name__ in _MOVING:
-            moving.append(node)
+            if traits.moves:
+                moving.append(node)
+            if traits.joins:
+                joints.append(node)
+            if traits.views:
+                viewed.add(node._saved_self_sym_sizes)
+            elif traits.pools:
+                viewed.add(output_shapes(node)[0])
         for parent, _ in node.next_functions:
             if parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return Survey(calls, gates, leaves, is_opaque, frozenset(kinds), moving)
+    return Survey(calls, gates, leaves, is_opaque, frozenset(kinds), moving, frozenset(viewed), joints)
+
+
+class _Traits(NamedTuple):
+    """What is asked of the nodes of one kind, see `Survey`."""
+
+    settings: tuple[str, ...]
+    moves: bool
+    joins: bool
+    views: bool
+    pools: bool
 
 
 @functools.lru_cache(maxsize=1024)
-def _settings_of(kind: type) -> tuple[str, ...]:
-    return tuple(name for name in _SETTINGS if hasattr(kind, name))
+def _traits(kind: type) -> _Traits:
+    name = kind.__name__
+    settings = tuple(setting for setting in _SETTINGS if hasattr(kind, setting))
+    return _Traits(settings, name in _MOVING, name in _JOINING, name in _VIEWING, "Pool" in name)
 
 
 def _hashable(value: Any) -> object:
@@ -117,6 +156,23 @@ def accumulator(leaf: Tensor) -> Node:
 def output_shapes(node: Node) -> list[torch.Size]:
     """The shapes of what the node's operation returned, which are those of the gradients that it receives."""
     return [torch.Size(metadata.shape) for metadata in node._input_metadata]
+
+
+def joint(node: Node, sequences: int) -> object:
+    """Which parts of the sequences a node of `Survey.joints` takes or joins; None where it is another axis."""
+    name = type(node).__name__
+    axis = node._saved_dim
+    if axis > 1 or sequences == 1:
+        return None
+    if name == "UnbindBackward0":
+        size = len(node._input_metadata)
+    else:
+        shape = getattr(node, "_saved_self_sym_sizes", None) or output_shapes(node)[0]
+        size = shape[axis] if axis < len(shape) else 0
+    if size != sequences:
+        return None
+    parts = [_hashable(getattr(node, f"_saved_{part}", None)) for part in _PARTS]
+    return name, axis, *parts, *[number for _, number in node.next_functions]
 
 
 def moves_rows(node: Node, axes: int, layout: Layout) -> bool:

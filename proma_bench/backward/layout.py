@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,6 +55,17 @@ class Layout:
     def key(self) -> object:
         """What layouts of the same form have in common."""
         return self.sequences, None if self._leading is None else len(self._leading)
+
+    def cuts(self, shape: Sequence[int]) -> object:
+        """What says where something of this shape, which is seen in another one, is cut between sequences.
+
+        With ``sequence_ids`` that is themselves, if no axis has their rows: windows of so many tokens, say.
+        """
+        if self._leading is None:
+            return tuple([size % self.sequences == 0 for size in shape])
+        rows = math.prod(self._leading)
+        is_whole = rows in shape or self._leading == tuple(shape[: len(self._leading)]) or math.prod(shape) % rows != 0
+        return None if is_whole else tuple(self._ids.tolist())
 
     @property
     def has_ids(self) -> bool:
@@ -154,7 +166,7 @@ class Layout:
         The last bound is the end. None where the sequences do not follow one another, or one product per sequence is
         not the fastest way: on a GPU, and for sequences of equal length.
         """
-        if self._leading is None or self._bounds is None or rows.ndim != len(self._leading) + 1:
+        if not self._leading or self._bounds is None or rows.ndim != len(self._leading) + 1:
             return None
         return rows.flatten(0, -2), self._ids, self._bounds
 

@@ -38,6 +38,11 @@ class Verified(NamedTuple):
     can_move: bool
 
 
+_ONCE_ONLY = (
+    "log_probs has a graph that can be differentiated once only, as after another backward pass, or with a selective "
+    "checkpoint, and the check of rows takes more passes; compute log_probs again without such a checkpoint, or attach "
+    "with check=False"
+)
 NOTHING_VERIFIED = Verified({}, False, False, True)
 
 
@@ -109,13 +114,22 @@ class Plan:
 
 
 def without_accumulation(plan: Plan, request: Request, seeds: Any) -> Sequence[Tensor | None]:
-    """A backward pass up to the gates and parameters. Returns the gradients of leaves that are no parameters."""
+    """A backward pass up to the gates and parameters. Returns the gradients of leaves that are no parameters.
+
+    Raises:
+        ValueError: the graph does not allow that.
+    """
     leaves = [leaf.variable for leaf in plan.leaves]
     if plan.is_opaque:
         return _whole_pass(request, seeds, leaves)
     gates = [GradientEdge(gate, 0) for gate in request.found.gates]
     inputs: Any = [*leaves, *gates, *plan.arriving]
-    found = torch.autograd.grad(request.roots, inputs, seeds, retain_graph=True, allow_unused=True)
+    try:
+        found = torch.autograd.grad(request.roots, inputs, seeds, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if str(error).startswith("Trying to backward"):
+            raise ValueError(_ONCE_ONLY) from error
+        raise
     gradients: Sequence[Tensor | None] = found[: len(leaves)]
     return gradients
 

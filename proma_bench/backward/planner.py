@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from proma_bench.backward.compiled import refuse_compiled
 from proma_bench.backward.direct import DirectPass, DirectUses, adds_up, suspended_hooks
 from proma_bench.backward.fallback import one_by_one
-from proma_bench.backward.graph import Boundary, Node, Survey, boundary, moves_rows, output_shapes
+from proma_bench.backward.graph import Boundary, Node, Survey, boundary, joint, moves_rows, output_shapes
 from proma_bench.backward.layout import Layout
 from proma_bench.backward.parameters import Parameters, is_distributed
 from proma_bench.backward.plan import Plan, Request, Verified, without_accumulation
@@ -129,13 +129,15 @@ class Planner:
         unreached: list[Node] = []
         if plan.direct is not None and not (unreached := plan.direct.choose(verification.has_rows)):
             unreached = self._failing(plan, plan.direct, request, verification)
+            plan.direct.choose(verification.has_rows, without=unreached)
             reason = "what uses it cannot be run once more (as inside of a checkpoint), or a hook changes its gradient"
         plan.verified, is_conclusive = _verified(result, plan, request.found)
         mixed = self._mixed(plan, request.found, problems)
         mixed.update({leaf.variable: f"{self._names([leaf])} is used directly: {reason}" for leaf in unreached})
         if mixed:
             self._by_autograd(plan, mixed, request, edges)
-        if is_conclusive and not (unreached or problems or plan.is_opaque or verification.is_nested):
+        is_lasting = is_conclusive and not plan.verified.can_move
+        if is_lasting and not (unreached or problems or plan.is_opaque or verification.is_nested):
             self._verified[key] = plan.verified
 
     def _key(self, plan: Plan, found: Survey) -> object:
@@ -145,17 +147,16 @@ class Planner:
         modes = tuple([module.training for module in self._engine.module.modules()])
         names = frozenset(map(self._parameters.name, plan.arriving))
         direct = () if plan.direct is None else _forms(plan.direct.operations, sequences)
-        return found.kinds, frozenset(forms.items()), modes, plan.layout.key, names, frozenset(direct), len(plan.leaves)
+        cuts = frozenset(map(plan.layout.cuts, found.viewed))
+        joints = tuple([joint(node, sequences) for node in found.joints])
+        form = found.kinds, frozenset(forms.items()), cuts, tuple(filter(None, joints)), plan.layout.key
+        return form, modes, names, frozenset(direct), len(plan.leaves)
 
     def _may_be_trusted(self, known: Verified, found: Survey, plan: Plan) -> bool:
         """Whether what was found of the structure holds for this pass: nothing moves with the data, and all fits."""
         plan.verified = known
         axes = 2 if known.has_second else plan.layout.row_axes
-        if (
-            known.can_move
-            or self._engine.check == "always"
-            or any(moves_rows(node, axes, plan.layout) for node in found.moving)
-        ):
+        if self._engine.check == "always" or any(moves_rows(node, axes, plan.layout) for node in found.moving):
             return False
         if plan.direct is not None and plan.direct.choose(lambda node: plan.knows_rows(node, output_shapes(node))):
             return False

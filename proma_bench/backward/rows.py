@@ -135,7 +135,7 @@ def layout_of(kind: RowKind, shape: torch.Size, layout: Layout) -> Layout | None
 
 def moving_layout(found: Int[Tensor, "*leading"], sequences: int) -> Layout:
     """The layout of rows whose sequences have been found; rows without a gradient may belong to any."""
-    while found.ndim > 1:
+    while found.ndim > 0:  # none is left where all rows are of one sequence, as those of a layer called on a vector
         largest = found.amax(dim=-1, keepdim=True)
         if not bool(((found == largest) | (found < 0)).all()):
             break

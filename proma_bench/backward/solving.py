@@ -45,6 +45,11 @@ class Microbatch:
         self.finished: set[Tensor] = set()
         self.pending: list[tuple[Tensor, Measured]] = []
 
+    def explain(self, error: Exception) -> None:
+        """Note, in an error that ends this microbatch, if it comes too late to have changed nothing."""
+        if changed := self.finished - {parameter for parameter, _ in self.pending}:
+            error.add_note(f"{len(changed)} parameters have new gradients already; zero_grad, and repeat the step")
+
 
 class Solver:
     """Applies an update rule to the running gradients of one module's parameters.
@@ -109,7 +114,7 @@ class Solver:
             weights, kept = self._solve([(parameter, measured)], advantages, microbatch.size)
             gradient = torch.zeros(shape, dtype=dtype, device=parameter.device)
             if kept is not None and running is not None:
-                gradient = (kept[0] - 1) * running.to(dtype)
+                running.mul_(kept[0])  # as part of a 16-bit sum, what it takes away would drown the rest
             add_weighted(measured, weights[0], gradient)
             self._workspace.used = start
             return gradient
@@ -141,9 +146,11 @@ class Solver:
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Measured]]] = {}
         for parameter, measured in microbatch.pending:
             groups.setdefault((measured.gram.device, measured.gram.dtype), []).append((parameter, measured))
-        for (device, dtype), group in groups.items():
-            advantages = microbatch.advantages.to(device, dtype)
-            weights, kept = self._solve(group, advantages, microbatch.size)
+        solved = [  # all before any gradient changes, as a rule may raise an error
+            (group, *self._solve(group, microbatch.advantages.to(device, dtype), microbatch.size))
+            for (device, dtype), group in groups.items()
+        ]
+        for group, weights, kept in solved:
             for number, (parameter, measured) in enumerate(group):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)

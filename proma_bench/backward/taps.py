@@ -47,12 +47,14 @@ class Call(NamedTuple):
     """One forward call of a layer.
 
     Attributes:
+        module: the layer's, with the settings that it had then; its parameters are those that it has now.
         constants: its arguments, with None for the tensors, which autograd keeps.
         parameters: the trainable ones, by their names in the layer.
         shape: of its output; dtype likewise.
     """
 
     layer: Layer
+    module: nn.Module
     constants: tuple[Any, ...]
     parameters: dict[str, Tensor]
     shape: torch.Size
@@ -110,14 +112,14 @@ class Layer:
         As it is where its parameters have been exchanged for others by name since (pruning, weight norm), or where
         arguments are given that a rule cannot see: then they are used directly (`direct`).
         """
-        if self.rule.marks_output and not kwargs:
+        inputs = self._positional(args, kwargs) if kwargs else args
+        if self.rule.marks_output:
             trainable = self._trainable()
-            if not trainable:
-                return self.forward(*args)
-            return self._tap(self._detached(trainable, args), args, {name: p for name, _, _, p in trainable})
+            if not trainable or inputs is None:
+                return self.forward(*args, **kwargs)
+            return self._tap_detached(trainable, inputs)
         with self.lock:  # another thread must not find detached parameters
             trainable = self._trainable()
-            inputs = self._positional(args, kwargs) if kwargs else args
             if not trainable or inputs is None:
                 return self.forward(*args, **kwargs)
             for _, store, key, parameter in trainable:
@@ -127,17 +129,20 @@ class Layer:
             finally:
                 for _, store, key, parameter in trainable:
                     store[key] = parameter
-        return self._tap(output, inputs, {name: parameter for name, _, _, parameter in trainable})
+        return self._tap(self.module, output, inputs, {name: parameter for name, _, _, parameter in trainable})
 
-    def _detached(self, trainable: list[tuple[str, Any, str, nn.Parameter]], args: tuple[Any, ...]) -> Any:
-        """The output with detached parameters, of a layer without children and side effects.
+    def _tap_detached(self, trainable: list[tuple[str, Any, str, nn.Parameter]], inputs: tuple[Any, ...]) -> Tensor:
+        """The output with detached parameters, tapped, of a layer without children and side effects.
 
-        The module itself keeps its parameters all the while, so that no other thread can find them missing.
+        The module itself keeps its parameters all the while, so that no other thread can find them missing. Its rule
+        will see the settings of this call, such as ``eps``, whatever becomes of them until the backward pass.
         """
         shadow = object.__new__(type(self.module))
         shadow.__dict__.update(self.module.__dict__)
         shadow.__dict__["_parameters"] = self.module._parameters | {key: p.detach() for _, _, key, p in trainable}
-        return type(self.module).forward(shadow, *args)
+        output = type(self.module).forward(shadow, *inputs)
+        shadow.__dict__["_parameters"] = self.module._parameters
+        return self._tap(shadow, output, inputs, {name: p for name, _, _, p in trainable})
 
     def _trainable(self) -> list[tuple[str, Any, str, nn.Parameter]]:
         if self.is_direct or any(len(store) != size for store, size in self._sizes):
@@ -147,20 +152,22 @@ class Layer:
             return []  # computed from something else, as by functional_call
         return [place for place in found if place[3] is not None and place[3].requires_grad]
 
-    def _tap(self, output: Any, inputs: tuple[Any, ...], parameters: dict[str, Tensor]) -> Tensor:
+    def _tap(self, module: nn.Module, output: Any, inputs: tuple[Any, ...], parameters: dict[str, Tensor]) -> Tensor:
         if not isinstance(output, Tensor):
             kind = type(output).__name__
             raise TypeError(f"{self.title}: forward returned a {kind}; a layer with a rule must return one tensor")
+        if output.is_nested:
+            raise TypeError(f"{self.title} gave a nested tensor; pad its rows, or pack them and pass sequence_ids")
         tensors = [value.detach() for value in inputs if isinstance(value, Tensor)]
-        if not self.rule.marks_output or output._is_view() or any(output is value for value in inputs):
+        is_kept = output._is_view() or any(output is value for value in inputs) or torch._C._len_torch_dispatch_stack()
+        if is_kept or not self.rule.marks_output:
             computed, output = output, output.clone()  # only a tensor that nobody else keeps can be marked
         if not self.rule.marks_output:
             tensors.append(computed.detach())  # to see whether what is recomputed is what was computed
         constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in inputs)
         gates = [self.engine.gate(parameter) for parameter in parameters.values()]
-        tapped: Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
-            output, Call(self, constants, parameters, output.shape, output.dtype), len(tensors), *tensors, *gates
-        )
+        call = Call(self, module, constants, parameters, output.shape, output.dtype)
+        tapped: Tensor = _Tap.apply(output, call, len(tensors), *tensors, *gates)  # type: ignore[no-untyped-call]
         return tapped
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
@@ -189,7 +196,9 @@ def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     layer: Layer | None = module.__dict__.get("_proma_layer")
     if layer is None:  # a copy, or detached while somebody else keeps this forward
         return type(module).forward(module, *args, **kwargs)
-    return layer(*args, **kwargs) if torch.is_grad_enabled() else layer.forward(*args, **kwargs)
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return layer.forward(*args, **kwargs)  # within `torch.func.vmap`, say, its parameters are used directly
+    return layer(*args, **kwargs)
 
 
 class _Tap(torch.autograd.Function):
@@ -240,7 +249,7 @@ GATE_NODE: Any = _Gate._backward_cls
 
 
 class Gates:
-    """The gates of an engine: one for each parameter, for all uses of it.
+    """The gates of an engine: one for each parameter, for all uses of it, in however many graphs.
 
     One is made again when the parameter has another type, device or stream than before. With the old one goes
     autograd's own node for the parameter, which belongs to the old stream as well.
@@ -256,16 +265,10 @@ class Gates:
         if gate is None or made_for != place:
             self._made.pop(parameter, None)
             del gate  # before another one is made, which would otherwise get the same node
-            gate = _new_gate(parameter, engine)
+            gate = _Gate.apply(parameter, engine)  # type: ignore[no-untyped-call]
+            gate.grad_fn._set_sequence_nr(2**63 - 1)  # run once ready, before the layers below
             self._made[parameter] = gate, place
         return gate
-
-
-def _new_gate(parameter: Tensor, engine: Engine) -> Tensor:
-    """A scalar whose gradient function asks the engine for the parameter's gradient. It may be used in many graphs."""
-    gate: Tensor = _Gate.apply(parameter, engine)  # type: ignore[no-untyped-call]
-    gate.grad_fn._set_sequence_nr(2**63 - 1)  # type: ignore[union-attr]  # run once ready, before the layers below
-    return gate
 
 
 def layers_of(module: nn.Module, engine: Engine) -> list[Layer]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from custom_layers import Scale, around, case, first_seen_in_eval
 from torch import Tensor, nn
-from trust import X2, Case, X, assert_outcome, in_all_ways, score
+from trust import X2, Batch, Case, X, assert_outcome, double, in_all_ways, score
 
 
 def scale() -> Case:
@@ -133,11 +133,23 @@ def mixing_first_seen_in_eval() -> Case:
     return first_seen_in_eval(MixingInTraining())._replace(expected="raised")
 
 
+def epsilon_changed_meanwhile() -> Case:
+    """A built-in rule computes the normalised input again."""
+    return case(nn.LayerNorm(5), lambda model: setattr(model[1], "eps", 0.5), expected="right")
+
+
+def padding_changed_meanwhile() -> Case:
+    tokens = torch.arange(8).view(4, 2) % 3
+    model = double(nn.Sequential(nn.Embedding(3, 5), nn.Linear(5, 3)))
+    change: Callable[[Any], object] = lambda model: setattr(model[0], "padding_idx", 1)  # noqa: E731
+    return Case(model, [Batch(lambda model: score(model(tokens)), between=change)], "right")
+
+
 CASES = [
     scale, running_mean, running_mean_used_twice, running_attribute, counted_calls, temperature_changed_meanwhile,
     buffer_changed_meanwhile, weight_changed_meanwhile, mode_switched_between_forward_and_backward,
     mode_switched_between_two_calls, statistics_of_the_batch, layer_that_mixes, running_mean_first_seen_in_eval,
-    moded_first_seen_in_eval, mixing_first_seen_in_eval,
+    moded_first_seen_in_eval, mixing_first_seen_in_eval, epsilon_changed_meanwhile, padding_changed_meanwhile,
 ]  # fmt: skip
 
 

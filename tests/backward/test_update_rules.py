@@ -210,3 +210,36 @@ def test_observations_are_in_the_records_of_each_tensor_and_microbatch() -> None
         assert record.observed["norms"] == pytest.approx(norms)
         assert 1 - 1e-9 <= record.observed["effective_rank"] <= len(norms) + 1e-9
         assert record.removed_norm == record.removed_ratio == 0
+
+
+def test_what_a_rule_keeps_is_not_rounded_with_what_it_adds() -> None:
+    """A hook must not change the result. In 16 bits, a large gradient that is taken away would drown a small one."""
+
+    def gradient(*, watched: bool) -> Tensor:
+        module = nn.Linear(3, 1, bias=False).to(torch.bfloat16)
+        module.weight.grad = torch.full_like(module.weight, 1e3)
+        if watched:
+            module.weight.register_post_accumulate_grad_hook(lambda _: None)
+        with Proma(module, lambda gram, overlap, advantages: Update(advantages, kept=0.0)) as proma:
+            rows = torch.tensor([[0.3, 0.7, 0.2], [0.9, 0.1, 0.4]], dtype=torch.bfloat16)
+            proma.backward(module(rows).flatten(), torch.tensor([1.0, 0.5]))
+        return module.weight.grad
+
+    assert torch.equal(gradient(watched=True), gradient(watched=False))
+
+
+def test_a_rule_that_fails_changes_nothing_or_the_error_says_what_has_changed() -> None:
+    def failing(gram: Tensor, overlap: Tensor, advantages: Tensor) -> Tensor:
+        raise ArithmeticError("no step")
+
+    for watched in (False, True):
+        module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1).double())
+        module[1].register_forward_pre_hook(lambda _, rows: rows[0].double())
+        if watched:  # its gradient is returned to autograd at once, and is plain
+            module[1].weight.register_hook(lambda gradient: None)
+        left_out = ["1.weight"] if watched else []
+        with Proma(module, failing, unprojected=left_out) as proma, pytest.raises(RuleError) as error:
+            proma.backward(module(torch.randn(2, 3)).flatten(), torch.ones(2))
+        changed = [name for name, parameter in module.named_parameters() if parameter.grad is not None]
+        assert changed == (["1.weight"] if watched else [])
+        assert any("zero_grad" in note for note in getattr(error.value, "__notes__", [])) == watched
