@@ -10,7 +10,7 @@ from proma_bench.projection.config import SETTINGS, ProjectionConfig, projection
 from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.named import rule_named, settings_of
 from proma_bench.projection.rules import UPDATE_RULES
-from proma_bench.projection.updates import UpdateRule
+from proma_bench.projection.updates import RuleError, UpdateRule
 
 
 def update_rule(settings: Any) -> UpdateRule:
@@ -31,7 +31,10 @@ def update_rule(settings: Any) -> UpdateRule:
     if name in UPDATE_RULES and "projection" not in settings_of(name):
         refuse_projection_settings(settings, f"the update rule {name}", SETTINGS.keys() - {"projection"})
     inside = ProjectionConfig(sweeps=settings.sweeps, max_removed=settings.max_removed, shrinkage=settings.shrinkage)
-    return rule_named(name, inside)
+    try:
+        return rule_named(name, inside)
+    except RuleError as error:  # which begins with the name
+        raise ValueError(f"projection={error}") from error
 
 
 def refuse_projection_settings(settings: Any, rule: str, names: Collection[str] = SETTINGS) -> None:
