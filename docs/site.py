@@ -21,7 +21,14 @@ SHOWN = (
     "*.md", "docs/**/*.md", "docs/*.png", "docs/*.svg", "docs/web/*.css", "docs/web/*.js", "benchmarks/*.md",
     "benchmarks/plans/*.md", "benchmarks/plots/*.png", "tutorials/*.ipynb",
 )  # fmt: skip
-LINKED = ("proma_bench/**/*.py", "benchmarks/*.py", "tests/**/*.py", "tutorials/*.py", "examples/**/*.*")
+LINKED = (
+    "CITATION.cff",
+    "proma_bench/**/*.py",
+    "benchmarks/*.py",
+    "tests/**/*.py",
+    "tutorials/*.py",
+    "examples/**/*.*",
+)
 FORMULA = re.compile(
     r"<(pre|code|script|style)\b.*?</\1>|\$\$(.+?)\$\$|\$(?![\s\d])([^$<]+?)(?<!\s)\$", re.DOTALL
 )  # of notebooks

@@ -1,8 +1,13 @@
 // Boxes that scroll sideways can be reached by keyboard.
 "use strict";
 
+const BOXES = [
+  ".md-typeset__scrollwrap", ".formula", ".highlight-ipynb", ".highlight-ipynb pre", ".jp-RenderedHTMLCommon table",
+  ".jp-OutputArea-output pre",
+];
+
 function reachable() {
-  document.querySelectorAll(".md-typeset__scrollwrap, .formula, .jp-RenderedHTMLCommon table, .jp-OutputArea-output pre").forEach((box) => {
+  document.querySelectorAll(BOXES.join()).forEach((box) => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   });
