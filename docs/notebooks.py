@@ -6,9 +6,10 @@ import ast
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mkdocs.exceptions import PluginError
@@ -38,14 +39,16 @@ def with_links(html: str, file: File, files: Files) -> str:
 
 
 def with_descriptions(html: str, notebook: Path) -> str:
-    """Each picture has a text: the one of its output's metadata, else the words that its cell writes into it."""
-    for text in descriptions(json.loads(notebook.read_text())):
+    """Each picture has a text: of its output's metadata, or of what draws it, and what its cell writes into it."""
+    drawing = notebook.parent / "figures" / f"lesson{notebook.name[0]}.py"
+    drawn = _documented(drawing.read_text()) if drawing.exists() else {}
+    for text in descriptions(json.loads(notebook.read_text()), drawn):
         html = html.replace(UNDESCRIBED, f'alt="{escape(text)}"', 1)
     return html
 
 
-def descriptions(notebook: dict[str, Any]) -> Iterator[str]:
-    """The description of each picture in a notebook, in order."""
+def descriptions(notebook: dict[str, Any], drawn: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+    """The description of each picture in a notebook, in order, with what is said of the functions that draw them."""
     section = ""
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -54,7 +57,19 @@ def descriptions(notebook: dict[str, Any]) -> Iterator[str]:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 given = output.get("metadata", {}).get("image/png", {}).get("alt")
-                yield given or ". ".join([f"Figure of “{section}”", *_words(source)])
+                yield given or ". ".join([f"Figure of “{section}”", *_said(source, drawn), *_words(source)])
+
+
+def _documented(module: str) -> dict[str, str]:
+    """The first line about each function of a lesson's figures, without the full stop."""
+    functions = [node for node in ast.parse(module).body if isinstance(node, ast.FunctionDef)]
+    lines = {node.name: (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".") for node in functions}
+    return {name: line for name, line in lines.items() if line}
+
+
+def _said(source: str, drawn: Mapping[str, str]) -> list[str]:
+    """What is said of the functions `draw.NAME` that a cell calls."""
+    return list(dict.fromkeys(drawn[name] for name in re.findall(r"\bdraw\.(\w+)\(", source) if name in drawn))
 
 
 def _words(source: str) -> list[str]:

@@ -1,21 +1,26 @@
 # %% [markdown]
-# # 2 · Exact, approximate, and why it is the same price
+# # 2 · Exact, approximate, and what each costs
 #
 # *Does it pay to project approximately?*
 #
-# An exact projection sounds expensive, and the paper's practical choice is an approximation: subtract the
-# component along one sequence after another, twice over. You will compute the projection in four ways, find that
-# they give two results and that a matrix of $B \times B$ numbers is enough for both, and end with the form in which
-# PROMA runs: an ordinary policy gradient with *corrected advantages*.
+# - **You should know**: lessons 0 and 1; systems of linear equations, and what QR is for.
+# - **After this lesson you can** project in four ways, say how far the approximate way is from the exact one, and
+#   write PROMA's step as a policy gradient with corrected advantages.
+# - **Time**: about 45 minutes with the exercises (an estimate). The computer needs less than two of them.
+#
+# An exact projection sounds expensive. The paper's practical choice is an approximation: subtract the component along
+# one sequence after another, and do it twice. In this lesson you compute the projection in four ways. They give two
+# results, and a matrix of $B \times B$ numbers is enough for both. At the end you have the form in which PROMA runs:
+# an ordinary policy gradient with *corrected advantages*. Symbols are in the [glossary](../docs/glossary.md).
 
 # %%
 import dataclasses
-import statistics
 import time
 
-import matplotlib.pyplot as plt
 import torch
+from checks import Outcome
 from checks import lesson2 as check
+from figures import lesson2 as draw
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, accumulate, corrected_advantages, project
@@ -23,15 +28,14 @@ from proma_bench.learning.advantages import group_advantages
 from proma_bench.tiers.bandit.config import BanditConfig
 from proma_bench.tiers.bandit.tier import Bandit
 
-plt.style.use("lessons.mplstyle")
 torch.set_num_threads(1)
 
 # %% [markdown]
 # ## Gradients to work with
 #
-# From the digits bandit of lesson 1: one microbatch of eight sequences, and the running gradient that 64 earlier
-# sequences left, both for one weight matrix of the policy. The literal way to get the gradients is one backward
-# pass per sequence. (Lesson 4 shows how to do without.)
+# You need one microbatch of eight sequences, and the running gradient that 64 earlier sequences left. Take both from
+# the digits bandit of lesson 1, for one weight matrix of the policy. The literal way to get the gradients is one
+# backward pass for each sequence. (Lesson 4 shows a cheaper way.)
 
 
 # %%
@@ -58,7 +62,7 @@ display(Markdown(f"$A$ is {tuple(A.shape)}, $S$ is {tuple(S.shape)}; advantages:
 # %% [markdown]
 # ## 1. QR, the literal way
 #
-# Stack the gradients, make an orthonormal basis $Q$ of their span, subtract $Q Q^\top A$:
+# Stack the gradients, compute an orthonormal basis $Q$ of their span, and subtract $Q Q^\top A$:
 
 
 # %%
@@ -70,14 +74,14 @@ def by_qr(A, S):
 # %% [markdown]
 # ## 2. The Gram matrix
 #
-# What is removed is a combination $\sum_i w_i S_i$. Demand that the rest is orthogonal to every $S_j$:
+# What is removed is a combination $\sum_i w_i S_i$. The rest must be orthogonal to every $S_j$:
 #
 # $$\langle A - \sum_i w_i S_i,\; S_j \rangle = 0 \quad\Longleftrightarrow\quad K w = c$$
 #
 # $$K_{ij} = \langle S_i, S_j\rangle, \qquad c_j = \langle A, S_j \rangle$$
 #
-# $K$ may be singular, because samples repeat. Hence a pseudo-inverse, with a cut below which a direction counts as not
-# there (`rtol`; here torch's own, about rounding).
+# $K$ may be singular, because samples repeat. So use the pseudo-inverse $K^+$. It has a cut: a direction whose
+# eigenvalue is below the cut counts as not there (`rtol`; here it is torch's own, about the size of rounding).
 
 
 # %%
@@ -95,8 +99,8 @@ def by_gram(A, S):
 # %% [markdown]
 # ## 3. One after another
 #
-# The paper's practical choice. Normalise, then subtract the component along one gradient after another, in a few
-# **sweeps**:
+# This is the paper's practical choice. Normalise the gradients, then subtract the component along one after another,
+# in a few **sweeps**:
 
 
 # %%
@@ -109,40 +113,23 @@ def one_after_another(A, S, sweeps=2):
 
 
 # %% [markdown]
-# Watch it in two dimensions. Each subtraction lands on the line that is perpendicular to one of the gradients;
-# the exact result is where both lines meet.
+# Here it is in two dimensions. Each subtraction lands on the line that is perpendicular to one of the gradients.
+# The exact result is the point where both lines meet.
 
 # %%
-figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
-for axes, degrees in zip(panels, [75, 25], strict=True):
-    angles = torch.deg2rad(torch.tensor([100.0, 100.0 + degrees]))
-    pair = torch.stack([angles.cos(), angles.sin()], dim=1)
-    path = [torch.tensor([0.9, 1.0])]
-    for number in range(6):
-        path.append(path[-1] - (path[-1] @ pair[number % 2]) * pair[number % 2])
-    for number, (unit, dashes) in enumerate(zip(pair, ["--", ":"], strict=True), start=1):
-        line = 3 * torch.stack([-unit[1], unit[0]])
-        label = f"perpendicular to $S_{number}$"
-        axes.plot([-line[0], line[0]], [-line[1], line[1]], linestyle=dashes, marker="", color="0.45", label=label)
-    axes.plot(*torch.stack(path).T, color="black", linestyle="-", marker="o", label="one after another")
-    axes.plot(0, 0, "X", color="#D55E00", markersize=11, linestyle="", label="exact")
-    axes.annotate("$A$", path[0] + 0.05)
-    axes.set(xlim=(-0.5, 1.5), ylim=(-0.4, 1.25), aspect="equal", title=f"{degrees}° between the gradients, 3 sweeps")
-    axes.set(xlabel=r"$\theta_1$")
-panels[0].set(ylabel=r"$\theta_2$")
-panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plt.show()
+draw.one_after_another(angles=[75, 25])
 
 # %% [markdown]
 # ## 4. The same, without touching A
 #
-# After $k-1$ subtractions the rest is $A - \sum_i w_i S_i$ with some weights, and the next component depends on
-# $K$ and $c$ alone. In the row of sequence $i$, sequences before it have new weights and those after it old ones:
+# At any time the rest is $A - \sum_i w_i S_i$ with some weights $w$. So the next component depends on $K$ and $c$
+# alone. In the row of sequence $i$, the sequences before it have new weights already, and those after it still have old
+# ones:
 #
 # $$\mathrm{tril}(\hat K)\, w_\text{new} = \hat c - \mathrm{triu}(\hat K, 1)\, w_\text{old}$$
 #
-# That is **Gauss–Seidel** on $\hat K \hat w = \hat c$, the hats for normalised gradients. A sweep is one
-# triangular solve.
+# This is the **Gauss–Seidel** method for $\hat K \hat w = \hat c$. (A hat says: of normalised gradients.) A sweep is
+# one triangular solve.
 
 
 # %%
@@ -168,19 +155,24 @@ pairs = {
     "Gram matrix and `project(method='exact')`": (by_gram(A, S), project(A, S)),
     "exact and two sweeps": (by_gram(A, S), one_after_another(A, S)),
 }
-lines = [f"| {name} | {apart(*pair):.0e} |" for name, pair in pairs.items()]
+distances = {name: apart(*pair) for name, pair in pairs.items()}
+assert max(list(distances.values())[:4]) < 1e-10 < 1e-3 < distances["exact and two sweeps"]
+lines = [f"| {name} | {distance:.0e} |" for name, distance in distances.items()]
 display(Markdown("\n".join(["| | distance, in norms of $A$ |", "|---|---:|", *lines])))
 
 # %% [markdown]
-# Four ways, two results. Only the last row is a real difference. (QR as written needs independent gradients,
-# which these eight are. Exercise 3 is about those that are not.)
+# Four ways, two results: only the last row is more than rounding. (QR as written needs independent gradients, and
+# these eight are. Exercise 3 is about gradients that are not.)
 #
 # ## How large is it?
 #
-# That depends on how alike the gradients of a microbatch are. Take two microbatches from the same batch: one of
-# eight sequences from shuffled groups, and one that *is* a group, eight samples of the same image.
+# That depends on how alike the gradients of a microbatch are. Take two microbatches from the same batch. One has
+# eight sequences from shuffled groups. The other *is* a group: eight samples of the same image, some of them equal.
+#
+# **Your guess**: which one needs more sweeps? (a) the shuffled one, (b) the one with repeated samples.
 
 # %%
+guess = ...
 SWEEPS = 16
 group = batch.microbatches(8, None)[20]
 kinds = {"shuffled groups": S, "one group": sequence_gradients(policy, group)}
@@ -195,15 +187,12 @@ def rank(S):
     return int((torch.linalg.eigvalsh(unit_gram(S)) > 1e-10).sum())
 
 
-figure, axes = plt.subplots(figsize=(7, 3.6))
-axes.set_prop_cycle(plt.rcParams["axes.prop_cycle"])
+curves = {}
 for name, gradients in kinds.items():
     exact = project(A, gradients)
     errors = [apart(project(A, gradients, method="iterative", sweeps=n), exact) for n in range(1, SWEEPS + 1)]
-    axes.semilogy(range(1, SWEEPS + 1), errors, label=f"{name}: rank {rank(gradients)} of 8")
-axes.set(xlabel="sweeps", ylabel="distance from exact,\nin norms of $A$", title="what an approximation leaves in")
-axes.legend()
-plt.show()
+    curves[f"{name}: rank {rank(gradients)} of 8"] = errors
+draw.errors(curves)
 
 
 def rate(S):
@@ -213,25 +202,33 @@ def rate(S):
     return float(sizes[sizes < 1 - 1e-9].max())
 
 
-display(
-    Markdown(
-        "In the long run a sweep shrinks the error to "
-        + " and to ".join(f"{rate(gradients):.0%} ({name})" for name, gradients in kinds.items())
-        + " of what it was."
-    )
+slow = {name: rate(gradients) for name, gradients in kinds.items()}
+assert rank(kinds["one group"]) < 8 == rank(S) and slow["one group"] < slow["shuffled groups"]
+Outcome(
+    guess,
+    "a",
+    "In the long run a sweep shrinks the error to "
+    + " and to ".join(f"{shrinks:.0%} ({name})" for name, shrinks in slow.items())
+    + " of what it was.",
 )
 
 # %% [markdown]
-# The group has repeated samples and still converges faster here: a repeat subtracts along the same line once more, and
-# that does no harm. Slow are gradients that are nearly alike but not the same, as in the picture on the right above.
+# The group has repeated samples, and still it converges faster here. A repeated sample subtracts along the same line
+# once more, which does no harm. What makes it slow is gradients that are nearly alike but not equal, as in the right
+# half of the picture above.
 #
 # ## What does it cost?
 #
-# Now the price, on random gradients of a $512 \times 256$ layer, for growing $B$. The unit is the least that one can
-# do with gradients written out, the weighted sum $\sum_i a_i S_i$. (It is not the price of a training step: a backward
-# pass costs far more. Lesson 4 does without writing out.) Contenders take turns, and each point is a median of ratios.
+# Now measure the time, on random gradients of a $512 \times 256$ layer, for growing $B$. The unit is the least that you
+# can do with gradients that are written out, the weighted sum $\sum_i a_i S_i$. (This is not the time of a training
+# step, because a backward pass costs far more. And lesson 4 shows how not to write gradients out.) The four ways take
+# turns, and each point is the shortest of several times.
+#
+# **Your guess**: at $B = 32$, which is slowest? (a) QR, (b) the loop, (c) exact in $B$ dimensions, (d) two sweeps
+# there.
 
 # %%
+guess = ...
 ROUNDS = 15
 BATCHES = [1, 2, 4, 8, 16, 32]
 
@@ -264,42 +261,37 @@ generator = torch.Generator().manual_seed(0)
 cost = {name: [] for name in CONTENDERS}
 for B in BATCHES:
     layer = [torch.randn(*shape, generator=generator) for shape in [(512, 256), (B, 512, 256), (B,)]]  # A, S, a
-    ratios = {name: [] for name in CONTENDERS}
+    shortest = dict.fromkeys(["the sum", *CONTENDERS], float("inf"))
     for _round in range(ROUNDS):
-        unit = seconds(plain, *layer)
-        for name, contender in CONTENDERS.items():
-            ratios[name].append(seconds(contender, *layer) / unit)
+        for name, contender in {"the sum": plain, **CONTENDERS}.items():
+            shortest[name] = min(shortest[name], seconds(contender, *layer))
     for name in CONTENDERS:
-        cost[name].append(statistics.median(ratios[name]))
+        cost[name].append(shortest[name] / shortest["the sum"])
 
-figure, axes = plt.subplots(figsize=(7, 3.8))
-for name, values in cost.items():
-    axes.loglog(BATCHES, values, label=name)
-axes.set(xlabel="sequences in a microbatch, B", ylabel="time, in weighted\nsums of gradients")
-axes.set_xticks(BATCHES, BATCHES)
-axes.set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, 100])
-axes.minorticks_off()
-axes.legend()
-plt.show()
-last = {name: values[-1] for name, values in cost.items()}
-display(
-    Markdown(
-        f"At B = {BATCHES[-1]} on this machine: {last['QR']:.0f} weighted sums for QR and "
-        f"{last['one after another, 2 sweeps']:.0f} for the loop; in B dimensions {last['in B dimensions, exact']:.1f} "
-        f"(exact) and {last['in B dimensions, 2 sweeps']:.1f} (two sweeps)."
-    )
-)
+draw.cost(cost, BATCHES)
+slowest = max(CONTENDERS, key=lambda name: cost[name][-1])
+words = [
+    f"At B = {BATCHES[place]}: " + ", ".join(f"{name} {values[place]:.1f}" for name, values in cost.items()) + "."
+    for place in (0, -1)
+]
+exact_last, sweeps_last = cost["in B dimensions, exact"][-1], cost["in B dimensions, 2 sweeps"][-1]
+assert ROUNDS < 15 or (slowest == "QR" and exact_last < 2 * sweeps_last < cost["QR"][-1])
+came_out = "abcd"[list(CONTENDERS).index(slowest)]
+Outcome(guess, came_out, "In weighted sums of gradients, on this machine. " + " ".join(words))
 
 # %% [markdown]
-# QR and the loop pass over $A$ and $S$ again and again. For many sequences QR is the dear way and the loop the cheaper
-# one; for few it may be the other way round. In $B$ dimensions exact and approximate share everything that is large,
-# the pass over the gradients and the weighted sum. They differ in what they do with $B \times B$ numbers and cost
-# nearly the same. So price does not decide between them, and what is left is a question of behaviour.
+# QR and the loop pass over $A$ and $S$ again and again. For many sequences QR is the slowest way. For few sequences it
+# may be faster than the loop. In $B$ dimensions, exact and approximate share everything that is large: the pass over
+# the gradients and the weighted sum. They differ only in what they do with $B \times B$ numbers. For the smallest $B$
+# that difference shows, because there is little else to do. At $B = 32$ the exact way takes less than twice the time
+# of the approximate one here, and in a training step, with its backward pass, the difference is far smaller
+# ([the benchmarks](../benchmarks/README.md) measure it). So the price does not decide between them. What is left is a
+# question of behaviour.
 #
 # ## Corrected advantages, step by step
 #
-# Write $g = \sum_i a_i S_i$ for the microbatch's own gradient. The shrinkage $\sigma$ between 0 and 1 says how much of
-# the component is removed (1: all of it), and $\rho$ is the clamp. One step of PROMA is
+# Write $g = \sum_i a_i S_i$ for the microbatch's own gradient. The shrinkage $\sigma$, between 0 and 1, says how much
+# of the component is removed (1: all of it). The clamp is $\rho$. One step of PROMA is
 #
 # $$A \;\leftarrow\; A - \rho\,\sigma\, P_S A + g$$
 #
@@ -322,33 +314,24 @@ K, c = gram_and_overlap(A, S)
 u = my_corrected_advantages(K, c, a)
 config = ProjectionConfig(method="exact", max_removed=0.5)
 literal = accumulate(A, S, a, config)  # the formula on whole tensors, with a projection of A
-checks = {
+differences = {
     "`corrected_advantages`": float((u - corrected_advantages(K, c, a, config)).abs().max()),
     "the literal step on whole tensors": apart(A + torch.tensordot(u, S, 1), literal),
 }
-lines = [f"| {name} | {difference:.0e} |" for name, difference in checks.items()]
+assert max(differences.values()) < 1e-10
+lines = [f"| {name} | {difference:.0e} |" for name, difference in differences.items()]
 display(Markdown("\n".join(["| my corrected advantages against | difference |", "|---|---:|", *lines])))
 
 # %%
 free = my_corrected_advantages(K, c, a, beta=float("inf"))
-figure, axes = plt.subplots(figsize=(7.5, 3.4))
-bars = {
-    "advantage": (a, "", "0.75"),
-    "corrected, clamp 0.5": (u, "//", "#9EC9E2"),
-    "corrected, no clamp": (free, "..", "#F3C3A5"),
-}
-for offset, (name, (values, hatch, shade)) in zip([-0.27, 0, 0.27], bars.items(), strict=True):
-    axes.bar(torch.arange(len(a)) + offset, values, 0.26, label=name, hatch=hatch, color=shade, edgecolor="black")
-axes.axhline(0, color="black", linewidth=0.8)
-axes.set(xlabel="sequence of the microbatch", ylabel="advantage", xticks=range(len(a)))
-axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
-plt.show()
+draw.advantages({"advantage": a, "corrected, clamp 0.5": u, "corrected, no clamp": free})
 zero = int((a == 0).sum())
+assert zero > 0 and free[a == 0].abs().min() > 0
 display(Markdown(f"{zero} of {len(a)} sequences have an advantage of zero, and a corrected one that is not."))
 
 # %% [markdown]
-# A sequence with zero advantage teaches nothing, but it still says which directions move the policy, so it still
-# removes. That is why PROMA's backward pass is seeded with ones: advantages that were multiplied into the loss
+# A sequence with zero advantage adds nothing, but it still says which directions move the policy, so it still
+# removes. That is why PROMA's backward pass is seeded with ones. If the advantages were multiplied into the loss, they
 # would erase these sequences.
 #
 # ## Exercises

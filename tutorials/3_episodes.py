@@ -3,14 +3,18 @@
 #
 # *When is "PROMA is better" a result, and when is it luck?*
 #
-# From here on a sequence is more than one action. You train a policy on whole episodes of CartPole, with the three
-# methods, and then learn to read what comes out: a claim is a difference between *paired* runs with an interval
-# around it, and the interval decides whether the claim holds, fails, or is still open.
+# - **You should know**: lessons 0 and 1, and what a confidence interval is.
+# - **After this lesson you can** train on episodes, compare two methods by paired runs, read a claim with its interval,
+#   and ask the right questions when a claim fails or holds.
+# - **Time**: about 50 minutes with the exercises (an estimate). The computer needs less than three of them.
+#
+# From here on a sequence is more than one action. You train a policy on whole episodes of CartPole, with three methods.
+# Then you learn to read what comes out. A claim is a difference between *paired* runs with an interval around it, and
+# the interval decides whether the claim holds, fails, or is still open.
 #
 # REINFORCE is the plain policy gradient. GRPO is the same with likelihood ratios against the policy that sampled,
-# clipped to $1 \pm 0.2$. PROMA you know.
-#
-# Nothing is re-implemented here. Everything you call is what `proma-bench ladder` and `proma-bench report` call.
+# clipped to $1 \pm 0.2$. PROMA you know. Nothing is implemented again here: everything you call is what `proma-bench
+# ladder` and `proma-bench report` call. Symbols are in the [glossary](../docs/glossary.md).
 
 # %%
 import itertools
@@ -46,8 +50,8 @@ PROCESSES = 2
 # %% [markdown]
 # ## A sequence is an episode
 #
-# The policy is asked once a time step. A batch has groups of 8 episodes that begin alike, and lays all their steps
-# end to end: `sequence_ids` says whose each is.
+# The policy acts once in every time step. A batch has groups of 8 episodes that begin alike. It lays all their steps
+# end to end, and `sequence_ids` says to which episode each step belongs.
 
 # %%
 training = Training(GymConfig(method="proma", steps=STEPS))
@@ -59,9 +63,11 @@ of_episodes = batch.per_sequence(log_probs)  # one a sequence, [B]
 # %% [markdown]
 # The log-prob of an episode is the sum over its steps, and its advantage compares its return with its own group,
 #
-# $$\log p_i = \sum_{t \in i} \log \pi(u_t \mid o_t), \qquad a_i = (R_i - \mathrm{mean}(R)) / \mathrm{std}(R) .$$
+# $$\log p_i = \sum_{t \in i} \log p_\theta(\mathrm{action}_t \mid o_t), \qquad
+# a_i = (R_i - \mathrm{mean}(R)) / \mathrm{std}(R) .$$
 #
-# Here is the first group. For every step that the pole stays up, CartPole pays 1, so return and length are the same.
+# Here $o_t$ is what the policy sees at step $t$, and $R_i$ is the return of episode $i$. This is the first group.
+# CartPole pays 1 for every step that the pole stays up, so return and length are the same.
 
 # %%
 print("episode   return   log-prob   advantage")
@@ -71,7 +77,7 @@ for i in range(8):
 # %% [markdown]
 # ## One run of each
 #
-# Same seed, hence the same initial weights and the same starts. Which method is best?
+# All three have the same seed, so they have the same initial weights and the same starts. Which method is best?
 
 # %%
 for method in METHODS:
@@ -90,9 +96,9 @@ plt.show()
 # %% [markdown]
 # ## The same from many seeds
 #
-# Now every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this tier (with 20 steps in
-# place of 14). The criteria that will judge the runs are written to each run's `config.json` before its first step:
-# otherwise you could choose it afterwards.
+# Now run every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this tier (it takes 20
+# steps in place of 14). The criteria that will judge the runs are written to each run's `config.json` before its first
+# step. Otherwise you could choose them afterwards.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -117,17 +123,17 @@ figure
 # *Local KL* is KL(policy before an optimizer step ‖ after it), *global KL* is KL(current ‖ initial), both over the
 # full action distribution at visited states.
 #
-# The shaded intervals say how sure you can be of each method's *mean*. Those of the score are wide, as some seeds are
-# lucky with their starts, and they overlap. In entropy and global KL GRPO stands apart, while PROMA and REINFORCE
-# overlap. Overlap does not settle whether methods differ: seed 3 of PROMA and seed 3 of GRPO share their luck. So look
-# at differences within pairs.
+# The shaded intervals say how sure you can be of each method's *mean*. Those of the score are wide, because some seeds
+# are lucky with their starts. Where intervals overlap, that does not settle whether methods differ: seed 3 of PROMA and
+# seed 3 of GRPO share their luck. So look at differences within pairs.
 #
 # ## A claim is a paired difference
 #
-# For every seed take PROMA minus the baseline, one number $d_s$ a seed. The *estimate* is the mean of the middle half
-# of them (the interquartile mean), so that one wild seed does not decide. The *interval* is of Student's kind: the
-# estimate plus and minus its standard error, times a factor that makes it miss zero in one sample of twenty where
-# there is no difference. The fewer pairs, the larger the factor, and with fewer than five there is no interval.
+# For every seed take PROMA minus the baseline, one number for each seed. The *estimate* is the mean of the middle half
+# of these differences (the interquartile mean), so that one wild seed does not decide. The *interval* is of Student's
+# kind: the estimate plus and minus its standard error, times a factor. The factor is such that the interval misses zero
+# in one sample of twenty where there is no difference. The fewer pairs, the larger the factor. With fewer than five
+# pairs there is no interval.
 
 # %%
 SAME = {
@@ -146,14 +152,18 @@ print(f"estimate {found.estimate:+.4f}, 95 % interval [{found.low:+.4f}, {found.
 print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, tier.criteria)}")
 
 # %% [markdown]
-# Given ten pairs or more, the verdict follows from the interval. All of it below zero: *lower* holds. All of it above:
-# it fails, which is as much of a result. Zero inside: the data are *inconclusive*, which is not the same as "no
-# difference". For *not lower* the line is not zero but minus the *margin*, the loss that still counts as not lower (2 %
-# of the score's range).
+# Given ten pairs or more, the verdict follows from the interval:
 #
-# Here are all claims of the paper on this tier, at one learning rate. Each has its own unit, so differences are
-# divided by their spread, and turned so that right is what the claim says. Entropy must be higher both at the same step
-# and at the same score; the row shows the part that decides.
+# - All of it is below zero: the claim *lower* holds.
+# - All of it is above zero: the claim fails, and that is as much of a result.
+# - Zero is inside: the data are *inconclusive*, which is not the same as "no difference".
+#
+# For the claim *not lower* the line is not zero but minus the *margin*: the loss that still counts as not lower (2 % of
+# the score's range).
+#
+# Here are all claims of the paper on this tier, at one learning rate. Each has a unit of its own, so the differences
+# are divided by their spread, and turned so that right is what the claim says. Entropy must be higher both at the same
+# step and at the same score, and the row shows the part that decides.
 
 # %%
 shown = [(claim, baseline) for claim in CLAIMS.values() for baseline in claim.baselines if claim.same_settings]
@@ -187,13 +197,13 @@ axes.set_title("Pairs (grey), interval (black), and the line that it must clear 
 plt.show()
 
 # %% [markdown]
-# A row whose black bar lies right of its line *holds*, left of it *fails*, across it is *inconclusive*. Mind single
-# dots: in most inconclusive rows they lie on both sides, so one seed could have told you either.
+# A row whose black bar lies right of its line *holds*. Left of it, it *fails*. Across it, it is *inconclusive*. Look at
+# the single dots: where they lie on both sides of the line, one seed could have told you either.
 #
 # ## How many seeds?
 #
-# Take only the first $n$ seeds, and watch the interval close in. With fewer than ten pairs there is no verdict,
-# wherever the interval lies: so few seeds may all be of one kind.
+# Take only the first $n$ seeds, for growing $n$, and look at the interval. With fewer than ten pairs there is no
+# verdict, wherever the interval lies, because so few seeds may all be of one kind.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -214,12 +224,12 @@ plt.show()
 # %% [markdown]
 # ## At equal step, or at equal score?
 #
-# Someone who stands still has no KL at all. A method that learns more slowly is *local* for free, so comparing at the
-# same step and learning rate flatters the slow. Ask instead what each method pays for a score: read a run's KL off
-# where its score reaches a level, and let each method answer, at every level, with the lowest of its learning rates
-# that gets there. That is its *frontier*. Score and measure are smoothed over five steps, and then steps are joined
-# until the score only rises: one lucky evaluation is no level reached. Low is good for both kinds of KL, high for
-# entropy.
+# A policy that stands still has no KL at all. So a method that learns more slowly looks *local* without any effort, and
+# a comparison at the same step and learning rate favours it. Ask instead what each method pays for a score. Read off a
+# run's KL where its score reaches a level, and let each method answer, at every level, with the lowest of its learning
+# rates that gets there. That is its *frontier*. (Score and measure are smoothed over five steps, and then steps are
+# joined until the score only rises, so that one lucky evaluation does not count as a level that was reached.) Low is
+# good for both kinds of KL, and high is good for entropy.
 
 # %%
 with plt.style.context("default"):
@@ -230,21 +240,22 @@ with plt.style.context("default"):
 figure
 
 # %% [markdown]
-# Each curve covers the scores that all seeds of its method reach, which may be others than those of another method. The
-# verdicts below compare seed by seed, over the scores that both of a pair reach. Mind local KL:
-# it is the KL of one step, there, and many small steps keep it low at equal score, too. So a row of the frontier has a
-# *placebo*: the baseline at the lower learning rates minus the baseline at the higher ones, one method against itself.
-# A row whose difference is no larger than that says nothing about methods. Nor do values at the edge of the sweep say
-# much: a learning rate beyond it might do better.
+# Each curve covers the scores that all seeds of its method reach, so two curves may cover different scores. The
+# verdicts below compare seed by seed, over the scores that both of a pair reach.
+#
+# Be careful with local KL. It is the KL of one step, and many small steps keep it low at equal score, too. So a row of
+# the frontier has a *placebo*: the baseline at the lower learning rates minus the baseline at the higher ones, one
+# method against itself. A row whose difference is no larger than that says nothing about methods. Values at the edge of
+# the sweep say little, too, because a learning rate beyond it might do better.
 
 # %%
 console = Console(width=110, force_jupyter=False, force_terminal=False)
 console.print(claims_table([tier]))
 
 # %% [markdown]
-# Sixteen verdicts are sixteen chances to be wrong. Where nothing differs, an interval still misses zero in up to one
-# case of twenty, so one false verdict in such a table is no surprise. *Holm* is the p-value with their number taken
-# into account: verdicts where it is below 0.05 hold together.
+# Every verdict of this table is a chance to be wrong. Where nothing differs, an interval still misses zero in up to one
+# case of twenty, so one false verdict in such a table is no surprise. *Holm* is the p-value that takes the number of
+# verdicts into account. Where it is below 0.05, you can believe the verdicts together.
 #
 # ## When a claim fails
 
@@ -260,13 +271,12 @@ by_verdict = {
 display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for verdict, of in by_verdict.items())))
 
 # %% [markdown]
-# Do not argue with a row that fails; ask what it is about. Four questions, in this order:
+# If a row fails, do not argue with it. Ask four questions, in this order:
 #
-# 1. *Which protocol?* Failing at the same settings and *holding* on the frontier says that the method was only further
-#    along. If the frontier is inconclusive, it may have been; these data cannot tell. Failing on both says that it pays
-#    more for the same score.
-# 2. *How large?* An interval may exclude zero and the difference still be too small to matter. Read the estimate in its
-#    unit.
+# 1. *Which protocol?* If it fails at the same settings and *holds* on the frontier, the method was only further along.
+# If    the frontier is inconclusive, these data cannot tell. If it fails on both, the method pays more for the same
+# score. 2. *How large?* An interval may exclude zero, and still the difference may be too small to matter. Read the
+# estimate in    its unit.
 # 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps per batch and a policy of
 #    two actions, clipping *may* be a strong leash; `clip` is a setting, so you can find out.
 # 4. *Where?* This is CartPole with four microbatches per step. With so few there *may* be little to project; the curves

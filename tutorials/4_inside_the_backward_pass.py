@@ -3,15 +3,21 @@
 #
 # **How do you get the gradient of every sequence without a backward pass for every sequence?**
 #
-# PROMA projects onto the span of the sequence gradients $S_i$: the gradient of $\log p(\text{sequence } i)$, one for
-# each sequence and parameter tensor. Autograd hands you their sum. Calling it once a sequence would do, at the price
-# of a batch size of one. Here you take them from a single backward pass, in which all that is needed passes by
-# anyway.
+# - **You should know**: lesson 2; what a hook of a PyTorch module is.
+# - **After this lesson you can** take the gradient of each sequence from one backward pass, write the rule of a layer,
+#   prove an engine right against a slow oracle, and find three bugs by their symptoms.
+# - **Time**: about 60 minutes with the exercises (an estimate). The computer needs less than one of them.
+#
+# PROMA projects away from the span of the sequence gradients $S_i$: the gradients of $\log p(\text{sequence } i)$, one
+# for each sequence and parameter tensor. Autograd gives you only their sum. You could call it once for each sequence,
+# but that is as slow as a batch size of one. In this lesson you take them from a single backward pass, because
+# everything that you need passes through it anyway. Symbols are in the [glossary](../docs/glossary.md).
 
 # %%
-import matplotlib.pyplot as plt
 import torch
+from checks import Outcome, suspects
 from checks import lesson4 as check
+from figures import lesson4 as draw
 from torch import nn
 
 from proma_bench import ProjectionConfig, Proma, accumulate, register_rule
@@ -20,16 +26,16 @@ from proma_bench.backward.factors import Dense
 from proma_bench.experiments.training import Training
 from proma_bench.tiers.bandit.config import BanditConfig
 
-plt.style.use("lessons.mplstyle")
 torch.manual_seed(0)
 SEQUENCES, TOKENS, VOCABULARY = 4, 6, 12
 BANDIT_STEPS = 40
+FULL = BANDIT_STEPS == 40  # what the text says of results is true of the full run
 
 # %% [markdown]
-# ## A policy small enough to look into
+# ## A policy that is small enough to look into
 #
 # It reads tokens and predicts the next one. Its head is tied to its embedding: both use one weight. Everything is in
-# float64, so that "equal" can mean equal to fifteen digits.
+# float64, so that "equal" means equal up to rounding in the last digits.
 
 
 # %%
@@ -61,7 +67,7 @@ log_probs(policy, tokens)
 # %% [markdown]
 # ## Slow and obviously right: one backward pass per sequence
 #
-# This is the *oracle* of the lesson: whatever is faster must give the same.
+# This is the *oracle* of the lesson. Everything that is faster must give the same result.
 
 
 # %%
@@ -76,27 +82,27 @@ literal.shape
 
 
 # %% [markdown]
-# ## What passes by
+# ## What the backward pass has already computed
 #
 # A linear layer computes $y_t = W x_t$ for every token $t$. In the backward pass it meets
-# $g_t = \partial(\sum_j \log p_j) / \partial y_t$. The log-prob of another sequence does not depend on $y_t$, so
-# $g_t$ *is* the gradient of its own sequence's log-prob, provided that the backward pass is seeded with ones and not
-# with advantages. Then
+# $d_t = \partial(\sum_j \log p_j) / \partial y_t$. The log-prob of another sequence does not depend on $y_t$. So $d_t$
+# *is* the gradient of its own sequence's log-prob, if the backward pass is seeded with ones and not with advantages.
+# Then
 #
-# $$S_i = \sum_{t \in i} g_t\, x_t^\top = G_i^\top X_i .$$
+# $$S_i = \sum_{t \in i} d_t\, x_t^\top = D_i^\top X_i .$$
 #
-# Autograd computes this product, too, but over all tokens at once, where sequences can no longer be told apart. So
-# you note $X$ on the way in and $G$ on the way back, and multiply them yourself.
+# Autograd computes this product, too, but over all tokens at once, and then the sequences are mixed. So store $X$ in
+# the forward pass and $D$ in the backward pass, and multiply them yourself.
 
 
 # %%
 def watch(layer):
-    """Note the layer's input X [B, T, in], and on the way back its output gradient G [B, T, out]."""
+    """Store the layer's input X [B, T, in], and in the backward pass the gradient of its output, D [B, T, out]."""
     seen = {}
 
     def note(_, inputs, output):
         seen["X"] = inputs[0].detach()
-        output.register_hook(lambda gradient: seen.update(G=gradient))
+        output.register_hook(lambda gradient: seen.update(D=gradient))
 
     return seen, layer.register_forward_hook(note)
 
@@ -108,8 +114,9 @@ def relative_error(found, expected):
 seen, handle = watch(policy.hidden)
 log_probs(policy, tokens).sum().backward()  # one pass, seeded with ones
 handle.remove()
-X, G = seen["X"], seen["G"]
-S = torch.einsum("bto,bti->boi", G, X)  # S_i = G_i' X_i
+X, D = seen["X"], seen["D"]
+S = torch.einsum("bto,bti->boi", D, X)  # S_i = D_i' X_i
+assert relative_error(S, literal) < 1e-12
 print(f"relative error of S against one backward pass per sequence: {relative_error(S, literal):.1e}")
 
 # %% [markdown]
@@ -117,76 +124,66 @@ print(f"relative error of S against one backward pass per sequence: {relative_er
 #
 # From lesson 2 you know that the step needs only $K_{ij} = \langle S_i, S_j\rangle$ and
 # $c_i = \langle A, S_i\rangle$. The inner product of two outer products is a product of two inner products,
-# $\langle g x^\top, h y^\top\rangle = \langle g, h\rangle\langle x, y\rangle$. So you do not have to write out any
-# $S_i$:
+# $\langle d_s x_s^\top, d_t x_t^\top\rangle = \langle d_s, d_t\rangle\langle x_s, x_t\rangle$. So you do not have to
+# write out any $S_i$:
 #
-# $$K_{ij} = \sum_{s \in i}\sum_{t \in j} \big[(GG^\top) \circ (XX^\top)\big]_{st} .$$
+# $$K_{ij} = \sum_{s \in i}\sum_{t \in j} \big[(DD^\top) \circ (XX^\top)\big]_{st} .$$
 
 # %%
-g, x = G.flatten(0, 1), X.flatten(0, 1)  # all tokens: [N, out], [N, in]
-pairs = (g @ g.T) * (x @ x.T)  # (GG') o (XX')
+d, x = D.flatten(0, 1), X.flatten(0, 1)  # all tokens: [N, out], [N, in]
+pairs = (d @ d.T) * (x @ x.T)  # (DD') o (XX')
 K = pairs.view(SEQUENCES, TOKENS, SEQUENCES, TOKENS).sum(dim=(1, 3))  # summed within each block
+assert relative_error(K, S.flatten(1) @ S.flatten(1).T) < 1e-12
 print(f"relative error of K: {relative_error(K, S.flatten(1) @ S.flatten(1).T):.1e}")
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(10, 3.1))
-titles = ["$GG^T$", r"$\circ\;\; XX^T$", r"$=\; (GG^T)\circ(XX^T)$", "summed in each block: $K$"]
-for panel, matrix, title in zip(axes, [g @ g.T, x @ x.T, pairs, K], titles, strict=True):
-    size = matrix.abs().max()
-    panel.imshow(matrix, vmin=-size, vmax=size, cmap="gray")
-    panel.set_title(title, fontsize=11)
-    panel.grid(False)
-    ticks = torch.arange(SEQUENCES) * len(matrix) / SEQUENCES + len(matrix) / SEQUENCES / 2 - 0.5
-    panel.set_xticks(ticks, range(1, SEQUENCES + 1))
-    panel.set_yticks(ticks, range(1, SEQUENCES + 1))
-    panel.tick_params(length=0)
-    for edge in torch.arange(1, SEQUENCES) * len(matrix) / SEQUENCES - 0.5:
-        panel.axhline(edge, color="#D55E00", linewidth=1, linestyle="-", marker="")
-        panel.axvline(edge, color="#D55E00", linewidth=1, linestyle="-", marker="")
-    panel.set_xlabel("sequence")
-axes[0].set_ylabel("sequence")
-for i in range(SEQUENCES):
-    for j in range(SEQUENCES):
-        dark = K[i, j] < 0.3 * K.abs().max()
-        axes[3].text(j, i, f"{K[i, j]:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
-figure.suptitle(
-    f"{SEQUENCES} sequences of {TOKENS} tokens; black is negative, mid-grey zero, white positive", fontsize=9
-)
-plt.show()
+draw.gram_in_blocks([d @ d.T, x @ x.T, pairs, K], SEQUENCES, TOKENS)
 
 # %% [markdown]
 # The overlaps and the sum at the end need no $S_i$ either. With a running gradient $A$ and any coefficients $u$:
 #
-# $$c_i = \sum_{t \in i} g_t^\top A\, x_t , \qquad \sum_i u_i S_i = \sum_t u_{i(t)}\, g_t\, x_t^\top .$$
+# $$c_i = \sum_{t \in i} d_t^\top A\, x_t , \qquad \sum_i u_i S_i = \sum_t u_{i(t)}\, d_t\, x_t^\top .$$
 
 # %%
 A, u = torch.randn(16, 8, dtype=torch.float64), torch.randn(SEQUENCES, dtype=torch.float64)
-c = ((G @ A) * X).sum(dim=(1, 2))  # c_i
-total = (u.repeat_interleave(TOKENS)[:, None] * g).T @ x  # one ordinary product of matrices
-print(f"relative error of c:     {relative_error(c, S.flatten(1) @ A.flatten()):.1e}")
-print(f"relative error of sum:   {relative_error(total, torch.tensordot(u, S, dims=1)):.1e}")
+c = ((D @ A) * X).sum(dim=(1, 2))  # c_i
+total = (u.repeat_interleave(TOKENS)[:, None] * d).T @ x  # one ordinary product of matrices
+errors = relative_error(c, S.flatten(1) @ A.flatten()), relative_error(total, torch.tensordot(u, S, dims=1))
+assert max(errors) < 1e-12
+print(f"relative error of c:     {errors[0]:.1e}")
+print(f"relative error of sum:   {errors[1]:.1e}")
 
 # %% [markdown]
-# Which way is cheaper depends on the sizes. All pairs of tokens (`tokens` below) cost about
+# Which way is cheaper depends on the sizes. The way over all pairs of tokens (`tokens` below) costs about
 # $N^2 (\text{out} + \text{in})$ multiplications for $K$, and $2N\,\text{out}\cdot\text{in}$ for $c$ and the sum.
-# Writing $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$, its Gram matrix $3B^2\,\text{out}\cdot\text{in}$ (the
-# 3 is measured: so flat a product runs at a third of the speed), and the passes over $S$ about
-# $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one, layer by layer:
+# Writing $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$. Then the Gram matrix costs
+# $3B^2\,\text{out}\cdot\text{in}$ (the 3 was measured: a product of so flat matrices runs at a third of the speed), and
+# the passes over $S$ cost about $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one,
+# layer by layer.
+#
+# **Your guess**: a layer has 1024 inputs and 3072 outputs, and there are 8 sequences. For which lengths is it cheaper
+# to take all pairs of tokens? (a) for short sequences, (b) for long sequences, (c) for none.
 
 # %%
-for length in (8, 16, 32, 64, 256, 1024):
-    way = cheaper_gram_method(sequences=8, rows=8 * length, outputs=3072, inputs=1024)
+guess = ...
+ways = {
+    length: cheaper_gram_method(sequences=8, rows=8 * length, outputs=3072, inputs=1024)
+    for length in (8, 16, 32, 64, 256, 1024)
+}
+for length, way in ways.items():
     print(f"a layer 1024 → 3072, 8 sequences of {length:4d} tokens: {way}")
+assert ways[8] == "tokens" and ways[1024] == "rows"
+Outcome(guess, "a", "The number of pairs grows with the square of the length.")
 
 
 # %% [markdown]
 # ## A layer of your own
 #
-# In `proma_bench`, the few lines above are the *rule* of `nn.Linear`. A rule gets what passes by and returns the
-# sequence gradients, as factors or written out (`Dense`). Here is a layer that no library knows, and its rule. For
-# $y_t = s \circ x_t$,
+# In `proma_bench`, the few lines above are the *rule* of `nn.Linear`. A rule gets $X$ and $D$ and returns the sequence
+# gradients, as factors or written out (`Dense`). Here is a layer that no library knows, and its rule. For
+# $y_t = \text{scale} \circ x_t$,
 #
-# $$S_i = \sum_{t \in i} g_t \circ x_t .$$
+# $$S_i = \sum_{t \in i} d_t \circ x_t .$$
 
 
 # %%
@@ -203,14 +200,14 @@ class Gain(nn.Module):
 
 @register_rule(Gain)
 def gain_rule(module, inputs, grad_output, layout):
-    G, X = layout.group(grad_output), layout.group(inputs[0])  # [B, T, features], however the rows came
-    return {"scale": Dense((G * X).sum(dim=1))}  # S_i
+    D, X = layout.group(grad_output), layout.group(inputs[0])  # [B, T, features], however the rows came
+    return {"scale": Dense((D * X).sum(dim=1))}  # S_i
 
 
 # %% [markdown]
-# On its first backward pass, the sum of what a rule returns is compared with autograd's own gradient. So a rule whose
-# *sum* is wrong does not train anything. (One that gives a sequence's part to another passes; for that, see the next
-# section.) Watch one being caught that forgets the input:
+# In the first backward pass, the sum of what a rule returns is compared with autograd's own gradient. So a rule whose
+# *sum* is wrong is found before it trains anything. (A rule that gives one sequence's part to another is not found in
+# this way. That needs the next section.) Here is a rule that forgets the input:
 
 
 # %%
@@ -234,9 +231,9 @@ with Proma(wrong) as proma:
 # %% [markdown]
 # ## The whole engine against the oracle
 #
-# A sum that is right does not yet prove that its parts are, nor that clamp and recursion are. So compare everything:
-# three microbatches through `Proma`, and the same three with sequence gradients from `torch.func`, one sequence at a
-# time, and the literal step of lesson 2,
+# A right sum does not prove that its parts are right, nor that the clamp and the recursion are. So compare everything.
+# Send three microbatches through `Proma`. Then do the same with sequence gradients from `torch.func`, one sequence at a
+# time, and the literal step of lesson 2:
 #
 # $$A \leftarrow A - \rho\, P_S A + \textstyle\sum_i a_i S_i .$$
 
@@ -269,19 +266,20 @@ with Proma(policy, config) as proma:
         proma.backward(log_probs(policy, rows), advantages)
 for name, parameter in policy.named_parameters():
     error = relative_error(-parameter.grad, expected[name])  # .grad is that of a loss, hence the sign
+    assert error < 1e-12
     print(f"{name:18} {list(parameter.shape)!s:10} relative error {error:.1e}")
 
 # %% [markdown]
 # ## One tensor, two uses
 #
 # `embedding.weight` above is also the head. Its sequence gradient is the *sum* over both uses, $S_i = E_i + H_i$:
-# rows of $E_i$ for the tokens that were read, and $H_i = \sum_t g_t x_t^\top$ from the head. So its Gram matrix has
-# cross terms,
+# $E_i$ has rows for the tokens that were read, and $H_i = \sum_t d_t x_t^\top$ comes from the head. So its Gram matrix
+# has cross terms,
 #
 # $$K_{ij} = \langle E_i, E_j\rangle + \langle H_i, H_j\rangle + \langle E_i, H_j\rangle + \langle H_i, E_j\rangle .$$
 #
-# Two shortcuts suggest themselves, and both are wrong: leave out the cross terms, or (as the author's published code
-# does) leave out the embedding. Project a gradient $A$ each way, and look at what is left of it along each $S_i$.
+# Two shortcuts come to mind, and both are wrong: to leave out the cross terms, or to leave out the embedding (as the
+# author's published code does). Project a gradient $A$ in each way, and look at what is left of it along each $S_i$.
 
 # %%
 policy.zero_grad()
@@ -291,9 +289,10 @@ log_probs(policy, tokens).sum().backward()
 first.remove(), second.remove()
 E = torch.zeros(SEQUENCES, VOCABULARY, 8, dtype=torch.float64)
 for i in range(SEQUENCES):
-    E[i].index_add_(0, at_embedding["X"][i], at_embedding["G"][i])  # row r: the sum over tokens that are r
-H = torch.einsum("bto,bti->boi", at_head["G"], at_head["X"])
+    E[i].index_add_(0, at_embedding["X"][i], at_embedding["D"][i])  # row r: the sum over tokens that are r
+H = torch.einsum("bto,bti->boi", at_head["D"], at_head["X"])
 tied = one_by_one(policy.head.weight)
+assert relative_error(E + H, tied) < 1e-12 < 0.1 < relative_error(H, tied)
 print(f"relative error of E + H:   {relative_error(E + H, tied):.1e}")
 print(f"relative error of H alone: {relative_error(H, tied):.1e}")
 
@@ -321,18 +320,67 @@ ways = {
     "without cross terms": left_over(E @ E.T + H @ H.T, S @ A, S),
     "all four terms": left_over(S @ S.T, S @ A, S),
 }
-for (title, values), marker in zip(ways.items(), "osD^", strict=True):
-    plt.semilogy(range(1, SEQUENCES + 1), values, marker, label=title, markersize=7)
-plt.xticks(range(1, SEQUENCES + 1))
-plt.xlabel("sequence $i$")
-plt.ylabel(r"$|\cos|$ of what is left with $S_i$")
-plt.title("The gradient of a tied weight, seen by each sequence")
-plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plt.show()
+draw.tied(ways)
+assert ways["all four terms"].max() < 1e-9 < 1e-3 < min(ways[name].max() for name in ways if name != "all four terms")
 
 # %% [markdown]
 # Only all four terms leave nothing but rounding. The engine adds up the uses of a tensor before it takes any inner
-# product, which is why it waits until the last use of a weight has passed.
+# product. That is why it waits for the last use of a weight.
+#
+# ## A bug hunt
+#
+# Three programs, A, B and C, accumulate a step with PROMA. Each has one of these mistakes:
+#
+# - (a) It seeds the backward pass with advantages: they are multiplied into the log-probs.
+# - (b) Its microbatches are nested: each one contains the sequences of those before it, too.
+# - (c) It takes the two uses of the tied weight for two tensors, so the cross terms are missing.
+#
+# You do not see the programs. You see their symptoms: which tensors differ from the oracle, in three situations.
+#
+# **Your guess**: set `guess` to three letters, for A, B and C in this order, such as `"abc"`. Run the cell once with
+# `...` to see the symptoms first. Which mistake can you see only if some advantage is zero, and why?
+
+# %%
+guess = ...
+first, second, third = microbatches
+situations = {
+    "one microbatch": [first],
+    "three microbatches": [first, second, third],
+    "three, and one advantage is zero": [first, (second[0], second[1] * torch.tensor([0.0, 1, 1, 1])), third],
+}
+
+
+def symptoms(program, parts):
+    """Which tensors are not those of the oracle."""
+    policy.zero_grad()
+    found, expected = program(policy, log_probs, parts, config), oracle(policy, parts, config)
+    wrong = [name for name in expected if relative_error(found[name], expected[name]) > 1e-6]
+    return {0: "none", len(expected): "all"}.get(len(wrong), ", ".join(wrong))
+
+
+symptom = {
+    (letter, situation): symptoms(program, parts)
+    for letter, program in suspects.PROGRAMS.items()
+    for situation, parts in situations.items()
+}
+for (letter, situation), wrong in symptom.items():
+    print(f"{letter}   {situation:34} wrong: {wrong}")
+assert all(symptom[letter, "one microbatch"] == "none" for letter in "AC")
+assert symptom["B", "three microbatches"] == "none" == symptom["C", "one microbatch"]
+assert (
+    symptom["B", "three, and one advantage is zero"] != "none"
+    and symptom["C", "three microbatches"] == "embedding.weight"
+)
+Outcome(guess, "bac", "Program A nests its microbatches, B seeds with advantages, C takes one tensor for two.")
+
+# %% [markdown]
+# - **A**: with one microbatch nothing is nested, so nothing is wrong. With three, every tensor is wrong.
+# - **B** is the dangerous one. To multiply $S_i$ by a number changes neither its direction nor the span. So as long as
+#   no advantage is zero, all is well, and a test with random advantages does not find it. A sequence with advantage
+#   zero should remove and does not. In training, silent groups make such sequences all the time.
+# - **C** is wrong in one tensor only, the tied one.
+#
+# The programs are in `checks/suspects.py`. If you test code of your own, put zeros among the advantages.
 #
 # ## The clamp, layer by layer
 #
@@ -341,11 +389,15 @@ plt.show()
 # $$\rho = \min\big(1,\ \beta\,\|g\| / \|P_S A\|\big), \quad \|P_S A\|^2 = w^\top K w, \quad \|g\|^2 = a^\top K a ,$$
 #
 # so what is removed may differ from layer to layer. `Proma(record=True)` writes it down. Take the digits bandit after
-# some training, and send one batch through as a single step, in microbatches of 8 sequences: with the paper's
-# $\beta = 0.5$, without a clamp, and with $\beta = 0$, which removes nothing and is plain accumulation. All three are
-# the iterative method with its two sweeps; the exact projection, without a clamp, is there to compare.
+# some training, and send one batch through as a single step, in microbatches of 8 sequences. Do it with the paper's
+# $\beta = 0.5$, without a clamp, and with $\beta = 0$, which removes nothing and is plain accumulation. All three use
+# the iterative method with its two sweeps. The exact projection, without a clamp, is there to compare.
+#
+# **Your guess**: without a clamp, of which tensor is most removed? (a) the largest weight, (b) a weight in the middle,
+# (c) the bias of the head, which has ten entries.
 
 # %%
+guess = ...
 training = Training(BanditConfig(method="reinforce", steps=BANDIT_STEPS))
 while training.step < BANDIT_STEPS:
     list(training.batch())
@@ -381,44 +433,38 @@ def mean_of(title, name, figure):
 
 
 # %%
-_, (panel, other) = plt.subplots(1, 2, figsize=(10, 3), sharey=True)
-for title, style in ((r"clamp $\beta = 0.5$", "C1s"), ("no clamp", "C2^"), ("exact, no clamp", "C3D")):
-    shares = [mean_of(title, name, "removed_ratio") for name in parameters]
-    panel.plot(shares, range(len(parameters)), style, label=title, markersize=8)
-panel.set_yticks(range(len(parameters)), [f"{name} {list(value.shape)}" for name, value in parameters.items()])
-panel.invert_yaxis()
-panel.set(xlabel=r"removed, share of $\|A\|$", xlim=(0, 1))
-panel.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-active = [mean_of(r"clamp $\beta = 0.5$", name, "clamped") for name in parameters]
-other.barh(range(len(parameters)), active, 0.5, color="#bbbbbb", edgecolor="black")
-other.set(xlabel=r"share of microbatches with $\rho < 1$, at $\beta = 0.5$", xlim=(0, 1))
-plt.show()
+CLAMPED, FREE, EXACT = r"clamp $\beta = 0.5$", "no clamp", "exact, no clamp"
+removed = {
+    title: {name: mean_of(title, name, "removed_ratio") for name in parameters} for title in (CLAMPED, FREE, EXACT)
+}
+active = {name: mean_of(CLAMPED, name, "clamped") for name in parameters}
+draw.removed(removed, active, {name: list(value.shape) for name, value in parameters.items()})
+most = max(removed[FREE], key=removed[FREE].get)
+assert not FULL or (most == "layers.4.bias" and min(active.values()) > 0.5)
+assert removed[EXACT]["layers.4.bias"] > removed[FREE]["layers.4.bias"] > removed[CLAMPED]["layers.4.bias"]
+words = f"Of {most}, two sweeps remove {removed[FREE][most]:.0%}, the exact projection {removed[EXACT][most]:.0%}. "
+words += f"With the clamp it is {removed[CLAMPED][most]:.0%}. "
+words += f"Of each tensor, the clamp is active in {min(active.values()):.0%} of the microbatches or more."
+Outcome(guess, "c" if most == "layers.4.bias" else "a", words)
 
 # %% [markdown]
-# Without a clamp most is removed from the biases, and from that of the head above all: it has ten entries, and eight
-# sequences span much of its space. (Two sweeps do not take out all of that; the exact projection nearly empties it.)
-# The clamp is active nearly always, and ties what may be removed to what is being added. What that does to the running
-# gradient:
+# The head's bias has ten entries, and eight sequences span much of its space. That is why so much of it goes without a
+# clamp. The clamp limits what may be removed to half the norm of what is added, and it is active in most microbatches.
+# So in practice **the clamp decides** how much is removed. This is what it does to the running gradient:
 
 # %%
-figure, axes = plt.subplots(2, 3, figsize=(10, 4.7), sharex=True, sharey=True)
-for number, (panel, name) in enumerate(zip(axes.T.flat, parameters, strict=True)):
-    unit = steps["plain accumulation"][1][-1, number]
-    for title, (_, lengths) in steps.items():
-        panel.plot(torch.arange(len(lengths)) + 1, lengths[:, number] / unit, label=title, markevery=8)
-    panel.set_title(name, fontsize=10)
-for panel in axes[1]:
-    panel.set_xlabel("microbatch")
-for panel in axes[:, 0]:
-    panel.set_ylabel(r"$\|A\|$, plain = 1")
-figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=9, ncols=4, loc="outside upper center")
-plt.show()
+lengths = {title: values / steps["plain accumulation"][1][-1] for title, (_, values) in steps.items()}
+draw.lengths(lengths, list(parameters))
+ends = {title: values[-1] for title, values in lengths.items()}
+assert not FULL or ((ends[FREE] < 0.75).all() and (ends[FREE] < ends[CLAMPED]).all())
+print("lengths at the end, plain accumulation = 1")
+for title in (CLAMPED, FREE, EXACT):
+    print(f"{title:20} " + "  ".join(f"{name} {end:.2f}" for name, end in zip(parameters, ends[title], strict=True)))
 
 # %% [markdown]
-# Each column is a layer, its weight above its bias. Plain accumulation grows on and on. Without a clamp, $A$ soon
-# stops growing: each microbatch takes out about as much as it puts in, so old microbatches fade, quickly in the small
-# bias of the head and slowly in the weights. The clamp lies between: no microbatch may take out more than half the norm
-# of what it adds.
+# Each column is a layer, its weight above its bias. Without a clamp, $A$ ends shorter in every tensor: what a
+# microbatch takes out balances what it puts in, so old microbatches fade. With the clamp, $A$ is longer at the end than
+# without, because no microbatch may take out more than half the norm of what it adds.
 
 # %% [markdown]
 # ## Exercises
@@ -449,26 +495,26 @@ check.affine_rule(Affine, affine_rule)
 #
 # ```python
 # def affine_rule(module, inputs, grad_output, layout):
-#     G, X = layout.group(grad_output), layout.group(inputs[0])
-#     return {"weight": Dense(X.transpose(1, 2) @ G), "bias": Dense(G.sum(dim=1))}
+#     D, X = layout.group(grad_output), layout.group(inputs[0])
+#     return {"weight": Dense(X.transpose(1, 2) @ D), "bias": Dense(D.sum(dim=1))}
 #
 #
 # register_rule(Affine)(affine_rule)  # from here on, Proma covers the layer
 # check.affine_rule(Affine, affine_rule)
 # ```
 #
-# For a large layer, `OuterProducts(X, G, X.dtype)` from `proma_bench.backward.factors` keeps the factors, and leaves it
+# For a large layer, `OuterProducts(X, D, X.dtype)` from `proma_bench.backward.factors` keeps the factors, and leaves it
 # to the engine whether $S$ is ever written out.
 # </details>
 
 # %% [markdown]
 # **2. Sequences of unequal length.** Packed text has all tokens in one row, and `ids[n]` says whose token $n$ is.
-# Compute the Gram matrix `[B, B]` from `G [N, out]`, `X [N, in]` and `ids [N]`, without writing out any sequence
+# Compute the Gram matrix `[B, B]` from `D [N, out]`, `X [N, in]` and `ids [N]`, without writing out any sequence
 # gradient. `sequences` is $B$; the tokens of a sequence need not be neighbours.
 
 
 # %%
-def packed_gram(G, X, ids, sequences): ...
+def packed_gram(D, X, ids, sequences): ...
 
 
 check.packed_gram(packed_gram)
@@ -477,8 +523,8 @@ check.packed_gram(packed_gram)
 # <details><summary>Solution</summary>
 #
 # ```python
-# def packed_gram(G, X, ids, sequences):
-#     pairs = (G @ G.T) * (X @ X.T)
+# def packed_gram(D, X, ids, sequences):
+#     pairs = (D @ D.T) * (X @ X.T)
 #     members = torch.nn.functional.one_hot(ids, sequences).to(pairs.dtype)  # [N, B]
 #     return members.T @ pairs @ members
 #

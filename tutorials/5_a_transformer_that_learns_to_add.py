@@ -3,12 +3,17 @@
 #
 # *What does a policy lose while it gains, and how can you tell that it has lost too much?*
 #
-# The policy is now a language model, of the very class of Qwen3 (grouped queries, rotary positions, RMSNorm, a tied
-# head), only with fewer than a million parameters. A sequence is a generated answer. You train it with three methods
-# and two variations, and watch its entropy.
+# - **You should know**: lesson 1 for entropy and KL; what a language model's tokens and sampling are.
+# - **After this lesson you can** train a small language model on rewards, tell a gain from a collapse, and say why
+#   sampled accuracy may rise while greedy accuracy falls.
+# - **Time**: about 45 minutes with the exercises (an estimate). The computer needs about four of them.
 #
-# Be clear about what the next two minutes can show. Each run is a single seed, and a seventh as long as the tier's
-# own. The comparison of the methods, with seeds and intervals and all the ablations, is in
+# The policy is now a language model, of the very class of Qwen3 (grouped queries, rotary positions, RMSNorm, a tied
+# head), but with fewer than a million parameters. A sequence is a generated answer. You train it with three methods
+# and two variations, and look at its entropy. Symbols are in the [glossary](../docs/glossary.md).
+#
+# The next minutes cannot show everything. Each run has a single seed, and a seventh of the steps that the tier takes.
+# The comparison of the methods, with seeds, intervals and all ablations, is in
 # [docs/transformer.md](../docs/transformer.md).
 
 # %%
@@ -56,9 +61,9 @@ config = TransformerConfig(
 # %% [markdown]
 # ## Where it begins
 #
-# From random weights it would have to hit on a right answer before it could learn anything. So it first imitates a
-# teacher half of whose sums are wrong, off by 1 or by 10. This *warm start* takes the better half of a minute. It is
-# kept in `~/.cache/proma_bench`, so you wait for it once.
+# From random weights, the policy would have to find a right answer by chance before it could learn anything. So it
+# first imitates a teacher. Half of the teacher's sums are wrong, off by 1 or by 10. This *warm start* takes about a
+# minute. It is kept in `~/.cache/proma_bench`, so you wait for it only once.
 
 # %%
 with contextlib.redirect_stderr(io.StringIO()):  # a line that says where it is kept
@@ -71,8 +76,9 @@ print(f"right answers to {len(tier.task.validation)} held-out questions: ", end=
 print(f"{scores['score']:.0%} of the most likely ones, {scores['score_sampled']:.0%} of those sampled")
 
 # %% [markdown]
-# It has learnt to add, and to doubt: its most likely answer is far better than one that it samples. Nothing has to be
-# added to what it knows; probability has to be moved. Look at its answers to some questions:
+# The policy has learned to add, and also to be unsure: its most likely answer is far better than an answer that it
+# samples. So training has to move probability to answers that the policy already knows. Look at its answers to some
+# questions:
 
 # %%
 tokenizer = tier.answers.prompting.tokenizer
@@ -133,10 +139,10 @@ plt.show()
 # %% [markdown]
 # The entropy is the mean over the tokens of the answers, each over the whole vocabulary:
 #
-# $$H = \frac{1}{T} \sum_t \sum_v -\,p_t(v) \log p_t(v) .$$
+# $$\text{entropy} = \frac{1}{T} \sum_t \sum_v -\,p_t(v) \log p_t(v) .$$
 #
-# To have less of it is no fault in itself: whoever answers with more certainty has less. The question is what was
-# bought with it:
+# Less entropy is no fault in itself: a policy that is more certain of its answers has less. The question is what it got
+# in return:
 
 # %%
 for name, run in runs.items():
@@ -178,11 +184,11 @@ plt.show()
 # %% [markdown]
 # ## Why a collapse does not heal
 #
-# Advantages compare the answers within a group of $G$. Where all of them are right, or all of them wrong, every
+# Advantages compare the answers within a group of $m$. If all of them are right, or all of them are wrong, every
 # advantage is zero: the group is *silent*. If all questions were equally hard, answered right with probability $p$,
 # then
 #
-# $$P(\text{silent}) = p^G + (1 - p)^G .$$
+# $$\text{share of silent groups} = p^m + (1 - p)^m .$$
 #
 # Ask each policy a fresh batch of questions:
 
@@ -214,8 +220,8 @@ plt.show()
 # It is what a policy pays for the next improvement with, which is why the paper's claims ask for it *at the same
 # score*, too.
 #
-# What one seed of so few steps cannot tell you is which method spends it best. Lesson 3 says what it takes;
-# [docs/transformer.md](../docs/transformer.md) has what came out.
+# One seed with so few steps cannot tell you which method uses its entropy best. Lesson 3 says what that takes, and
+# [docs/transformer.md](../docs/transformer.md) says what came out.
 
 # %% [markdown]
 # ## Exercises

@@ -3,10 +3,16 @@
 #
 # *What changes when the same update trains a real language model?*
 #
-# In the code: the model, and nothing of the update. In the costs: everything. You will count what has to fit into
-# memory, see what counts as a right answer, run the fourth tier with a stand-in model, and read its report. At the
-# end are the commands for the real thing. It is written for one GPU; **it has not been run on a GPU by us**, so take
-# the commands as a recipe that nobody has cooked yet. Every line that they lead to has run on a CPU.
+# - **You should know**: lessons 4 and 5.
+# - **After this lesson you can** count what has to fit into a GPU's memory, say what counts as a right answer, look
+#   whether a run was sound, and start the real run.
+# - **Time**: about 45 minutes with the exercises (an estimate). The computer needs about two of them.
+#
+# The code of the update stays the same, and only the model changes. The costs change completely. In this lesson you
+# count memory, see what counts as a right answer, run the fourth tier with a small stand-in model, and read its report.
+# At the end are the commands for the real model. They are written for one GPU, and **we have not run them on a GPU**.
+# So expect surprises there. Everything that they call has run on a CPU. Symbols are in the
+# [glossary](../docs/glossary.md).
 
 # %%
 import contextlib
@@ -49,7 +55,7 @@ PROCESSES = 2
 # %% [markdown]
 # ## The paper's run, as defaults
 #
-# The tier's settings are those of the paper wherever it names them. You do not have to remember any:
+# The tier's settings are those of the paper wherever it names them, so you do not have to remember any:
 
 # %%
 paper = LLMConfig()
@@ -101,11 +107,12 @@ plt.title("Needed (grey), and what would have been needed without care (hatched)
 plt.show()
 
 # %% [markdown]
-# Lesson 4 is why the first hatched bar is not needed: the Gram matrix comes from factors, a block of rows at a time.
-# The second is avoided in the same spirit: the log-probs of the head are computed for a few tokens at a time, and
-# again in the backward pass. Gradient checkpointing keeps the activations small. The multiplications are in bfloat16,
-# while weights and gradients stay in float32: at a learning rate of 2e-6 most steps would be lost to the rounding of
-# a bfloat16 weight.
+# Each hatched bar is larger than every grey one. Lesson 4 is why the first is not needed: the Gram matrix comes from
+# factors, a block of rows at a time. The second is avoided in a similar way: the log-probs of the head are computed for
+# a few tokens at a time, and again in the backward pass. Gradient checkpointing keeps the activations small.
+#
+# The multiplications are in bfloat16, while weights and gradients stay in float32. Adam's steps are about as large as
+# the learning rate, and a bfloat16 weight cannot take so small a step:
 
 # %%
 weight, step = torch.tensor(0.02), torch.tensor(2e-6)
@@ -116,8 +123,8 @@ for dtype in (torch.float32, torch.bfloat16):
 # %% [markdown]
 # ## What a solution is worth
 #
-# GSM8K has word problems whose solutions end in `#### number`. Without a network, templates of `reasoning-gym` stand
-# in for them (`--data synthetic`):
+# GSM8K has word problems whose solutions end in `#### number`. If you have no network, templates of `reasoning-gym`
+# take their place (`--data synthetic`):
 
 # %%
 problem = GSM8K("synthetic", validation_questions=4).validation[0]
@@ -126,8 +133,8 @@ print("\nanswer:", problem.answer)
 
 # %% [markdown]
 # A completion is read in two ways. *Strict* is what the reward is made of: the last `#### number` within the last 300
-# characters, as the paper's framework reads it. *Lenient* takes any form that can be understood. Both are reported,
-# and kept apart: at the beginning, much of what a model gains is to learn the form, and that is not mathematics.
+# characters, as the paper's framework reads it. *Lenient* takes any form that can be understood. Both are reported
+# separately, because a model may gain by learning the form alone, and that is not mathematics.
 
 # %%
 completions = [
@@ -146,9 +153,9 @@ display(Markdown("\n".join(["| completion | strict | lenient |", "| --- | --- | 
 # ## A stand-in on the same tier
 #
 # `--model` takes a directory in the form that models have on the hub: weights in safetensors, a tokenizer, a chat
-# template. You make a very small one: the transformer of lesson 5 after its warm start (which is there already if you
-# have run that lesson). To this tier it is a pretrained model like any other. It half knows sums, so sums are its
-# task.
+# template. Here you make a very small one: the transformer of lesson 5 after its warm start. (If you have run that
+# lesson, it is there already.) This tier treats it like any other pretrained model. It is unsure of sums, so sums are
+# its task.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -191,7 +198,7 @@ print(run_command(to_json(jobs[0].config)).replace(str(root), "DIR"))
 #
 # ## Reading a run
 #
-# Its directory is all there is to know about it, and readable while the run goes on:
+# Everything about a run is in its directory, and you can read it while the run goes on:
 
 # %%
 run = next(job.path for job in jobs if job.config.method == "proma")
@@ -201,10 +208,11 @@ last = read_run(run).metrics[-1]
 print({name: value for name, value in last.items() if name != "removed_by_layer"})
 
 # %% [markdown]
-# Before you look at the score, look at whether the run was sound:
+# Before you look at the score, check that the run was sound:
 #
-# - `sampler_gap`: how far the sampler's log-probs are from the trainer's, in the mean. If the one is vLLM and the other
-#   transformers, rounding alone makes them differ; more than that, and the answers are not the policy's own.
+# - `sampler_gap`: how far the sampler's log-probs are from the trainer's, in the mean. If the sampler is vLLM and the
+#   trainer uses transformers, rounding alone makes them differ. If it is more than that, the answers are not the
+#   policy's own.
 # - `cut`, `empty`, `overlong`: how many answers were cut off at `max_new_tokens`, how many were empty, and how many
 #   prompts did not fit. An answer that is cut off has no `####`; its zero says nothing about its mathematics.
 # - `grad_norm`, `clamped`, `removed_ratio`: zeros mean that all groups are silent (lesson 5), and no step was taken.
@@ -241,13 +249,13 @@ with plt.style.context("default"):
 figure
 
 # %% [markdown]
-# The figure is on the page, too. You know how to read it by now. It begins with how many seeds there are: with so
-# few, every claim is *inconclusive*, whatever the curves look like. The intervals of lesson 3 do not get narrower
-# because the model got larger.
+# The figure is on the page, too. You know how to read it by now. First look at how many seeds there are. With so few,
+# every claim is *inconclusive*, whatever the curves look like. The intervals of lesson 3 do not get narrower because
+# the model is larger.
 #
 # ## The real thing
 #
-# On a machine with one GPU, and with network access or local copies of model and data:
+# These commands are for a machine with one GPU, and with network access or local copies of model and data:
 
 # %%
 recipe = {
@@ -309,8 +317,9 @@ check.strict(strict)
 # %% [markdown]
 # ### 2. Log-probs without the logits
 #
-# From hidden states `hidden [N, d]`, the head's weight `head [V, d]` and `actions [N]`, return the log-prob of every
-# action, `[N]`, and never hold more than `rows` rows of logits. The check measures the largest tensor that you make.
+# From hidden states `hidden [N, width]`, the head's weight `head [V, width]` and `actions [N]`, return the log-prob of
+# every action, `[N]`, and never hold more than `rows` rows of logits. The check measures the largest tensor that you
+# make.
 
 
 # %%

@@ -3,30 +3,35 @@
 #
 # *How do you know that a projection is right?*
 #
-# You have an idea for another projection: a cheaper one, a robust one. Before you spend GPU hours on it, let a
-# machine try to break it. A projection here is any function `fn(running [*W], seq_grads [B, *W]) -> [*W]`, and
-# the package knows what such a function promises.
+# - **You should know**: lesson 2; what a unit test is.
+# - **After this lesson you can** name the promises of a projection, let a machine look for a counterexample, read a
+#   small one, and test a projection of your own in one line.
+# - **Time**: about 40 minutes with the exercises (an estimate). The computer needs about one of them.
+#
+# Say that you have an idea for another projection, a cheaper one perhaps. Before you spend GPU hours on it, let a
+# machine try to break it. A projection here is any function `fn(running [*W], seq_grads [B, *W]) -> [*W]`, and the
+# package knows what such a function promises. Symbols are in the [glossary](../docs/glossary.md).
 
 # %%
 import subprocess
 import sys
 
-import matplotlib.pyplot as plt
 import torch
+from checks import Outcome
 from checks import lesson7 as check
+from figures import lesson7 as draw
 from hypothesis import find, settings
 from IPython.display import Markdown, display
 
 from proma_bench import project, testing
 
-plt.style.use("lessons.mplstyle")
 torch.set_num_threads(1)
 
 # %% [markdown]
 # ## A projection that looks right
 #
-# Here is one: normalise the gradients, then subtract the components along all of them at once. No loop, no matrix
-# to invert.
+# Here is one: normalise the gradients, then subtract the components along all of them at once. There is no loop, and no
+# matrix to invert.
 #
 # $$A \;\leftarrow\; A - \sum_i \langle A, \hat S_i \rangle\, \hat S_i$$
 
@@ -41,8 +46,8 @@ def all_at_once(running, seq_grads):
 
 
 # %% [markdown]
-# Test it the way one tests in a hurry: on an example. The result should have no component along any gradient, and
-# `testing.assert_orthogonal_to` says so in one line.
+# Test it on an example first. The result should have no component along any gradient, and
+# `testing.assert_orthogonal_to` checks that in one line.
 
 # %%
 axes_of_three = torch.eye(3, dtype=torch.float64)[:2]
@@ -50,11 +55,11 @@ testing.assert_orthogonal_to(all_at_once, torch.tensor([1.0, 2.0, 3.0]).double()
 print("passed")
 
 # %% [markdown]
-# Passed! Every example with perpendicular gradients will.
+# It passes, and so does every example with perpendicular gradients.
 #
 # ## Promises, and a machine that tries to break them
 #
-# Each promise is a named function of `proma_bench.testing`, with one sentence that defines it:
+# Each promise is a function of `proma_bench.testing`, with one sentence that defines it:
 
 # %%
 lines = [
@@ -64,10 +69,13 @@ lines = [
 display(Markdown("\n".join(["| promise | |", "|---|---|", *lines])))
 
 # %% [markdown]
-# `examine_projection` tries all of them on inputs that Hypothesis draws to hurt: of low rank, with zeros,
-# repeated samples, and scales from $10^{-10}$ to $10^{10}$.
+# `examine_projection` tries all of them on difficult inputs that Hypothesis draws: of low rank, with zeros, with
+# repeated samples, and with scales from $10^{-10}$ to $10^{10}$.
+#
+# **Your guess**: how many of the eleven promises does `all_at_once` break? (a) none, (b) one to five, (c) six or more.
 
 # %%
+guess = ...
 EXAMPLES = 200
 
 
@@ -81,14 +89,17 @@ def show(findings):
 
 findings = testing.examine_projection(all_at_once, examples=EXAMPLES)
 show(findings)
+broken = sum(not finding.holds for finding in findings)
+assert 1 <= broken <= 5
+Outcome(guess, "b", f"It breaks {broken} of {len(findings)}.")
 
 # %% [markdown]
-# *holds* means: not broken on these inputs. Gradients that are nearly dependent, but not quite, are not among them;
-# `testing.projection_problems(near_duplicates=True)` draws such.
+# *holds* means: not broken on these inputs. Gradients that are nearly dependent, but not quite, are not among them.
+# Those are drawn by `testing.projection_problems(near_duplicates=True)`.
 #
 # Hypothesis does not stop at the first input that fails. It **shrinks** it: fewer sequences, fewer parameters, less
-# structure, as long as it still fails. (The numbers come from torch and do not shrink; the package rounds them where
-# the failure survives that.) What is left is a counterexample that you can think about:
+# structure, as long as it still fails. (The numbers come from torch and do not shrink. The package rounds them if the
+# input still fails after that.) What is left is a counterexample that is small enough to think about:
 
 # %%
 worst = next(finding for finding in findings if finding.name == "orthogonal to")
@@ -96,12 +107,12 @@ display(Markdown(f"This breaks *{worst.name}*:"))
 print(check.describe(all_at_once, worst.counterexample))
 
 # %% [markdown]
-# With one parameter, all gradients lie on one line. Both sequences see the same, and it is subtracted twice.
+# With one parameter, all gradients lie on one line. Both sequences see the same component, and it is subtracted twice.
 #
 # ## Draw it
 #
-# One parameter makes a dull picture. Ask for two parameters and two different sequences instead: `find` looks for a
-# small input of a strategy that has some property, here *so much is subtracted that the result points backwards*.
+# To draw a picture, ask for two parameters and two different sequences. `find` looks for a small input of a strategy
+# that has some property. Here the property is *so much is subtracted that the result points backwards*.
 
 
 # %%
@@ -114,56 +125,30 @@ drawn = testing.projection_problems(shape=(2,), sequences=2, rank=2, scale=1.0, 
 problem = find(drawn, overshoots, settings=settings(derandomize=True, database=None, max_examples=2000))
 A, S = problem.running / problem.running.norm(), problem.seq_grads
 
-
-def arrow(axes, start, vector, label, colour, dashes, place=1.0):
-    """An arrow with its name beside the tip, or at another place along it."""
-    tip = (float(start[0] + vector[0]), float(start[1] + vector[1]))
-    style = {"arrowstyle": "-|>", "color": colour, "linestyle": dashes, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", tip, (float(start[0]), float(start[1])), arrowprops=style)
-    at = start + place * vector + 0.09 * vector / vector.norm()
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-    axes.annotate(label, at, color=colour, ha="center", va="center", bbox=box)
-
-
-def draw(axes, A, S, title):
-    units = S / S.norm(dim=1, keepdim=True)
-    where = A
-    for number, (unit, order) in enumerate(zip(units, ["first", "second"], strict=True), start=1):
-        arrow(axes, torch.zeros(2), unit, f"$S_{number}$", "#0072B2", "dotted")
-        removed = -(A @ unit) * unit
-        arrow(axes, where, removed, order, "0.4", "dashdot", place=0.4)
-        where = where + removed
-    arrow(axes, torch.zeros(2), A, "$A$", "black", "solid")
-    if where.norm() > 0.01:
-        arrow(axes, torch.zeros(2), where, "result", "#D55E00", "dashed")
-    axes.plot(0, 0, "X", color="black", markersize=9, linestyle="", label="what a projection leaves")
-    axes.set(xlabel=r"$\theta_1$", aspect="equal", xlim=(-1.2, 1.2), ylim=(-0.9, 1.25), title=title)
-
-
-figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.4), sharey=True)
 perpendicular = torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double()
-draw(panels[0], torch.tensor([0.3, 0.95]).double(), perpendicular, "the example: perpendicular")
-draw(panels[1], A, S, "what Hypothesis found")
-panels[0].set(ylabel=r"$\theta_2$")
-panels[0].legend(loc="lower left")
-plt.show()
-
+draw.all_at_once(
+    {
+        "the example: perpendicular": (torch.tensor([0.3, 0.95]).double(), perpendicular),
+        "what Hypothesis found": (A, S),
+    }
+)
 units = S / S.norm(dim=1, keepdim=True)
+assert all_at_once(A, S) @ A < 0
 display(
     Markdown(
-        f"The gradients have a cosine of {units[0] @ units[1]:.2f}. Both ask for much the same component of $A$ to "
-        f"go, it goes twice, and the step comes out backwards, {all_at_once(A, S).norm() / A.norm():.2f} times as long."
+        f"The gradients have a cosine of {units[0] @ units[1]:.2f}. What they have in common is removed twice, and the "
+        f"result points backwards. It is {all_at_once(A, S).norm() / A.norm():.2f} times as long as $A$."
     )
 )
 
 # %% [markdown]
-# You see at once what is wrong, and what would mend it: the second subtraction must know what the first one has
-# taken. Do them one after another and it is the paper's iterative method; solve for all of them together and it
-# is the exact one. (Lesson 2.)
+# Now you see what is wrong, and how to mend it: the second subtraction must know what the first one has taken. If you
+# do them one after another, you have the paper's iterative method. If you solve for all of them together, you have the
+# exact one (lesson 2).
 #
 # ## Inexact is not wrong
 #
-# The iterative method is no exact projection either, and does not claim to be. It promises less. Does it keep that?
+# The iterative method is not an exact projection either, and it promises less. Does it keep what it promises?
 
 
 # %%
@@ -177,21 +162,24 @@ for kind, found in {"an exact": exact, "an inexact": inexact}.items():
     broken = [finding.name for finding in found if not finding.holds]
     names = f" ({', '.join(broken)})" if broken else ""
     display(Markdown(f"Of the {len(found)} promises of {kind} projection it breaks {len(broken)}{names}."))
+assert all(finding.holds for finding in inexact) and not all(finding.holds for finding in exact)
 
 # %% [markdown]
 # ## In your own project
 #
-# In a test, one line: `check_projection(my_projection)`, or `check_projection(my_projection, exact=False)`. It
-# raises at the first broken promise, with the small counterexample in the error. From a shell, without writing a
-# test, it is `proma-bench verify package.module:function`:
+# In a test you need one line: `check_projection(my_projection)`, or `check_projection(my_projection, exact=False)`. It
+# raises an error at the first broken promise, with the small counterexample in it. From a shell, without a test, it is
+# `proma-bench verify package.module:function`:
 
 # %%
-arguments = ["verify", "proma_bench.projection:project"]
-print(subprocess.run([sys.executable, "-m", "proma_bench", *arguments], capture_output=True, text=True).stdout)
+arguments = ["verify", "proma_bench.projection.literal:project"]
+verified = subprocess.run([sys.executable, "-m", "proma_bench", *arguments], capture_output=True, text=True)
+assert verified.returncode == 0, verified.stderr
+print(verified.stdout)
 
 # %% [markdown]
-# The strategies are yours, too. `sequence_gradients(rank=2, scale=1e-6)` draws gradients of rank two and that
-# size, and `projection_problems` adds a running gradient and advantages, as you saw above.
+# You can use the strategies, too. `sequence_gradients(rank=2, scale=1e-6)` draws gradients of rank two and that size,
+# and `projection_problems` adds a running gradient and advantages, as you saw above.
 #
 # ## Exercises
 #

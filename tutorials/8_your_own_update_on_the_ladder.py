@@ -3,9 +3,13 @@
 #
 # *Is your idea better, or does it only move the policy further?*
 #
-# You know lessons 2 and 3. In two minutes of computing you will turn an idea into an update rule of five lines, let a
-# machine try to break it, train with it, and read the leaderboard. At the end you can say what your rule does better,
-# how sure that is, and what you may not say.
+# - **You should know**: lessons 2 and 3; lesson 7 helps.
+# - **After this lesson you can** turn an idea into an update rule, compare it fairly, and say what you may claim and
+#   what not.
+# - **Time**: about 50 minutes with the exercises (an estimate). The computer needs about three of them.
+#
+# In this lesson you write an update rule of five lines, let a machine try to break it, train with it, and read the
+# leaderboard. Symbols are in the [glossary](../docs/glossary.md).
 
 # %%
 import contextlib
@@ -53,18 +57,18 @@ def table(header, rows):
 # %% [markdown]
 # ## An idea in five lines
 #
-# From lesson 2: in each parameter tensor, a step of PROMA is $A \leftarrow A + \sum_i u_i S_i$, and the coefficients
-# $u$ depend on three things alone: $K_{ij} = \langle S_i, S_j\rangle$, $c_i = \langle A, S_i\rangle$ and the
-# advantages $a_i$. Any other function of the three is an *update rule*. It runs in the same backward pass, at the
-# same price.
+# You know from lesson 2: in each parameter tensor, a step of PROMA is $A \leftarrow A + \sum_i u_i S_i$. The
+# coefficients $u$ depend on three things alone: $K_{ij} = \langle S_i, S_j\rangle$, $c_i = \langle A, S_i\rangle$
+# and the advantages $a_i$. Any other function of the three is an *update rule*, and it runs in the same backward pass.
 #
-# Here is an idea. PROMA solves a system of equations, so that nothing is removed twice. You are lazier: for each
-# sequence, take what lies along it, as if it were alone, and remove the *mean* of these parts. No system, no clamp.
+# Here is an idea. PROMA solves a system of equations, so that nothing is removed twice. Try something simpler: for each
+# sequence, take the component along it, as if it were the only one, and remove the *mean* of these components. There is
+# no system of equations and no clamp.
 #
 # $$A \;\leftarrow\; A - \frac{1}{B} \sum_i \frac{c_i}{K_{ii}}\, S_i + \sum_i a_i S_i$$
 #
-# All tensors of a policy come at once, on a leading axis: `gram [P, B, B]`, `overlap [P, B]`, `advantages [P, B]`. So
-# count axes from the end.
+# All tensors of a policy come at once, on leading axes: `gram [..., B, B]`, `overlap [..., B]`, `advantages [..., B]`.
+# So count axes from the end.
 
 
 # %%
@@ -77,8 +81,8 @@ def draft(gram, overlap, advantages):
 # %% [markdown]
 # ## What does it promise?
 #
-# Lesson 7 did this for projections. A rule has its own promises: the first three are asked of every rule, the other
-# four say what kind of rule it is. In a shell this is `proma-bench verify mine:draft`.
+# Lesson 7 asked this of projections. A rule has promises of its own. The first three are asked of every rule. The other
+# four say what kind of rule it is. In a shell the command is `proma-bench verify mine:draft`.
 
 
 # %%
@@ -98,9 +102,9 @@ assert not any(one.holds for one in findings.values())
 print(without_file(describe_rule(draft, findings["finite"].counterexample)))
 
 # %% [markdown]
-# All seven are broken, for one reason: a sequence gradient of zero, and $0/0$. Such gradients do come: an empty
-# answer has one, and so has an expert that none of a sequence's tokens was sent to. One NaN, and the run is over.
-# Along a gradient of zero there is nothing to remove:
+# All seven are broken, for one reason: where a sequence gradient is zero, the rule computes $0/0$. Such gradients do
+# occur: an empty answer has one, and so has an expert that received none of a sequence's tokens. One NaN is enough to
+# end a run. Along a gradient of zero there is nothing to remove, so say that:
 
 
 # %%
@@ -115,23 +119,23 @@ show(findings.values())
 assert all(one.holds for one in findings.values())
 
 # %% [markdown]
-# It keeps all seven. One of them PROMA's iterative method does not keep: the order of the sequences does not matter
-# here. But a promise says nothing about learning.
+# It keeps all seven. (One of them is that the order of the sequences does not matter, and PROMA's iterative method does
+# not promise that.) But a promise says nothing about learning.
 #
 # ## Train with it
 #
-# A rule in a file is a method: `--method mine.py:averaged`. Beside yours, four others run from the same seeds.
-# REINFORCE and PROMA you know. The last two are *controls*, made to be compared with:
+# A rule in a file is a method: `--method mine.py:averaged`. Four other methods run from the same seeds. You know
+# REINFORCE and PROMA. The last two are *controls*. They exist only to be compared with:
 #
 # - `shrink` takes as much from $A$ as PROMA does, but along $A$ itself: it makes $A$ shorter and keeps its direction.
-# - `elsewhere` is PROMA with mixtures of *all* sequences of the step in place of the microbatch's own. All in all it
-#   removes the same directions, but not from the microbatch whose they are.
+# - `elsewhere` is PROMA with mixtures of *all* sequences of the step in place of the microbatch's own. Over the whole
+#   step it removes the same directions, but not when the microbatch comes to which they belong.
 #
 # What follows is this command, with fewer seeds and steps:
 #
 #     proma-bench ladder --tiers bandit --methods reinforce,proma,shrink,elsewhere,mine.py:averaged --match-kl
 #
-# `--match-kl` is explained below. Before you run it, guess: will your rule score more than REINFORCE? Than PROMA?
+# `--match-kl` is explained below.
 
 # %%
 MINE = "mine.py:averaged"
@@ -196,13 +200,12 @@ assert not FULL or (estimate(itself, tier.criteria).low > 0 and itself.mean() > 
 assert not FULL or mean_local_kl(runs_of(MINE, 0.005)) < mean_local_kl(runs_of("reinforce", 0.005))
 
 # %% [markdown]
-# In the second row there is *no method*, only a learning rate. And yet it gains, and its interval does not contain
-# zero. Such a difference is a **placebo**: what you get for nothing. Whoever compares two methods at one learning
-# rate may be measuring just that. (Your rule has moved less than REINFORCE here, and scored more. You were lucky: it
-# might have been the other way round, and then this table would say nothing.)
+# In the second row there is *no method*, only a learning rate. Still it gains, and its interval does not contain zero.
+# Such a difference is a **placebo**: a gain that needs no method. If you compare two methods at one learning rate, you
+# may be measuring just that. (Here your rule has moved less than REINFORCE, and scored more. That is luck. If it had
+# moved more, this table would say nothing.)
 #
-# So plot the score against what it was paid with, the mean local KL of a step. Each line is a method, each dot a
-# learning rate:
+# So plot the score against the mean local KL of a step. Each line is a method, and each dot is a learning rate:
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 4))
@@ -218,13 +221,12 @@ axes.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Who moves further scores more, up to a point. The fair question is a *vertical* one: at the same local KL, on the
-# dotted line, who is higher?
+# A fair comparison is *vertical*: which method is higher at the same local KL, on the dotted line?
 #
 # ## At the same local KL
 #
-# Only REINFORCE has run exactly there. `--match-kl` looks for each method's rate on the dotted line, and runs all
-# seeds at it. A dash says that in four tries no rate came within 5 %:
+# Only REINFORCE has run exactly on the line. `--match-kl` looks for each method's learning rate there, and runs all
+# seeds at it. A dash means that in four tries no rate came within 5 %:
 
 # %%
 with contextlib.chdir(root):
@@ -248,8 +250,8 @@ table(
 # lower, ? not decided), the estimate, its interval, and Holm's p-value, which takes the number of methods into
 # account.
 #
-# With five seeds each verdict is a question mark, wherever its interval lies: verdicts take ten pairs. Still, the
-# intervals say something.
+# With five seeds each verdict is a question mark, wherever its interval lies, because a verdict takes ten pairs. Still,
+# the intervals say something.
 
 
 # %%
@@ -274,18 +276,19 @@ assert not FULL or abs(gain("proma").estimate - gain(MINE).estimate) < 0.1
 assert not FULL or all(one.scores["score_sampled"].verdict == "inconclusive" for one in board.matched.values())
 
 # %% [markdown]
-# So at the same local KL your five lines do gain, by more than 0.1, with an interval above zero. That is not bought
-# by the learning rate. Between your rule and PROMA there is less than 0.1. Five seeds do not tell these two apart.
+# At the same local KL your five lines do gain over REINFORCE, by more than 0.1, with an interval above zero. The
+# learning rate does not explain that. Between your rule and PROMA there is less than 0.1, and five seeds do not tell
+# these two apart.
 #
 # ## What are the controls for?
 #
-# You have a reason for your rule: it removes what the *new* samples would see. A control has everything but the
-# reason.
+# You have a reason for your rule: it removes what the *new* samples would see. A control does as much as your rule, but
+# without that reason.
 #
 # - `shrink` removes as much, in another direction. Find it in the picture with the dotted line. At its highest rate it
-#   has moved further than REINFORCE at 0.005. What did it get for that?
-# - `elsewhere` removes what a mixture of all samples sees, whoever they are. At a rate of 0.005 it has moved less than
-#   REINFORCE, and so has PROMA. What do they gain?
+#   has moved further than REINFORCE at 0.005. What did it gain from that?
+# - `elsewhere` removes what mixtures of all samples see. At a rate of 0.005 it has moved less than REINFORCE, and so
+#   has PROMA. What do they gain?
 
 # %%
 further = max(RATES)
@@ -401,4 +404,17 @@ check.fair(fair)
 # ```
 # </details>
 #
-# That was the last lesson. `proma-bench new-method NAME` writes you a rule and its tests to begin with.
+# ## What next?
+#
+# That was the last lesson. `proma-bench new-method NAME` writes you a rule and its tests to begin with. The
+# [cheat sheet](../docs/cheat_sheet.md) has PROMA and its relatives on one page. And these are good to read next:
+#
+# - **PROMA**: [Projected Microbatch Accumulation](https://arxiv.org/abs/2601.10498), and the same author's
+#   [ISOPO](https://arxiv.org/abs/2512.23353), another function of $K$ and $a$.
+# - **Bounds on a step's KL**: [TRPO](https://arxiv.org/abs/1502.05477), and [PPO](https://arxiv.org/abs/1707.06347),
+#   which approximates it.
+# - **Groups of answers**: [GRPO](https://arxiv.org/abs/2402.03300), [Dr. GRPO](https://arxiv.org/abs/2503.20783) on its
+#   normalisation, [GSPO](https://arxiv.org/abs/2507.18071) on ratios of whole sequences.
+# - **Conflicts between gradients**: [PCGrad](https://arxiv.org/abs/2001.06782),
+#   [OGD](https://arxiv.org/abs/1910.07104), [GEM](https://arxiv.org/abs/1706.08840).
+# - **How to compare**: [Deep RL at the edge of the statistical precipice](https://arxiv.org/abs/2108.13264).

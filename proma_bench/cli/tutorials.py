@@ -14,7 +14,7 @@ from proma_bench import files
 from proma_bench.console import say
 from proma_bench.errors import UsageError
 
-PATTERNS = ("*.ipynb", "*.mplstyle", "checks/*.py")
+PATTERNS = ("*.ipynb", "*.mplstyle", "checks/*.py", "figures/*.py")
 LARGEST = 64 * files.MEGABYTE
 _PACKAGE = Path(__file__).parents[1]
 

@@ -142,6 +142,31 @@ def _line_of(error: Exception, function: Callable[..., Any]) -> str:
     return f", in the line `{lines[-1]}`" if lines and lines[-1] else ""
 
 
+# ------------------------------------------------------------------------------------------------ predictions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an experiment whose outcome the reader has guessed, or not."""
+
+    guess: Any
+    came_out: str
+    words: str
+
+    def __repr__(self) -> str:
+        return f"{self._beginning()} {self.words}"
+
+    def _repr_markdown_(self) -> str:
+        return f"**{self._beginning()}** {self.words}"
+
+    def _beginning(self) -> str:
+        if self.guess is ...:
+            return f"You made no guess. It is ({self.came_out})."
+        if str(self.guess).strip("() ").lower() == self.came_out:
+            return f"You guessed ({self.came_out}), and so it is."
+        return f"You guessed ({self.guess}), but it is ({self.came_out})."
+
+
 # ------------------------------------------------------------------------------------------ for the checks' own use
 
 

@@ -1,4 +1,4 @@
-"""Checks of lesson 2, *Exact, approximate, and why it is the same price*."""
+"""Checks of lesson 2, *Exact, approximate, and what each costs*."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _written(name: str, seq_grads: SequenceGrads, parameter: Tensor) -> Tensor:
     if dense is not None:
         shape = list(dense.shape[1:])
         turned = shape == list(parameter.shape[::-1]) and shape != list(parameter.shape)
-        hint = " That is the order of nn.Linear; here x comes first and g second." if turned else ""
+        hint = " That is the order of nn.Linear; here x comes first and d second." if turned else ""
         assert shape == list(parameter.shape), (
             f"{name!r}: a sequence's gradient has the parameter's shape, {list(parameter.shape)}; got {shape}.{hint}"
         )
@@ -90,16 +90,16 @@ def packed_gram(answer: Callable[..., Tensor]) -> str:
     draw = normal(0)
     for ids in ([0, 0, 0, 1, 2, 2, 2], [0, 2, 0, 1, 2, 2, 0], [3, 1, 0, 1, 2, 3, 3, 0, 1]):
         order, count = torch.tensor(ids), max(ids) + 1
-        G, X = draw(len(ids), 4), draw(len(ids), 5)
-        seq_grads = torch.zeros(count, 4, 5, dtype=torch.float64).index_add_(0, order, G.unsqueeze(2) * X.unsqueeze(1))
+        D, X = draw(len(ids), 4), draw(len(ids), 5)
+        seq_grads = torch.zeros(count, 4, 5, dtype=torch.float64).index_add_(0, order, D.unsqueeze(2) * X.unsqueeze(1))
         expected = torch.einsum("ioc,joc->ij", seq_grads, seq_grads)
         found = tensor(
-            answer(G, X, order, count),
+            answer(D, X, order, count),
             (count, count),
             f"The Gram matrix has shape {(count, count)}, as there is one entry for each pair of sequences",
         )
-        separate = _blocks(G @ G.T, order) * _blocks(X @ X.T, order)
-        assert not _close(found, separate), "Multiply before you sum: the blocks of GG' and XX' were summed first."
+        separate = _blocks(D @ D.T, order) * _blocks(X @ X.T, order)
+        assert not _close(found, separate), "Multiply before you sum: the blocks of DD' and XX' were summed first."
         own = expected.diag().diag_embed()
         assert not _close(found, own), (
             "The diagonal is right; sequences i and j that differ have an inner product, too."
