@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 LINK = re.compile(r'href="(?![a-z]+:|[/#])([^"#]+)(#[^"]*)?"')
 UNDESCRIBED = 'alt="No description has been provided for this image"'
 WORDS = {"set_title", "title", "suptitle", "set", "xlabel", "ylabel", "set_xlabel", "set_ylabel"}
+SHAPE = re.compile(r" \[[^\]]*\]")
 MARKUP = re.compile(r"\\[a-z]+|[${}\\]")
 
 
@@ -61,9 +62,10 @@ def descriptions(notebook: dict[str, Any], drawn: Mapping[str, str] = MappingPro
 
 
 def _documented(module: str) -> dict[str, str]:
-    """The first line about each function of a lesson's figures, without the full stop."""
+    """The first line about each function of a lesson's figures, without shapes and the full stop."""
     functions = [node for node in ast.parse(module).body if isinstance(node, ast.FunctionDef)]
-    lines = {node.name: (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".") for node in functions}
+    first = {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in functions}
+    lines = {name: SHAPE.sub("", line).rstrip(".") for name, line in first.items()}
     return {name: line for name, line in lines.items() if line}
 
 

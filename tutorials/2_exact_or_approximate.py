@@ -222,7 +222,8 @@ Outcome(
 # Now measure the time, on random gradients of a $512 \times 256$ layer, for growing $B$. The unit is the least that you
 # can do with gradients that are written out, the weighted sum $\sum_i a_i S_i$. (This is not the time of a training
 # step, because a backward pass costs far more. And lesson 4 shows how not to write gradients out.) The four ways take
-# turns, and each point is the shortest of several times.
+# turns, and each point is the shortest of several times. (The time is that of the processor, so other programs hardly
+# matter.)
 #
 # **Your guess**: at $B = 32$, which is slowest? (a) QR, (b) the loop, (c) exact in $B$ dimensions, (d) two sweeps
 # there.
@@ -252,9 +253,9 @@ CONTENDERS = {
 
 
 def seconds(function, *arguments):
-    start = time.perf_counter()
+    start = time.process_time()
     function(*arguments)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 generator = torch.Generator().manual_seed(0)

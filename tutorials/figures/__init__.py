@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -56,3 +57,22 @@ def grouped_bars(axes: Axes, groups: dict[str, Any], names: list[str]) -> None:
         places = [place + 0.27 * (number - (len(groups) - 1) / 2) for place in range(len(names))]
         axes.bar(places, values, 0.26, label=label, hatch=hatch, color=shade, edgecolor="black")
     axes.set_xticks(range(len(names)), names)
+
+
+def grid(reach: float = 2.0, points: int = 161) -> Tensor:
+    """Steps on a square grid, [points, points, 2]."""
+    line = torch.linspace(-reach, reach, points)
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+
+
+def panels(count: int) -> list[Axes]:
+    """Squares beside each other."""
+    _, found = plt.subplots(1, count, figsize=(3.3 * count, 3.6), sharey=True, squeeze=False)
+    return list(found[0])
+
+
+def show(axes: list[Axes]) -> None:
+    """The panels, with the labels of the axes outside only."""
+    for one in axes:
+        one.label_outer()
+    plt.show()

@@ -7,27 +7,22 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from figures import LEFT, NEUTRAL, RUNNING, SEQUENCE, arrow, look
+from figures import LEFT, NEUTRAL, RUNNING, SEQUENCE, arrow, grid, look, panels, show
 from proma_bench import project
 
+__all__ = ["along_and_across", "grid", "in_space", "panels", "projection", "removal", "show", "two_runs"]
 LEVELS = [0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
-
-
-def grid(reach: float = 2.0, points: int = 161) -> Tensor:
-    """Steps on a square grid, [points, points, 2]."""
-    line = torch.linspace(-reach, reach, points)
-    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 
 
 def two_runs(runs: dict[str, Tensor]) -> None:
     """The probability of the best arm and the entropy [steps + 1, 2] of a run of each method, from step 0 on."""
-    _, panels = plt.subplots(1, 2, figsize=(9, 3.4))
+    _, both = plt.subplots(1, 2, figsize=(9, 3.4))
     for method, history in runs.items():
-        for axes, values in zip(panels, history.T, strict=True):
+        for axes, values in zip(both, history.T, strict=True):
             axes.plot(range(len(values)), values, **look(method))
-    panels[0].set(xlabel="optimizer step", ylabel="probability of the best arm", ylim=(-0.05, 1.05))
-    panels[1].set(xlabel="optimizer step", ylabel="entropy (nats)")
-    panels[0].legend(loc="center right")
+    both[0].set(xlabel="optimizer step", ylabel="probability of the best arm", ylim=(-0.05, 1.05))
+    both[1].set(xlabel="optimizer step", ylabel="entropy (nats)")
+    both[0].legend(loc="center right")
     plt.show()
 
 
@@ -69,19 +64,6 @@ def projection(axes: Axes, A: Tensor, gradients: Tensor, kl: Tensor) -> Tensor:
         axes.plot(0, 0, "X", color=LEFT, markersize=11)
         axes.annotate("nothing left", (0, -0.35), color=LEFT, ha="center")
     return left
-
-
-def panels(count: int) -> list[Axes]:
-    """Squares beside each other."""
-    _, found = plt.subplots(1, count, figsize=(3.3 * count, 3.6), sharey=True, squeeze=False)
-    return list(found[0])
-
-
-def show(axes: list[Axes]) -> None:
-    """The panels, with the labels of the axes outside only."""
-    for one in axes:
-        one.label_outer()
-    plt.show()
 
 
 def in_space(S: Tensor, A: Tensor, left: Tensor) -> None:
