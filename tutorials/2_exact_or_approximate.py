@@ -281,8 +281,8 @@ came_out = "abcd"[list(CONTENDERS).index(slowest)]
 Outcome(guess, came_out, "In weighted sums of gradients, on this machine. " + " ".join(words))
 
 # %% [markdown]
-# QR and the loop pass over $A$ and $S$ again and again. For many sequences QR is the slowest way. For few sequences it
-# may be faster than the loop. In $B$ dimensions, exact and approximate share everything that is large: the pass over
+# QR and the loop pass over $A$ and $S$ again and again. For many sequences QR is the slowest way.
+# In $B$ dimensions, exact and approximate share everything that is large: the pass over
 # the gradients and the weighted sum. They differ only in what they do with $B \times B$ numbers. For the smallest $B$
 # that difference shows, because there is little else to do. At $B = 32$ the exact way takes less than twice the time
 # of the approximate one here, and in a training step, with its backward pass, the difference is far smaller
