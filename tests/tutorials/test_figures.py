@@ -39,8 +39,8 @@ def test_colours_of_methods_are_written_down_once():
 def test_a_symbol_of_the_glossary_has_one_row():
     symbols = []
     for line in GLOSSARY.read_text().split("## Words")[0].splitlines():
-        if line.startswith("| `"):
-            symbols += re.findall(r"`(.+?)`", line.split("|")[1])
+        if line.startswith("| $"):
+            symbols += re.findall(r"\$(.+?)\$", line.split("|")[1])
     assert len(symbols) > 30
     assert len(symbols) == len(set(symbols))
 
