@@ -23,7 +23,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from checks import Outcome
 from checks import lesson3 as check
+from figures import lesson3 as draw
 from IPython.display import Markdown, display
 from rich.console import Console
 
@@ -41,7 +43,6 @@ from proma_bench.report.reading import read_runs
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.tiers.gym.config import GymConfig
 
-plt.style.use("lessons.mplstyle")
 STEPS = 14
 SEEDS = 10
 LEARNING_RATES = [0.005, 0.01]
@@ -80,18 +81,7 @@ for i in range(8):
 # All three have the same seed, so they have the same initial weights and the same starts. Which method is best?
 
 # %%
-for method in METHODS:
-    history = train(GymConfig(method=method, steps=STEPS))
-    style = METHODS[method].style
-    plt.plot(
-        [step["step"] for step in history], [step["score"] for step in history], markersize=4,
-        color=style.colour, linestyle=style.dashes, marker=style.marker, label=style.title,
-    )  # fmt: skip
-plt.xlabel("optimizer step")
-plt.ylabel("return of the greedy policy")
-plt.title("One seed tells you about one seed")
-plt.legend()
-plt.show()
+draw.one_run_each({method: train(GymConfig(method=method, steps=STEPS)) for method in METHODS})
 
 # %% [markdown]
 # ## The same from many seeds
@@ -99,8 +89,13 @@ plt.show()
 # Now run every method from ten seeds, at two learning rates, as `proma-bench ladder` does on this tier (it takes 20
 # steps in place of 14). The criteria that will judge the runs are written to each run's `config.json` before its first
 # step. Otherwise you could choose them afterwards.
+#
+# **Your guess**: you have just seen one run of each method. With ten seeds, for how many of the paper's six claims at
+# one learning rate is there a verdict *holds*? Set `guess` to `"a"` (none), `"b"` (one to three) or `"c"` (four or
+# more).
 
 # %%
+guess = ...
 folder = tempfile.TemporaryDirectory()
 root = Path(folder.name)
 jobs = [
@@ -145,9 +140,16 @@ def mean_local_kl(run):
     return float(np.nanmean(series(run, "kl_local")))
 
 
-d = [mean_local_kl(ours) - mean_local_kl(theirs) for ours, theirs in zip(SAME["proma"], SAME["grpo"], strict=True)]
-found = estimate(d, tier.criteria)
-print("differences:", " ".join(f"{value:+.4f}" for value in d))
+def local_kl_minus(baseline):
+    """PROMA's mean local KL minus the baseline's, seed by seed."""
+    return [
+        mean_local_kl(ours) - mean_local_kl(theirs) for ours, theirs in zip(SAME["proma"], SAME[baseline], strict=True)
+    ]
+
+
+differences = local_kl_minus("grpo")
+found = estimate(differences, tier.criteria)
+print("differences:", " ".join(f"{value:+.4f}" for value in differences))
 print(f"estimate {found.estimate:+.4f}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], {found.n} pairs")
 print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, tier.criteria)}")
 
@@ -168,33 +170,19 @@ print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, 
 # %%
 shown = [(claim, baseline) for claim in CLAIMS.values() for baseline in claim.baselines if claim.same_settings]
 curves = {method: curves_of([[run] for run in SAME[method]]) for method in METHODS}
-figure, axes = plt.subplots(figsize=(9, 4.2))
-for row, (claim, baseline) in enumerate(shown):
+rows = []
+for claim, baseline in shown:
     pair = curves["proma"], curves[baseline]
     values = np.array([measure.compare(*pair, tier.criteria).values for measure in claim.same_settings]).T
-    result = next(
-        one
-        for one in tier.results
-        if (one.claim, one.baseline, one.protocol) == (claim.name, baseline, "same_settings")
-    )
+    key = (claim.name, baseline, "same_settings")
+    result = next(one for one in tier.results if (one.claim, one.baseline, one.protocol) == key)
     estimates = [estimate(column, tier.criteria).estimate for column in values.T]
-    part = estimates.index(result.estimate) if result.estimate in estimates else 0
-    differences = values[:, part]  # of a claim of two parts, the one that decides
-    unit = np.nanstd(differences) or 1.0
-    direction = -1 if claim.statement == "lower" else 1
-    limit = -tier.criteria.margin / unit if claim.statement == "not lower" else 0.0
-    axes.plot(direction * differences / unit, [row] * SEEDS, "o", color="#999999", markersize=4)
-    low, high = (np.nan if end is None else end for end in (result.ci_low, result.ci_high))
-    axes.plot([direction * low / unit, direction * high / unit], [row - 0.25] * 2, "k-", linewidth=3, marker="|")
-    axes.plot([limit] * 2, [row - 0.45, row + 0.45], "k--", linewidth=1.5, marker="")
-    axes.text(1.02, row, result.verdict, va="center", transform=axes.get_yaxis_transform())
-axes.set_yticks(
-    range(len(shown)), [f"{claim.text}\nthan with {METHODS[baseline].style.title}" for claim, baseline in shown]
-)
-axes.invert_yaxis()
-axes.set_xlabel("difference, in standard deviations of the differences (right: as the claim says)")
-axes.set_title("Pairs (grey), interval (black), and the line that it must clear (dashed)", fontsize=10)
-plt.show()
+    part = estimates.index(result.estimate) if result.estimate in estimates else 0  # of two parts, the one that decides
+    rows.append((claim, baseline, values[:, part], result))
+draw.claims(rows, tier.criteria.margin)
+holding = sum(result.verdict == "holds" for *_, result in rows)
+words = f"Of {len(rows)} claims at one learning rate, {holding} hold" + ("s." if holding == 1 else ".")
+Outcome(guess, "a" if holding == 0 else "b" if holding <= 3 else "c", words)
 
 # %% [markdown]
 # A row whose black bar lies right of its line *holds*. Left of it, it *fails*. Across it, it is *inconclusive*. Look at
@@ -206,20 +194,15 @@ plt.show()
 # verdict, wherever the interval lies, because so few seeds may all be of one kind.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-for panel, baseline in zip(axes, ["grpo", "reinforce"], strict=True):
-    d = [mean_local_kl(a) - mean_local_kl(b) for a, b in zip(SAME["proma"], SAME[baseline], strict=True)]
-    for n in range(5, SEEDS + 1):
-        found = estimate(d[:n], tier.criteria)
-        panel.plot([n, n], [found.low, found.high], "k-", linewidth=2, marker="_")
-        panel.plot(n, found.estimate, "ko")
-        last = judge("lower", found, tier.criteria)
-    panel.axhline(0, linestyle="--", color="#777777", marker="")
-    panel.set(
-        xlabel="pairs", title=f"local KL, PROMA minus {METHODS[baseline].style.title}: {last}", xlim=(4.5, SEEDS + 0.5)
-    )
-axes[0].set_ylabel("difference (nats)")
-plt.show()
+intervals = {}
+for baseline in ("grpo", "reinforce"):
+    differences = local_kl_minus(baseline)
+    intervals[baseline] = [estimate(differences[:n], tier.criteria) for n in range(5, SEEDS + 1)]
+titles = {
+    baseline: f"local KL, PROMA minus {METHODS[baseline].style.title}: {judge('lower', found[-1], tier.criteria)}"
+    for baseline, found in intervals.items()
+}
+draw.closing_in(intervals, titles)
 
 # %% [markdown]
 # ## At equal step, or at equal score?
@@ -279,10 +262,10 @@ display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for ver
 # estimate in    its unit.
 # 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps per batch and a policy of
 #    two actions, clipping *may* be a strong leash; `clip` is a setting, so you can find out.
-# 4. *Where?* This is CartPole with four microbatches per step. With so few there *may* be little to project; the curves
-#    of PROMA and REINFORCE are close. The same table for all tiers is one command away, `proma-bench ladder`.
+# 4. *Where?* This is CartPole with four microbatches per step. With so few there *may* be little to project. The
+# command    `proma-bench ladder` writes the same table for all tiers.
 #
-# And a row that holds deserves the same questions.
+# Ask the same questions of a row that holds.
 
 # %% [markdown]
 # ## Exercises
