@@ -167,8 +167,8 @@ Outcome(guess, came_out, f"Fewer right answers than at the start: {', '.join(wor
 
 # %% [markdown]
 # A policy that has less entropy *and* fewer right answers than before has **collapsed**. At the tier's own learning
-# rate no run does. (At twice that rate, [all methods lose greedy accuracy](../docs/transformer.md), so a
-# comparison there would compare damage.) Here is what the hasty run has made of one question:
+# rate no run does. (With twice that rate, says the setting's documentation, all
+# methods lose greedy accuracy, and you would compare damage.) Here is what the hasty run has made of one question:
 
 # %%
 policies = {}
@@ -232,7 +232,7 @@ if swapped:
 # each of them is 0.8 % of the greedy score. That is why the score of this tier is the sampled one.
 
 # %% [markdown]
-# ## Why a collapse does not heal
+# ## Why a collapse heals slowly, if at all
 #
 # Advantages compare the answers within a group of $m$. If all of them are right, or all of them are wrong, every
 # advantage is zero: the group is *silent*. If all questions were equally hard, answered right with probability $p$,
@@ -259,10 +259,11 @@ assert not FULL or (points[HASTY][1] > points["warm start"][1] and points[HASTY]
 
 # %% [markdown]
 # The hasty policy has more silent groups than the warm start, because it no longer tries what would be right. From a
-# silent group it learns nothing, so a collapse does not heal. (A point lies above the line where questions differ in
-# difficulty.) On the right side of the picture, silence is good: all answers are right, and nothing is left to learn.
-# So entropy has no value of its own. A policy needs it to find the next improvement. That is why the paper's claims ask
-# for it *at the same score*, too.
+# silent group it learns nothing, so a collapse heals slowly, if at all. (Look
+# at the first picture: the hasty run has won back only a part of what it lost.) (A point lies above the line where
+# questions differ in difficulty.) On the right side of the picture, silence is good: all answers are right, and nothing
+# is left to learn. So entropy has no value of its own. A policy needs it to find the next improvement. That is why the
+# paper's claims ask for it *at the same score*, too.
 #
 # One seed with so few steps cannot tell you which method uses its entropy best. Lesson 3 says what that takes, and
 # [docs/transformer.md](../docs/transformer.md) says what came out.
