@@ -1,5 +1,6 @@
 """The tutorials: what is shipped, and what the quick mode may change. The checks are in ``tutorials/``."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -57,6 +58,29 @@ def test_each_lesson_ends_with_exercises_that_have_solutions(source):
     code = [cell.source for cell in tool.read_source(source).cells if cell.cell_type == "code"]
     for solution in solutions:  # it ends in the check that its exercise ends in
         assert any(cell.splitlines()[-1] == solution.splitlines()[-1] for cell in code)
+
+
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_each_lesson_says_what_it_needs_and_gives_and_asks_for_a_guess(source):
+    first = tool.read_source(source).cells[0].source
+    for words in (
+        "**You should know**",
+        "**After this lesson you can**",
+        "**Time**",
+        "[glossary](../docs/glossary.md)",
+    ):
+        assert first.count(words) == 1
+    code = [cell.source for cell in tool.read_source(source).cells if cell.cell_type == "code"]
+    guesses = sum(cell.count("guess = ...") for cell in code)
+    assert 1 <= guesses == sum(len(re.findall(r"Outcome\(\s*guess", cell)) for cell in code)
+    assert guesses == _markdown(source).count("**Your guess**")
+
+
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_lessons_do_not_plot_themselves(source):
+    text = source.read_text()
+    assert f"from figures import lesson{source.stem[0]} as draw" in text
+    assert "subplots" not in text and "color=" not in text
 
 
 def _markdown(source):
@@ -141,7 +165,7 @@ def test_the_copy_holds_all_lessons_and_what_they_import(tmp_path):
     new, kept = notebooks.copy_tutorials(tmp_path / "copy")
     assert kept == []
     assert [name for name in new if name.endswith(".ipynb")] == [f"{source.stem}.ipynb" for source in LESSONS]
-    assert {"checks/__init__.py", "lessons.mplstyle"} <= set(new)
+    assert {"checks/__init__.py", "figures/__init__.py", "lessons.mplstyle"} <= set(new)
     assert not list((tmp_path / "copy").rglob("__main__.py"))
 
 
