@@ -75,7 +75,7 @@ def test_a_run_shows_progress_and_where_it_is(capsys, tmp_path):
         ("run bandit --help", ["--method", "--max-removed", "--uncovered", "--resume", "the paper"]),
         ("ladder --help", ["--budget", "--jobs", "default: 10"]),
         ("report --help", ["DIR"]),
-        ("verify --help", ["PACKAGE.MODULE:FUNCTION", "--inexact"]),
+        ("verify --help", ["FILE.py:NAME", "--inexact"]),
         ("tutorials --help", ["--out", "proma-tutorials"]),
     ],
 )
