@@ -107,22 +107,25 @@ def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
     return f"{rate:g}", str(len(finished)), f"{mean_local_kl(finished):.2g}"
 
 
-def from_ours(arms: Arms) -> dict[str, dict[str, Compared]]:
-    """PROMA minus each of `OTHERS`, by measure and arm."""
-    others = [name for name in OTHERS if name in arms]
+def from_ours(name: str) -> dict[str, dict[tuple[int, str], Compared]]:
+    """PROMA minus each of `OTHERS`, by measure, number of microbatches and arm; Holm for all of a measure."""
+    pairs = [(count, other) for count, arms in grid(name).items() for other in OTHERS if {OURS, other} <= arms.keys()]
     return {
-        metric: adjusted({name: differences(arms[OURS], arms[name], metric) for name in others}, Criteria())
+        metric: adjusted(
+            {pair: differences(grid(name)[pair[0]][OURS], grid(name)[pair[0]][pair[1]], metric) for pair in pairs},
+            Criteria(),
+        )
         for metric in MEASURES
     }
 
 
 def ours_table(name: str) -> str:
     """PROMA minus GRPO, and minus the control that projects on mixtures of all sequences."""
-    rows = []
-    for count, arms in grid(name).items():
-        found = from_ours(arms)
-        rows += [(str(count), f"PROMA minus {title(arm)}", *(_cell(found[metric][arm]) for metric in MEASURES))
-                 for arm in found["score"]]  # fmt: skip
+    found = from_ours(name)
+    rows = [
+        (str(count), f"PROMA minus {title(other)}", *(_cell(found[metric][count, other]) for metric in MEASURES))
+        for count, other in found["score"]
+    ]
     return markdown_table(("microbatches", "", *MEASURES.values()), rows)
 
 

@@ -36,14 +36,16 @@ def _grows() -> str:
 def _not_alone() -> str:
     growth = findings.growth("bandit")
     require(all(is_there(growth[name]) for name in ("grpo", "elsewhere")), "GRPO and `elsewhere` grow as well")
-    ours = {count: findings.from_ours(arms)["score_sampled"] for count, arms in _bandit().items()}
-    there = {name: [count for count, found in ours.items() if is_there(found[name])] for name in ("grpo", "elsewhere")}
-    require(there == {"grpo": [16], "elsewhere": [16]}, "PROMA is above both with 16 microbatches alone")
+    ours = findings.from_ours("bandit")["score_sampled"]
+    require(
+        {pair for pair, one in ours.items() if is_there(one)} == {(16, "grpo")}, "PROMA is above GRPO with 16 alone"
+    )
+    require(ours[16, "elsewhere"].verdict == "holds", "`elsewhere` is nearly beyond doubt with 16")
     return (
         f"**That growth is not PROMA's own.** GRPO's gain grows by {number(growth['grpo'])}, that of "
-        f"projecting elsewhere by {number(growth['elsewhere'])}. With 16 microbatches PROMA is above both "
-        f"({told(ours[16]['grpo'])} and {told(ours[16]['elsewhere'])}); with 64 it is beyond doubt above neither "
-        f"({told(ours[64]['grpo'])} and {told(ours[64]['elsewhere'])})."
+        f"projecting elsewhere by {number(growth['elsewhere'])}. With 16 microbatches PROMA is above GRPO by "
+        f"{told(ours[16, 'grpo'])}, and above projecting elsewhere by {told(ours[16, 'elsewhere'])}, which is not "
+        f"quite beyond doubt; with 64 the differences are {told(ours[64, 'grpo'])} and {told(ours[64, 'elsewhere'])}."
     )
 
 
@@ -52,22 +54,23 @@ def _clamp() -> str:
     found = findings.from_baseline(_bandit()[64])["score_sampled"]
     half, one, none = (found[name].found.estimate for name in ("proma", "proma, clamp 1", "proma, no clamp"))
     require(none < one < half, "of the clamps, 0.5 gains most with 64 microbatches")
-    (plain, adam), (plain_off, adam_off) = shares["0.5"], shares["None"]
+    (plain, adam), (plain_off, adam_off) = shares["0.5"], shares["none"]
     require(plain > 0.5 and adam > 0.5, "the clamp leaves most")
     return (
-        f"**The default clamp leaves most of what the projection is to remove.** At 0.5, {plain:.0%} of the old part's "
-        f"KL on the next microbatch is left in the gradient's direction, and {adam:.0%} after Adam; without a clamp "
-        f"{plain_off:.0%} and {adam_off:.0%}. To remove more is not to learn more: with 64 microbatches the gain at "
-        f"equal local KL is {half:+.2f} with the clamp at 0.5, {one:+.2f} at 1, and {none:+.2f} without."
+        "**The default clamp leaves most of what the projection is meant to remove.** At 0.5, "
+        f"{plain:.0%} of the old part's KL on the next microbatch is left in the gradient's direction, and {adam:.0%} "
+        f"after Adam's scaling; without a clamp {plain_off:.0%} and {adam_off:.0%}. Removing more did not raise the "
+        f"gain: with 64 microbatches it is {half:+.2f} with the clamp at 0.5, {one:+.2f} at 1, and {none:+.2f} without."
     )
 
 
 def _long() -> str:
-    found = findings.long_differences()["score_sampled"]
-    require(not any(is_there(one) for one in found.values()), "nothing is there after 240 steps")
+    found = findings.long_differences()
+    require(not any(is_there(one) for of_score in found.values() for one in of_score.values()), "nothing is there")
     return (
-        f"**After 240 steps, nothing is beyond doubt.** With ten seeds and {len(found)} comparisons PROMA's final "
-        f"sampled score is {told(found['proma'])} above REINFORCE's; no method's difference is beyond doubt."
+        f"**After 240 steps, nothing is beyond doubt.** With ten seeds and {len(found['score'])} comparisons, PROMA's "
+        f"final sampled score is {told(found['score_sampled']['proma'])} above REINFORCE's, and no method's difference "
+        "in score or entropy has an adjusted p-value below 0.05."
     )
 
 

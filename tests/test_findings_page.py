@@ -85,12 +85,14 @@ def test_differences_from_reinforce_are_recomputed(tier):
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_proma_minus_others_is_recomputed(tier):
-    for count, arms in runs_of(tier).items():
-        rows = {TITLES[row[""].removeprefix("PROMA minus ")]: row for row in rows_of(f"ours: {tier}", count)}
-        assert rows.keys() == {"grpo", "elsewhere"}
-        for heading, metric in MEASURES.items():
-            values = {name: minus(arms["proma"], arms[name], metric) for name in rows}
-            assert wrong_cells({name: row[heading] for name, row in rows.items()}, values) == []
+    rows = {
+        (int(row["microbatches"]), TITLES[row[""].removeprefix("PROMA minus ")]): row for row in rows_of(f"ours: {tier}")
+    }
+    found = runs_of(tier)
+    assert rows.keys() == {(count, name) for count in found for name in ("grpo", "elsewhere")}
+    for heading, metric in MEASURES.items():
+        values = {(count, name): minus(found[count]["proma"], found[count][name], metric) for count, name in rows}
+        assert wrong_cells({name: row[heading] for name, row in rows.items()}, values) == []
 
 
 def test_growth_is_recomputed():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ ALONG_THE_SWEEP = ("score_per_kl", "kl_local", "entropy")
 """Claims whose frontier is judged for every method against the baseline."""
 OURS = "proma"
 
+Name = TypeVar("Name", bound=Hashable)
 Seeds = dict[int, Run]
 Rates = dict[float, Seeds]
 """The finished runs of a method, by learning rate and seed."""
@@ -96,7 +97,7 @@ def _differences(
     return np.array([mine[seed][metric] - other[seed][metric] for seed in sorted(mine.keys() & other.keys())])
 
 
-def adjusted(differences: Mapping[str, Array], criteria: Criteria) -> dict[str, Compared]:
+def adjusted(differences: Mapping[Name, Array], criteria: Criteria) -> dict[Name, Compared]:
     """Each with its verdict on "higher", the p-values adjusted for their number; equal runs have none."""
     levels = _holm({name: p_value(values) for name, values in differences.items() if np.any(values)})
     found = {name: estimate(values, criteria) for name, values in differences.items()}
@@ -106,7 +107,7 @@ def adjusted(differences: Mapping[str, Array], criteria: Criteria) -> dict[str, 
     }
 
 
-def _holm(levels: Mapping[str, float]) -> dict[str, float]:
+def _holm(levels: Mapping[Name, float]) -> dict[Name, float]:
     known = {name: level for name, level in levels.items() if not math.isnan(level)}
     return dict(zip(known, holm(list(known.values())), strict=True))
 
