@@ -104,7 +104,8 @@ def _claims() -> str:
         "on the frontier of learning rates, two hold before the number of verdicts is taken into account: PROMA's "
         "entropy is higher than that of both and its global KL lower than REINFORCE's, by more than lower rates alone "
         f"give the baseline (Holm {level(lowest)} at best); its local KL is lower, but not by more than that. At the "
-        f"same learning rate {len(failed)} of {len(same)} rows fail, {beyond} of them beyond doubt; PROMA may be further on there."
+        f"same learning rate {len(failed)} of {len(same)} rows fail, {beyond} of them beyond doubt; PROMA may be "
+        "further on there."
     )
 
 

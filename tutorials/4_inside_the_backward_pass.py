@@ -5,7 +5,7 @@
 #
 # - **You should know**: lesson 2; what a hook of a PyTorch module is.
 # - **After this lesson you can** take the gradient of each sequence from one backward pass, write the rule of a layer,
-#   prove an engine right against a slow oracle, and find three bugs by their symptoms.
+#   test an engine against a slow oracle, and find three bugs by their symptoms.
 # - **Time**: about 60 minutes with the exercises (an estimate). The computer needs less than one of them.
 #
 # PROMA projects away from the span of the sequence gradients $S_i$: the gradients of $\log p(\text{sequence } i)$, one
@@ -157,7 +157,7 @@ print(f"relative error of sum:   {errors[1]:.1e}")
 # Which way is cheaper depends on the sizes. The way over all pairs of tokens (`tokens` below) costs about
 # $N^2 (\text{out} + \text{in})$ multiplications for $K$, and $2N\,\text{out}\cdot\text{in}$ for $c$ and the sum.
 # Writing $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$. Then the Gram matrix costs
-# $3B^2\,\text{out}\cdot\text{in}$ (the 3 was measured: a product of so flat matrices runs at a third of the speed), and
+# $3B^2\,\text{out}\cdot\text{in}$ (the 3 was measured: a product of such flat matrices runs at a third of the speed), and
 # the passes over $S$ cost about $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one,
 # layer by layer.
 #
@@ -393,7 +393,7 @@ Outcome(guess, "bac", "Program A nests its microbatches, B seeds with advantages
 # $\beta = 0.5$, without a clamp, and with $\beta = 0$, which removes nothing and is plain accumulation. All three use
 # the iterative method with its two sweeps. The exact projection, without a clamp, is there to compare.
 #
-# **Your guess**: without a clamp, of which tensor is most removed? (a) the largest weight, (b) a weight in the middle,
+# **Your guess**: without a clamp, which tensor loses the largest share? (a) the largest weight, (b) a weight in the middle,
 # (c) the bias of the head, which has ten entries.
 
 # %%
