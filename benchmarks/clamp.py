@@ -1,7 +1,7 @@
 """How much of the old part's effect on a microbatch does a clamp leave? On the bandit, with gradients written out.
 
 python -m benchmarks.clamp            print the table
-python -m benchmarks.clamp --write    and store it in benchmarks/results/clamp.json; docs/findings.md shows it (minutes)
+python -m benchmarks.clamp --write    and store it in benchmarks/results/clamp/bandit.json; docs/findings.md shows it (minutes)
 
 Before a microbatch's gradient is added, PROMA turns the running gradient A into A'. Two shares, each a mean over
 microbatches 8, 16 and 24 of 32, at seven steps of training, and over ten seeds:
@@ -34,7 +34,7 @@ from proma_bench.report.markdown import markdown_table
 from proma_bench.report.statistics import interval
 from proma_bench.tiers.bandit.config import BanditConfig
 
-STORED = Path(__file__).parent / "results" / "clamp.json"
+STORED = Path(__file__).parent / "results" / "clamp" / "bandit.json"
 PROJECTIONS = {
     "0.25": ProjectionConfig(max_removed=0.25),
     "0.5": ProjectionConfig(max_removed=0.5),

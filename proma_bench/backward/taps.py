@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from proma_bench.backward.compiled import uncompiled
 from proma_bench.backward.layers import layer_rule
 from proma_bench.backward.registry import LayerRule
+from proma_bench.backward.selective import is_stored
 from proma_bench.backward.streams import current_stream
 
 
@@ -159,7 +160,7 @@ class Layer:
         if output.is_nested:
             raise TypeError(f"{self.title} gave a nested tensor; pad its rows, or pack them and pass sequence_ids")
         tensors = [value.detach() for value in inputs if isinstance(value, Tensor)]
-        is_kept = output._is_view() or any(output is value for value in inputs) or torch._C._len_torch_dispatch_stack()
+        is_kept = output._is_view() or any(output is value for value in inputs) or is_stored()
         if is_kept or not self.rule.marks_output:
             computed, output = output, output.clone()  # only a tensor that nobody else keeps can be marked
         if not self.rule.marks_output:
