@@ -14,6 +14,8 @@ from recomputed.runs import stored
 from recomputed.statistics import interval, p_value
 from recomputed.verdicts import bounded, holm_bounds
 
+from docs import findings
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = (ROOT / "docs" / "findings.md").read_text()
@@ -140,6 +142,10 @@ def test_rates_were_searched_on_other_seeds():
                 if judged in arms and judged != "reinforce":
                     (rate,) = {line["config"]["learning_rate"] for line in arms[judged].values()}
                     assert rate == float(nearest) and math.isclose(rates[nearest], target, rel_tol=0.05)
+
+
+def test_the_page_is_up_to_date():
+    assert findings.main(["--check"]) == 0, "python -m docs.findings writes it anew"
 
 
 def test_a_changed_run_is_noticed():
