@@ -149,7 +149,7 @@ def growth_table(name: str) -> str:
 
 def figure() -> Figure:
     """The difference from REINFORCE at equal local KL against the number of microbatches: one panel for each tier."""
-    names = [name for name in GRIDS if (GRID / f"{name}.jsonl.gz").exists()]
+    names = [name for name in _with_runs(GRIDS) if len(grid(name)) > 1]
     drawn = Figure(figsize=(5.2 * len(names), 4.4), layout="constrained")
     for axes, name in zip(np.atleast_1d(drawn.subplots(1, len(names))), names, strict=True):
         by_count = {count: from_baseline(arms)["score_sampled"] for count, arms in grid(name).items()}
