@@ -88,7 +88,8 @@ def test_differences_from_reinforce_are_recomputed(tier):
 @pytest.mark.parametrize("tier", TIERS)
 def test_proma_minus_others_is_recomputed(tier):
     rows = {
-        (int(row["microbatches"]), TITLES[row[""].removeprefix("PROMA minus ")]): row for row in rows_of(f"ours: {tier}")
+        (int(row["microbatches"]), TITLES[row[""].removeprefix("PROMA minus ")]): row
+        for row in rows_of(f"ours: {tier}")
     }
     found = runs_of(tier)
     assert rows.keys() == {(count, name) for count in found for name in ("grpo", "elsewhere")}

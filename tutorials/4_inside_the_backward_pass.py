@@ -157,8 +157,8 @@ print(f"relative error of sum:   {errors[1]:.1e}")
 # Which way is cheaper depends on the sizes. The way over all pairs of tokens (`tokens` below) costs about
 # $N^2 (\text{out} + \text{in})$ multiplications for $K$, and $2N\,\text{out}\cdot\text{in}$ for $c$ and the sum.
 # Writing $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$. Then the Gram matrix costs
-# $3B^2\,\text{out}\cdot\text{in}$ (the 3 was measured: a product of such flat matrices runs at a third of the speed), and
-# the passes over $S$ cost about $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one,
+# $3B^2\,\text{out}\cdot\text{in}$ (the 3 was measured: a product of such flat matrices runs at a third of the speed),
+# and the passes over $S$ cost about $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one,
 # layer by layer.
 #
 # **Your guess**: a layer has 1024 inputs and 3072 outputs, and there are 8 sequences. For which lengths is it cheaper
@@ -393,8 +393,8 @@ Outcome(guess, "bac", "Program A nests its microbatches, B seeds with advantages
 # $\beta = 0.5$, without a clamp, and with $\beta = 0$, which removes nothing and is plain accumulation. All three use
 # the iterative method with its two sweeps. The exact projection, without a clamp, is there to compare.
 #
-# **Your guess**: without a clamp, which tensor loses the largest share? (a) the largest weight, (b) a weight in the middle,
-# (c) the bias of the head, which has ten entries.
+# **Your guess**: without a clamp, which tensor loses the largest share? (a) the largest weight, (b) a weight in the
+# middle, (c) the bias of the head, which has ten entries.
 
 # %%
 guess = ...
