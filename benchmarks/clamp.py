@@ -1,7 +1,7 @@
 """How much of the old part's effect on a microbatch does a clamp leave? On the bandit, with gradients written out.
 
 python -m benchmarks.clamp            print the table
-python -m benchmarks.clamp --write    and store it in benchmarks/results/clamp/bandit.json, for docs/findings.md (minutes)
+python -m benchmarks.clamp --write    and store it in benchmarks/results/clamp/bandit.json (minutes)
 
 Before a microbatch's gradient is added, PROMA turns the running gradient A into A'. Two shares, each a mean over
 microbatches 8, 16 and 24 of 32, at seven steps of training, and over ten seeds:

@@ -89,10 +89,10 @@ words = f"At this rate {plain} of {RUNS} runs of REINFORCE collapse, and {proma}
 Outcome(guess, came_out, words + f"With a tenth of the rate, {slower} of {RUNS} runs of REINFORCE do.")
 
 # %% [markdown]
-# Fewer runs of PROMA collapse here; with so few runs that may still be luck (lesson 3 is about that). A lower learning
-# rate does nearly as well. This is a toy, and what it shows is only that *how* you add up microbatches can matter. The
-# question of the course is: what does the projection do, and what do you get from it that a lower learning rate does not give you? Lesson 8 shows how to
-# compare fairly.
+# Fewer runs of PROMA collapse here; with so few runs that may still be luck (lesson 3 is about that). A lower
+# learning rate does nearly as well. This is a toy, and what it shows is only that *how* you add up microbatches can
+# matter. The question of the course is: what does the projection do, and what do you get from it that a lower
+# learning rate does not give you? Lesson 8 shows how to compare fairly.
 #
 # This lesson is about the geometry behind it: a policy with two parameters, then three, and arrows that you can draw.
 # Later lessons do the same in more dimensions.

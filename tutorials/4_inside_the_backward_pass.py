@@ -154,12 +154,11 @@ print(f"relative error of c:     {errors[0]:.1e}")
 print(f"relative error of sum:   {errors[1]:.1e}")
 
 # %% [markdown]
-# Which way is cheaper depends on the sizes. The way over all pairs of tokens (`tokens` below) costs about
-# $N^2 (\text{out} + \text{in})$ multiplications for $K$, and $2N\,\text{out}\cdot\text{in}$ for $c$ and the sum.
-# Writing $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$. Then the Gram matrix costs
-# $3B^2\,\text{out}\cdot\text{in}$ (the 3 was measured: a product of such flat matrices runs at a third of the speed),
-# and the passes over $S$ cost about $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one,
-# layer by layer.
+# Which way is cheaper depends on the sizes. The way over all pairs of tokens (`tokens` below) costs about $N^2
+# (\text{out} + \text{in})$ multiplications for $K$, and $2N\,\text{out}\cdot\text{in}$ for $c$ and the sum. Writing
+# $S$ out (`rows`) costs $N\,\text{out}\cdot\text{in}$. Then the Gram matrix costs $3B^2\,\text{out}\cdot\text{in}$
+# (the 3 was measured: a product of such flat matrices runs at a third of the speed), and the passes over $S$ cost
+# about $6B\,\text{out}\cdot\text{in}$. The engine estimates both and takes the cheaper one, layer by layer.
 #
 # **Your guess**: a layer has 1024 inputs and 3072 outputs, and there are 8 sequences. For which lengths is it cheaper
 # to take all pairs of tokens? (a) for short sequences, (b) for long sequences, (c) for none.
