@@ -10,9 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.stored_runs import run_and_pack, unpack
+from benchmarks.stored_runs import final_differences, run_and_pack, unpack
 from proma_bench.experiments.jobs import Job
 from proma_bench.experiments.workers import available_cores
 from proma_bench.report.against import Compared, adjusted
@@ -47,7 +45,7 @@ def compared() -> dict[str, dict[str, Compared]]:
     runs = _by_method()
     others = [name for name in RATES if name != "proma"]
     return {
-        metric: adjusted({name: _differences(runs["proma"], runs[name], metric) for name in others}, Criteria())
+        metric: adjusted({name: final_differences(runs["proma"], runs[name], metric) for name in others}, Criteria())
         for metric in SCORES
     }
 
@@ -71,10 +69,6 @@ def _cell(one: Compared) -> str:
 def _by_method() -> dict[str, dict[int, Run]]:
     runs = unpack(STORED)
     return {name: {run.config["seed"]: run for run in runs if run.config["method"] == name} for name in RATES}
-
-
-def _differences(mine: dict[int, Run], other: dict[int, Run], metric: str) -> np.ndarray:
-    return np.array([mine[seed].metrics[-1][metric] - other[seed].metrics[-1][metric] for seed in SEEDS])
 
 
 def main(root: Path) -> None:

@@ -11,9 +11,11 @@ import dataclasses
 import gzip
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from proma_bench.console import make_console
 from proma_bench.experiments.jobs import Job
@@ -21,6 +23,7 @@ from proma_bench.experiments.ladder import finish
 from proma_bench.learning.metrics import METRICS
 from proma_bench.report.plots import file_name
 from proma_bench.report.reading import read_runs
+from proma_bench.report.statistics import Array
 from proma_bench.runs.directory import Divergence, Run, read_run
 
 HOME = Path(__file__).parent / "results" / "leaderboard"
@@ -42,6 +45,17 @@ def unpack(path: Path) -> list[Run]:
     """Read what `pack` wrote."""
     with gzip.open(path, "rt") as file:
         return [_from_json(json.loads(line)) for line in file]
+
+
+def final_differences(mine: Mapping[int, Run], other: Mapping[int, Run], metric: str) -> Array:
+    """One run minus the other at the end, seed by seed; NaN where one was not measured, or diverged."""
+    return np.array([final(mine[seed], metric) - final(other[seed], metric) for seed in sorted(mine.keys() & other)])
+
+
+def final(run: Run, metric: str) -> float:
+    """A metric at the end of a run; NaN as above."""
+    value = run.metrics[-1].get(metric) if run.finished else None
+    return float("nan") if value is None else float(value)
 
 
 def run_and_pack(jobs: Sequence[Job], root: Path, path: Path, processes: int) -> None:

@@ -1,273 +1,135 @@
-"""Writes the tables and the figure of docs/findings.md from stored runs.
+"""Writes the tables, the figure and the sentences of docs/findings.md from stored runs.
 
 python -m docs.findings            write them
 python -m docs.findings --check    fail if the page has others
+
+As in `docs.sentences`, each sentence requires its table.
 """
 
 from __future__ import annotations
 
-import collections
-import functools
-import itertools
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from benchmarks import ablations, clamp, long
-from benchmarks.grid import ARMS, GRIDS, target
-from benchmarks.grid import STORED as GRID
-from benchmarks.stored_runs import unpack
+from benchmarks import ablations, clamp
+from docs import studies
 from docs.leaderboard import filled
-from proma_bench.report.against import Compared, adjusted
-from proma_bench.report.markdown import markdown_table
-from proma_bench.report.matrix import level, spread
-from proma_bench.report.plots import png, style_of
-from proma_bench.report.statistics import Array
-from proma_bench.runs.criteria import Criteria
-from proma_bench.runs.directory import Run
-from proma_bench.runs.matching import BASELINE, mean_local_kl
+from docs.sentences import is_there, number, require, told
+from proma_bench.report.plots import png
 
 HOME = Path(__file__).parent
 PAGE = HOME / "findings.md"
 FIGURE = HOME / "findings.png"
-OURS, OTHERS = "proma", ("grpo", "elsewhere")
-MEASURES = {"score_sampled": "sampled score", "score": "greedy score", "entropy": "entropy"}
-
-Arms = dict[str, dict[int, Run]]
-"""Runs by the name of the arm and by seed."""
 
 
-# ------------------------------------------------------------------------------------- microbatches in a step
+def sentences() -> str:
+    """What the tables of the page say, as a list.
+
+    Raises:
+        ValueError: a table says something else.
+    """
+    return "\n".join(f"- {one}" for one in (_grows(), _not_alone(), _clamp(), _long(), _transformer()))
 
 
-@functools.cache
-def grid(name: str) -> dict[int, Arms]:
-    """The judged runs of a tier, by the number of microbatches in a step."""
-    found: dict[int, Arms] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for run in unpack(GRID / f"{name}.jsonl.gz"):
-        found[_microbatches(run, GRIDS[name].states)][_arm(run)][run.config["seed"]] = run
-    return {count: dict(found[count]) for count in sorted(found)}
+def _grows() -> str:
+    by_count = {count: studies.from_baseline(arms)["score_sampled"]["proma"] for count, arms in _bandit().items()}
+    growth = studies.growth("bandit")["proma"]
+    require([is_there(one) for one in by_count.values()] == [False, True, True], "PROMA's gain is there at 16 and 64")
+    require(is_there(growth), "PROMA's gain grows")
+    few, some, many = by_count.values()
+    return (
+        "**At equal local KL PROMA learns more than REINFORCE on the bandit with 16 or 64 microbatches in a step.** "
+        f"Its final sampled score is {told(some)} higher with 16 and {told(many)} with 64; with 4 it is {told(few)}. "
+        f"From 4 to 64 the difference grows by {told(growth)}."
+    )
 
 
-def _microbatches(run: Run, states: str) -> int:
-    config = run.config
-    return int(config[states] * config["group_size"] // config["steps_per_batch"] // config["microbatch_size"])
+def _not_alone() -> str:
+    growth = studies.growth("bandit")
+    require(all(is_there(growth[name]) for name in ("grpo", "elsewhere")), "GRPO and `elsewhere` grow as well")
+    ours = studies.from_ours("bandit")["score_sampled"]
+    require(
+        {pair for pair, one in ours.items() if is_there(one)} == {(16, "grpo")}, "PROMA is above GRPO with 16 alone"
+    )
+    require(ours[16, "elsewhere"].verdict == "holds", "`elsewhere` is nearly beyond doubt with 16")
+    return (
+        f"**That growth is not PROMA's own.** GRPO's gain grows by {number(growth['grpo'])}, that of "
+        f"projecting elsewhere by {number(growth['elsewhere'])}. With 16 microbatches PROMA is above GRPO by "
+        f"{told(ours[16, 'grpo'])}, and above projecting elsewhere by {told(ours[16, 'elsewhere'])}, which is not "
+        f"quite beyond doubt; with 64 the differences are {told(ours[64, 'grpo'])} and {told(ours[64, 'elsewhere'])}."
+    )
 
 
-def _arm(run: Run) -> str:
-    """The most specific arm whose settings the run has."""
-    fits = [name for name, settings in ARMS.items() if settings.items() <= run.config.items()]
-    return max(fits, key=lambda name: len(ARMS[name]))
+def _clamp() -> str:
+    shares = {name: np.mean(of_seeds, axis=0) for name, of_seeds in json.loads(clamp.STORED.read_text()).items()}
+    found = studies.from_baseline(_bandit()[64])["score_sampled"]
+    half, one, none = (found[name].found.estimate for name in ("proma", "proma, clamp 1", "proma, no clamp"))
+    require(none < one < half, "of the clamps, 0.5 gains most with 64 microbatches")
+    (plain, adam), (plain_off, adam_off) = shares["0.5"], shares["none"]
+    require(plain > 0.5 and adam > 0.5, "the clamp leaves most")
+    return (
+        "**The default clamp leaves most of what the projection is meant to remove.** At 0.5, "
+        f"{plain:.0%} of the old part's KL on the next microbatch is left in the gradient's direction, and {adam:.0%} "
+        f"after Adam's scaling; without a clamp {plain_off:.0%} and {adam_off:.0%}. Removing more did not raise the "
+        f"gain: with 64 microbatches it is {half:+.2f} with the clamp at 0.5, {one:+.2f} at 1, and {none:+.2f} without."
+    )
 
 
-def differences(mine: Mapping[int, Run], other: Mapping[int, Run], metric: str) -> Array:
-    """At the end, seed by seed; NaN where one of the two was not measured or diverged."""
-    return np.array([_last(mine[seed], metric) - _last(other[seed], metric) for seed in sorted(mine.keys() & other)])
+def _long() -> str:
+    found = studies.from_baseline(studies.long_runs())
+    require(not any(is_there(one) for of_score in found.values() for one in of_score.values()), "nothing is there")
+    return (
+        f"**After 240 steps, nothing is beyond doubt.** With ten seeds and {len(found['score'])} comparisons, PROMA's "
+        f"final sampled score is {told(found['score_sampled']['proma'])} above REINFORCE's, and no method's difference "
+        "in score or entropy has an adjusted p-value below 0.05."
+    )
 
 
-def _last(run: Run, metric: str) -> float:
-    value = run.metrics[-1].get(metric) if run.finished else None
-    return float("nan") if value is None else float(value)
+def _transformer() -> str:
+    ((_, arms),) = studies.grid("transformer").items()
+    found = studies.from_baseline(arms)["score_sampled"]
+    require(not any(is_there(one) for one in found.values()), "the transformer decides nothing")
+    words = ", ".join(f"{studies.title(name)} {number(one)}" for name, one in found.items())
+    return (
+        "**The transformer decides nothing.** With 16 microbatches and five seeds, at about equal local KL, the final "
+        f"sampled score minus REINFORCE's is: {words}."
+    )
 
 
-def from_baseline(arms: Arms) -> dict[str, dict[str, Compared]]:
-    """Each arm minus REINFORCE, by measure and arm."""
-    others = [name for name in ARMS if name in arms and name != BASELINE]
-    return {
-        metric: adjusted({name: differences(arms[name], arms[BASELINE], metric) for name in others}, Criteria())
-        for metric in MEASURES
-    }
-
-
-def grid_table(name: str) -> str:
-    """Each arm with each number of microbatches: what it spent, and its differences from REINFORCE."""
-    rows = []
-    for count, arms in grid(name).items():
-        rows.append(_baseline_row(count, arms))
-        found = from_baseline(arms)
-        for arm in found["score"]:
-            cells = (_cell(found[metric][arm]) for metric in MEASURES)
-            rows.append((str(count), title(arm), *_spent(arms[arm]), *cells))
-    headings = ("microbatches", "method", "rate", "n", "mean local KL", *(MEASURES[name] for name in MEASURES))
-    return markdown_table(headings, rows)
-
-
-def _baseline_row(count: int, arms: Arms) -> tuple[str, ...]:
-    finals = (f"{np.mean([_last(run, metric) for run in arms[BASELINE].values()]):.3f}" for metric in MEASURES)
-    return str(count), f"**{title(BASELINE)}**", *_spent(arms[BASELINE]), *finals
-
-
-def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
-    finished = [run for run in runs.values() if run.finished]
-    (rate,) = {run.config["learning_rate"] for run in runs.values()}
-    return f"{rate:g}", str(len(finished)), f"{mean_local_kl(finished):.2g}"
-
-
-def from_ours(name: str) -> dict[str, dict[tuple[int, str], Compared]]:
-    """PROMA minus each of `OTHERS`, by measure, number of microbatches and arm; Holm for all of a measure."""
-    pairs = [(count, other) for count, arms in grid(name).items() for other in OTHERS if {OURS, other} <= arms.keys()]
-    return {
-        metric: adjusted(
-            {pair: differences(grid(name)[pair[0]][OURS], grid(name)[pair[0]][pair[1]], metric) for pair in pairs},
-            Criteria(),
-        )
-        for metric in MEASURES
-    }
-
-
-def ours_table(name: str) -> str:
-    """PROMA minus GRPO, and minus the control that projects on mixtures of all sequences."""
-    found = from_ours(name)
-    rows = [
-        (str(count), f"PROMA minus {title(other)}", *(_cell(found[metric][count, other]) for metric in MEASURES))
-        for count, other in found["score"]
-    ]
-    return markdown_table(("microbatches", "", *MEASURES.values()), rows)
-
-
-def growth(name: str) -> dict[str, Compared]:
-    """The difference from REINFORCE with most microbatches minus that with fewest, in sampled score, seed by seed."""
-    by_count = grid(name)
-    few, many = by_count[min(by_count)], by_count[max(by_count)]
-    shared = [arm for arm in ARMS if arm != BASELINE and arm in few and arm in many]
-    changes = {
-        arm: differences(many[arm], many[BASELINE], "score_sampled")
-        - differences(few[arm], few[BASELINE], "score_sampled")
-        for arm in shared
-    }
-    return adjusted(changes, Criteria())
-
-
-def growth_table(name: str) -> str:
-    return markdown_table(("method", "growth of the difference in sampled score"),
-                          [(title(arm), _cell(found)) for arm, found in growth(name).items()])  # fmt: skip
-
-
-def figure() -> Figure:
-    """The difference from REINFORCE at equal local KL against the number of microbatches: one panel for each tier."""
-    names = [name for name in _with_runs(GRIDS) if len(grid(name)) > 1]
-    drawn = Figure(figsize=(5.2 * len(names), 4.4), layout="constrained")
-    for axes, name in zip(np.atleast_1d(drawn.subplots(1, len(names))), names, strict=True):
-        by_count = {count: from_baseline(arms)["score_sampled"] for count, arms in grid(name).items()}
-        arms = dict.fromkeys(itertools.chain(*by_count.values()))
-        for place, arm in enumerate(arms):
-            mine = {count: found[arm].found for count, found in by_count.items() if arm in found}
-            style, shift = style_of(ARMS[arm]["method"]), 1.06 ** (place - len(arms) / 2)
-            at = np.array([shift * count for count in mine])
-            low, high = (np.array([abs(getattr(one, end) - one.estimate) for one in mine.values()])
-                         for end in ("low", "high"))  # fmt: skip
-            axes.errorbar(
-                at, [one.estimate for one in mine.values()], [low, high], color=style.colour, marker=style.marker,
-                linestyle=DASHES.get(arm, "-"), label=title(arm), markersize=4, linewidth=1.2, capsize=2,
-            )  # fmt: skip
-        axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(by_count), [str(count) for count in by_count])
-        axes.set(title=name, xlabel="microbatches in an optimizer step")
-        axes.legend(fontsize=7)
-    drawn.axes[0].set_ylabel("sampled score minus REINFORCE's,\nat equal mean local KL")
-    return drawn
-
-
-DASHES = {"proma, clamp 1": "--", "proma, no clamp": ":"}
-
-
-# -------------------------------------------------------------------------------------------------- long runs
-
-
-@functools.cache
-def long_runs() -> Arms:
-    arms: Arms = collections.defaultdict(dict)
-    for run in unpack(long.STORED):
-        arms[run.config["method"]][run.config["seed"]] = run
-    return dict(arms)
-
-
-def long_differences() -> dict[str, dict[str, Compared]]:
-    """Each method minus REINFORCE after 240 steps, by measure and method."""
-    arms = long_runs()
-    others = [name for name in arms if name != BASELINE]
-    return {
-        metric: adjusted({name: differences(arms[name], arms[BASELINE], metric) for name in others}, Criteria())
-        for metric in MEASURES
-    }
-
-
-def long_table() -> str:
-    arms, found = long_runs(), long_differences()
-    finals = [f"{np.mean([_last(run, metric) for run in arms[BASELINE].values()]):.3f}" for metric in MEASURES]
-    rows: list[tuple[str, ...]] = [(f"**{title(BASELINE)}**", *_spent(arms[BASELINE]), *finals)]
-    by_score = sorted(found["score_sampled"], key=lambda name: -found["score_sampled"][name].found.estimate)
-    for name in by_score:
-        rows.append((title(name), *_spent(arms[name]), *(_cell(found[metric][name]) for metric in MEASURES)))
-    return markdown_table(("method", "rate", "n", "mean local KL", *MEASURES.values()), rows)
-
-
-# ------------------------------------------------------------------------------------------------------ words
-
-
-def title(arm: str) -> str:
-    """As tables have it."""
-    base = style_of(ARMS[arm]["method"] if arm in ARMS else arm).title
-    return base + (f", {arm.partition(', ')[2]}" if ", " in arm else "")
-
-
-def _cell(one: Compared) -> str:
-    return f"{_plain_cell(one)}<br>Holm {level(one.p_holm)}"
-
-
-def _plain_cell(one: Compared) -> str:
-    return spread(one.found.estimate, one.found.low, one.found.high)
-
-
-def searches(name: str) -> str:
-    """The local KL that was aimed at, by the number of microbatches."""
-    aimed = {}
-    for count, arms in json.loads((GRID / f"{name}-search.json").read_text()).items():
-        known = {arm: {float(rate): kl for rate, kl in of_arm.items()} for arm, of_arm in arms.items()}
-        aimed[count] = target(GRIDS[name], known)
-    return ", ".join(f"{kl:.2g} nats with {count}" for count, kl in aimed.items())
-
-
-def hours() -> str:
-    """What the judged runs of this page took."""
-    files = [*(GRID / f"{name}.jsonl.gz" for name in _with_runs(GRIDS)), ablations.STORED, long.STORED]
-    taken = {path: sum(sum(step["seconds"] for step in run.metrics) for run in unpack(path)) / 3600 for path in files}
-    words = ", ".join(f"{path.parent.name}/{path.name.partition('.')[0]} {spent:.1f}" for path, spent in taken.items())
-    return f"The steps of the judged runs took {sum(taken.values()):.1f} core-hours on a busy machine: {words}."
+def _bandit() -> dict[int, studies.Arms]:
+    return studies.grid("bandit")
 
 
 def contents() -> dict[str, str]:
     """What stands between the markers of the page."""
-    found = {"ablations": ablations.table(), "clamp": clamp.table(), "long": long_table(), "hours": hours()}
-    for name in _with_runs(GRIDS):
+    found = {
+        "ablations": ablations.table(),
+        "clamp": clamp.table(),
+        "long": studies.long_table(),
+        "hours": studies.hours(),
+    }
+    for name in studies.with_runs():
         found |= {
-            f"grid: {name}": grid_table(name),
-            f"ours: {name}": ours_table(name),
-            f"target: {name}": f"Aimed at: {searches(name)} microbatches.",
+            f"grid: {name}": studies.grid_table(name),
+            f"ours: {name}": studies.ours_table(name),
+            f"target: {name}": f"Aimed at: {studies.searches(name)} microbatches.",
         }
-        if len(grid(name)) > 1:
-            found[f"growth: {name}"] = growth_table(name)
+        if len(studies.grid(name)) > 1:
+            found[f"growth: {name}"] = studies.growth_table(name)
     return found
 
 
-def _with_runs(names: Iterable[str]) -> list[str]:
-    return [name for name in names if (GRID / f"{name}.jsonl.gz").exists()]
-
-
 def main(arguments: Sequence[str]) -> int:
-    from docs.found import sentences  # which asks this module for the tables
-
     text = PAGE.read_text()
     new = filled(text, contents() | {"findings": sentences()})
     if "--check" in arguments:
         return int(new != text)
     PAGE.write_text(new)
-    FIGURE.write_bytes(png(figure()))
+    FIGURE.write_bytes(png(studies.figure()))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -65,7 +66,12 @@ class Layout:
             return tuple([size % self.sequences == 0 for size in shape])
         rows = math.prod(self._leading)
         is_whole = rows in shape or self._leading == tuple(shape[: len(self._leading)]) or math.prod(shape) % rows != 0
-        return None if is_whole else tuple(self._ids.tolist())
+        return None if is_whole else self._listed
+
+    @functools.cached_property
+    def _listed(self) -> tuple[int, ...]:
+        """The sequence of each row, for which a device is waited for; once, however many shapes are asked about."""
+        return tuple(self._ids.tolist())
 
     @property
     def has_ids(self) -> bool:
