@@ -1,33 +1,63 @@
-"""The stored runs of PROMA with one setting changed at a time, on the bandit with ten seeds.
+"""The stored runs of PROMA with one setting changed at a time, with ten seeds.
 
-proma-bench run bandit --ablate --seeds 10 --out RUNS    run what is missing under RUNS
-python -m benchmarks.ablations RUNS                      store all
+python -m benchmarks.ablations bandit RUNS         run what is missing under RUNS, and store all (minutes)
+python -m benchmarks.ablations transformer RUNS    likewise (an hour on one core)
+
+`proma-bench run bandit --ablate --seeds 10` makes the same runs of the bandit.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.stored_runs import pack, unpack
-from proma_bench.experiments.ablation import folder_of, variants
-from proma_bench.report.reading import read_runs
+from benchmarks.stored_runs import run_and_pack, unpack
+from proma_bench.experiments.ablation import folder_of, jobs, variants
+from proma_bench.learning.config import RunConfig
 from proma_bench.report.statistics import Cell
 from proma_bench.report.table import ablation_table, markdown
 from proma_bench.runs.directory import Run
 from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.transformer.config import TransformerConfig
 
-STORED = Path(__file__).parent / "results" / "ablations" / "bandit.jsonl.gz"
+STORED = Path(__file__).parent / "results" / "ablations"
+SEEDS = 10
 
 
-def table() -> str:
+class Study(NamedTuple):
+    """Settings of all runs of a tier, and the names of the variants."""
+
+    config: RunConfig
+    names: tuple[str, ...]
+
+
+STUDIES = {
+    "bandit": Study(BanditConfig(), tuple(variants())),
+    "transformer": Study(
+        TransformerConfig(steps=60, validate_every=20),
+        ("PROMA", "microbatches of one group", "microbatches of one length", "clamp 1", "no clamp"),
+    ),
+}
+
+
+def with_runs() -> list[str]:
+    """The tiers that have stored runs."""
+    return [name for name in STUDIES if stored(name).exists()]
+
+
+def stored(name: str) -> Path:
+    """The file of a tier's runs."""
+    return STORED / f"{name}.jsonl.gz"
+
+
+def table(name: str) -> str:
     """One row for each variant, in the order of `proma_bench.experiments.ablation`."""
     by_folder: dict[str, list[Run]] = {}
-    for run in unpack(STORED):
+    for run in unpack(stored(name)):
         by_folder.setdefault(run.path.parts[0], []).append(run)
-    cells = {name: _cell(by_folder[folder_of(name)]) for name in variants() if folder_of(name) in by_folder}
-    return markdown(ablation_table(BanditConfig(), cells, max(map(len, by_folder.values()))))
+    cells = {variant: _cell(by_folder[folder_of(variant)]) for variant in STUDIES[name].names}
+    return markdown(ablation_table(STUDIES[name].config, cells, max(map(len, by_folder.values()))))
 
 
 def _cell(runs: list[Run]) -> Cell:
@@ -36,11 +66,11 @@ def _cell(runs: list[Run]) -> Cell:
     return Cell(config["title"], config["method"], config["learning_rate"], finished, diverged)
 
 
-def main(root: Path) -> None:
-    runs = [run for run in read_runs(root).runs if run.finished or run.diverged]
-    pack([dataclasses.replace(run, path=run.path.relative_to(root)) for run in runs], STORED)
-    print(f"{STORED}: {len(runs)} runs")
+def main(name: str, root: Path, processes: int) -> None:
+    study = STUDIES[name]
+    of_variants = (jobs(study.config, variant, SEEDS, root) for variant in study.names)
+    run_and_pack([job for of_seed in zip(*of_variants, strict=True) for job in of_seed], root, stored(name), processes)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1)

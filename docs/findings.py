@@ -107,11 +107,11 @@ def _bandit() -> dict[int, studies.Arms]:
 def contents() -> dict[str, str]:
     """What stands between the markers of the page."""
     found = {
-        "ablations": ablations.table(),
         "clamp": clamp.table(),
         "long": studies.long_table(),
         "hours": studies.hours(),
     }
+    found |= {f"ablations: {name}": ablations.table(name) for name in ablations.with_runs()}
     for name in studies.with_runs():
         found |= {
             f"grid: {name}": studies.grid_table(name),

@@ -204,7 +204,11 @@ def searches(name: str) -> str:
 
 def hours() -> str:
     """What the judged runs of this page took."""
-    files = [*(GRID / f"{name}.jsonl.gz" for name in with_runs()), ablations.STORED, long.STORED]
+    files = [
+        *(GRID / f"{name}.jsonl.gz" for name in with_runs()),
+        *map(ablations.stored, ablations.with_runs()),
+        long.STORED,
+    ]
     taken = {path: sum(sum(step["seconds"] for step in run.metrics) for run in unpack(path)) / 3600 for path in files}
     words = ", ".join(f"{path.parent.name}/{path.name.partition('.')[0]} {spent:.1f}" for path, spent in taken.items())
     return f"The steps of the judged runs took {sum(taken.values()):.1f} core-hours on a busy machine: {words}."

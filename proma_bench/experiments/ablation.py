@@ -65,11 +65,11 @@ def ablate(config: RunConfig, seeds: int, root: Path, processes: int, console: C
     `proma_bench.experiments.run.run_in`, and RunError when runs failed.
     """
     files.require_own(root, "ablation.md", b"--ablate --seeds ")
-    runs = {name: _jobs(config, name, seeds, root) for name in variants()}
+    runs = {name: jobs(config, name, seeds, root) for name in variants()}
     for job in itertools.chain(*runs.values()):
         files.require_inside(root, job.path)
-    finish([job for jobs in zip(*runs.values(), strict=True) for job in jobs], processes, console)
-    cells = {name: _cell(jobs) for name, jobs in runs.items()}
+    finish([job for of_seed in zip(*runs.values(), strict=True) for job in of_seed], processes, console)
+    cells = {name: _cell(of_name) for name, of_name in runs.items()}
     table = ablation_table(config, cells, seeds)
     console.print(table)
     command = f"{run_command(_stored(config))} --ablate --seeds {seeds}"
@@ -83,16 +83,17 @@ def folder_of(variant: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", variant.lower())
 
 
-def _jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:
+def jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:
+    """The runs of a variant, one for each seed."""
     variant = dataclasses.replace(config, **{"method": "proma", **variants()[name]})
     folder = root / folder_of(name)
     every = range(config.seed, config.seed + seeds)
     return [Job(folder / f"seed-{seed}", dataclasses.replace(variant, seed=seed)) for seed in every]
 
 
-def _cell(jobs: Sequence[Job]) -> Cell:
-    config = jobs[0].config
-    runs = [read_run(job.path) for job in jobs]
+def _cell(planned: Sequence[Job]) -> Cell:
+    config = planned[0].config
+    runs = [read_run(job.path) for job in planned]
     finished, diverged = [run for run in runs if run.finished], [run for run in runs if not run.finished]
     return Cell(config.title, config.method, config.learning_rate, finished, diverged)
 
