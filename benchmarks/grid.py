@@ -1,7 +1,8 @@
 """Does PROMA's gain at equal local KL grow with the number of microbatches in a step?
 
-python -m benchmarks.grid bandit RUNS         run what is missing under RUNS, and store all (an hour on one core)
-python -m benchmarks.grid transformer RUNS    likewise (two hours)
+python -m benchmarks.grid bandit RUNS              run what is missing under RUNS, and store all (an hour on one core)
+python -m benchmarks.grid bandit-one-batch RUNS    likewise, one batch cut into fewer or more microbatches (half an hour)
+python -m benchmarks.grid transformer RUNS         likewise (two hours)
 
 The plan is benchmarks/plans/findings.md; docs/findings.md shows the tables.
 """
@@ -49,8 +50,7 @@ class Grid:
 
     Attributes:
         config: of all runs.
-        states: the setting that says how many initial states a batch has.
-        per_step: initial states by the number of microbatches in an optimizer step; a batch is two steps.
+        by_count: settings by the number of microbatches in an optimizer step; a batch is two steps.
         arms: names in `ARMS`.
         rates: learning rates that the search begins with; the target is the baseline's local KL at ``default``.
         searched: seeds of the search.
@@ -58,8 +58,7 @@ class Grid:
     """
 
     config: RunConfig
-    states: str
-    per_step: Mapping[int, int]
+    by_count: Mapping[int, Mapping[str, Any]]
     arms: tuple[str, ...]
     rates: tuple[float, ...]
     default: float
@@ -67,7 +66,7 @@ class Grid:
     judged: range
 
     def job(self, root: Path, microbatches: int, arm: str, rate: float, seed: int) -> Job:
-        changed = {**ARMS[arm], self.states: self.per_step[microbatches], "learning_rate": rate, "seed": seed}
+        changed = {**ARMS[arm], **self.by_count[microbatches], "learning_rate": rate, "seed": seed}
         folder = arm.replace(", ", "-").replace(" ", "-")
         path = root / f"microbatches-{microbatches}" / folder / f"lr-{rate:g}" / f"seed-{seed}"
         return Job(path, dataclasses.replace(self.config, **changed))
@@ -76,9 +75,17 @@ class Grid:
 GRIDS = {
     "bandit": Grid(
         BanditConfig(steps=60),
-        "initial_states",
-        {4: 8, 16: 32, 64: 128},
+        {4: {"initial_states": 8}, 16: {"initial_states": 32}, 64: {"initial_states": 128}},
         tuple(ARMS),
+        rates=(0.0025, 0.005, 0.01),
+        default=0.005,
+        searched=range(5),
+        judged=range(10, 30),
+    ),
+    "bandit-one-batch": Grid(
+        BanditConfig(steps=60, initial_states=32),
+        {4: {"microbatch_size": 32}, 16: {"microbatch_size": 8}, 64: {"microbatch_size": 2}},
+        ("reinforce", "grpo", "proma", "proma, clamp 1", "elsewhere"),
         rates=(0.0025, 0.005, 0.01),
         default=0.005,
         searched=range(5),
@@ -86,8 +93,7 @@ GRIDS = {
     ),
     "transformer": Grid(
         TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
-        "prompts",
-        {16: 32},
+        {16: {"prompts": 32}},
         ("reinforce", "grpo", "proma", "elsewhere"),
         rates=(5e-5, 1e-4, 2e-4),
         default=1e-4,
@@ -102,8 +108,8 @@ Known = dict[float, float]
 
 def search(grid: Grid, root: Path, processes: int, console: Console) -> dict[int, dict[str, Known]]:
     """Bring each arm's mean local KL to the baseline's, by false position, all side by side."""
-    known: dict[int, dict[str, Known]] = {count: {arm: {} for arm in grid.arms} for count in grid.per_step}
-    tries = {(count, arm): list(grid.rates) for count in grid.per_step for arm in grid.arms}
+    known: dict[int, dict[str, Known]] = {count: {arm: {} for arm in grid.arms} for count in grid.by_count}
+    tries = {(count, arm): list(grid.rates) for count in grid.by_count for arm in grid.arms}
     for _ in range(1 + TRIES):
         jobs = {
             (count, arm, rate): [grid.job(root, count, arm, rate, seed) for seed in grid.searched]
@@ -115,7 +121,7 @@ def search(grid: Grid, root: Path, processes: int, console: Console) -> dict[int
             known[count][arm][rate] = mean_local_kl([read_run(job.path) for job in of_rate])
         tries = {
             (count, arm): [rate]
-            for count in grid.per_step
+            for count in grid.by_count
             for arm in grid.arms
             if (rate := next_rate(known[count][arm], target(grid, known[count]))) is not None
         }

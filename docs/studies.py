@@ -39,13 +39,14 @@ def grid(name: str) -> dict[int, Arms]:
     """The judged runs of a tier, by the number of microbatches in a step."""
     found: dict[int, Arms] = collections.defaultdict(lambda: collections.defaultdict(dict))
     for run in unpack(GRID / f"{name}.jsonl.gz"):
-        found[_microbatches(run, GRIDS[name].states)][_arm(run)][run.config["seed"]] = run
+        found[_microbatches(run)][_arm(run)][run.config["seed"]] = run
     return {count: dict(found[count]) for count in sorted(found)}
 
 
-def _microbatches(run: Run, states: str) -> int:
+def _microbatches(run: Run) -> int:
     config = run.config
-    return int(config[states] * config["group_size"] // config["steps_per_batch"] // config["microbatch_size"])
+    states = config["initial_states" if "initial_states" in config else "prompts"]
+    return int(states * config["group_size"] // config["steps_per_batch"] // config["microbatch_size"])
 
 
 def _arm(run: Run) -> str:
