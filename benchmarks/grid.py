@@ -1,7 +1,7 @@
 """Does PROMA's gain at equal local KL grow with the number of microbatches in a step?
 
 python -m benchmarks.grid bandit RUNS              run what is missing under RUNS, and store all (an hour on one core)
-python -m benchmarks.grid bandit-one-batch RUNS    likewise, one batch cut into fewer or more microbatches (half an hour)
+python -m benchmarks.grid bandit-one-batch RUNS    likewise, one batch cut into 4 to 64 microbatches (half an hour)
 python -m benchmarks.grid transformer RUNS         likewise (two hours)
 
 The plan is benchmarks/plans/findings.md; docs/findings.md shows the tables.
