@@ -17,7 +17,8 @@ def axe():
 def violations(page):
     """What axe-core finds of the levels A and AA, one line for each rule and element."""
     page.evaluate(axe())
-    found = page.evaluate("levels => axe.run({runOnly: {type: 'tag', values: levels}})", LEVELS)["violations"]
+    options = {"runOnly": {"type": "tag", "values": LEVELS}, "resultTypes": ["violations"]}
+    found = page.evaluate("options => axe.run(options)", options)["violations"]
     return [f"{rule['id']}: {node['target']} {node['html'][:160]}" for rule in found for node in rule["nodes"]]
 
 

@@ -46,21 +46,33 @@ def site():
     server.server_close()
 
 
-@pytest.fixture
-def visit(browser):
-    """Open an address in a window of its own; whatever goes wrong in it fails the test at its end."""
-    contexts, wrong = [], []
+@pytest.fixture(scope="session")
+def window(browser):
+    """A window of a width, light or dark, in which nothing moves by itself; the same one for all tests."""
 
-    def opened(address, width=1280, dark=False, **options):
+    @functools.cache
+    def opened(width, dark, **options):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
             bypass_csp=True,
             **options,
         )
         context.set_default_timeout(120_000)  # a busy machine is no failure
-        contexts.append(context)
-        page = context.new_page()
+        return context
+
+    return opened
+
+
+@pytest.fixture
+def visit(window):
+    """Open an address in a window; whatever goes wrong there fails the test at its end."""
+    pages, wrong = [], []
+
+    def opened(address, width=1280, dark=False, **options):
+        page = window(width, dark, **options).new_page()
+        pages.append(page)
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("requestfailed", lambda request: wrong.append(f"no {request.url}"))
@@ -68,6 +80,6 @@ def visit(browser):
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert wrong == []
