@@ -1,4 +1,4 @@
-"""What notebooks' pages need beyond what renders them: links, and descriptions of their pictures."""
+"""What notebooks' pages need beyond what renders them: links, descriptions of pictures, and columns that stay whole."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ LINK = re.compile(r'href="(?![a-z]+:|[/#])([^"#]+)(#[^"]*)?"')
 UNDESCRIBED = 'alt="No description has been provided for this image"'
 WORDS = {"set_title", "title", "suptitle", "set", "xlabel", "ylabel", "set_xlabel", "set_ylabel"}
 SHAPE = re.compile(r" \[[^\]]*\]")
+PRINTED = re.compile(r'(<div class="jp-RenderedText[^>]*>\s*)<pre>(.*?)</pre>', re.DOTALL)
+COLUMNS = re.compile(r"\S {2,}\S")
 MARKUP = re.compile(r"\\[a-z]+|[${}\\]")
 
 
@@ -37,6 +39,16 @@ def with_links(html: str, file: File, files: Files) -> str:
         return f'href="{target.url_relative_to(file)}{found[2] or ""}"'
 
     return LINK.sub(link, html)
+
+
+def with_columns(html: str) -> str:
+    """What a cell printed in columns is marked, so that its lines scroll on a phone; other lines are broken there."""
+
+    def marked(found: re.Match[str]) -> str:
+        in_columns = COLUMNS.search(re.sub(r"<[^>]*>", "", found[2]))
+        return f'{found[1]}<pre class="columns">{found[2]}</pre>' if in_columns else found[0]
+
+    return PRINTED.sub(marked, html)
 
 
 def with_descriptions(html: str, notebook: Path) -> str:

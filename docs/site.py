@@ -13,7 +13,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from notebooks import with_descriptions, with_links
+from notebooks import with_columns, with_descriptions, with_links
 
 ROOT = Path(__file__).parents[1]
 WEB = ROOT / "docs" / "web"
@@ -51,7 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Formulas become mathematics, a marked picture the arrows to drag; notebooks get links and descriptions."""
     if page.file.src_uri.endswith(".ipynb"):
-        html = with_descriptions(with_links(html, page.file, files), Path(page.file.abs_src_path or ""))
+        html = with_columns(with_links(html, page.file, files))
+        html = with_descriptions(html, Path(page.file.abs_src_path or ""))
         html = FORMULA.sub(lambda found: found[0] if found[1] else _mathml(found[2], found[3]), html)
     else:
         html = MARKED_FORMULA.sub(lambda found: _mathml(found[1], found[2]), html)

@@ -1,4 +1,4 @@
-"""What pictures of notebooks are called on the site: the words of the functions that draw them."""
+"""Notebooks on the site: what their pictures are called, and what was printed in columns."""
 
 import json
 import sys
@@ -45,3 +45,16 @@ def test_every_lesson_that_draws_by_functions_has_words_for_its_pictures(noteboo
         texts = [*notebooks.descriptions(json.loads(notebook.read_text()), drawn)]
         assert texts and "[" not in "".join(texts)
         assert sum(any(words in text for words in drawn.values()) for text in texts) >= len(texts) / 2
+
+
+def test_what_was_printed_in_columns_is_marked_and_sentences_are_not(notebooks):
+    printed = '<div class="jp-RenderedText x">\n<pre>{}</pre>\n</div>'
+    table, sentence = (
+        printed.format("<span>holds </span>  finite\nfails   linear"),
+        printed.format("  A sentence. Another."),
+    )
+    code = "<pre>a  b</pre>"
+    assert (
+        notebooks.with_columns(table + sentence + code)
+        == table.replace("<pre>", '<pre class="columns">') + sentence + code
+    )

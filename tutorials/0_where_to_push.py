@@ -242,6 +242,11 @@ display(Markdown(f"Overlaps of what is left with $S_1$ and $S_2$: {overlaps[0]:.
 # %% [markdown]
 # ## Turn the arrows
 #
+# <!-- arrows -->
+# *On the documentation's site you can drag arrows here: the running gradient stands above the plane of $S_1$ and $S_2$.
+# In Jupyter, use the sliders below, which turn arrows in a plane.*
+# <!-- /arrows -->
+#
 # Turn $A$ and $S_1$ with the sliders. What is left when $S_1$ points along $A$? What is left when it is perpendicular
 # to $A$? Then set `samples` to 2 and bring $S_2$ close to $S_1$. What is left, and what changes when $S_2$ is exactly
 # $S_1$? (Where this page is only viewed, there are no sliders. The pictures below show the same at some angles.)

@@ -3,7 +3,7 @@
 
 const BOXES = [
   ".md-typeset__scrollwrap", ".formula", ".highlight-ipynb", ".highlight-ipynb pre", ".jp-RenderedHTMLCommon table",
-  ".jp-OutputArea-output pre",
+  ".jp-OutputArea-output", ".jp-OutputArea-output pre", "p:has(> img)",
 ];
 
 function reachable() {

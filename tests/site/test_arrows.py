@@ -111,8 +111,8 @@ def centre(handle):
 
 @pytest.fixture
 def arrows(visit, site):
-    def opened(**options):
-        page = visit(site, **options)
+    def opened(address="", **options):
+        page = visit(site + address, **options)
         root = page.locator(".projection")
         root.scroll_into_view_if_needed()
         return page, root
@@ -120,8 +120,9 @@ def arrows(visit, site):
     return opened
 
 
-def test_arrows_are_dragged_by_mouse(arrows):
-    page, root = arrows()
+@pytest.mark.parametrize("address", ["", "tutorials/0_where_to_push/"])
+def test_arrows_are_dragged_by_mouse(address, arrows):
+    page, root = arrows(address)
     for name in HANDLES:
         before = agrees(root)
         root.locator(f"circle.{name}").scroll_into_view_if_needed()
@@ -149,8 +150,9 @@ def test_arrows_are_moved_by_keyboard(arrows):
         assert moved[axis] == pytest.approx(by) and np.count_nonzero(np.abs(moved) > 1e-9) == 1
 
 
-def test_arrows_are_dragged_by_finger_on_a_phone(arrows):
-    page, root = arrows(width=390, has_touch=True, is_mobile=True)
+@pytest.mark.parametrize("address", ["", "tutorials/0_where_to_push/"])
+def test_arrows_are_dragged_by_finger_on_a_phone(address, arrows):
+    page, root = arrows(address, width=390, has_touch=True, is_mobile=True)
     root.locator("circle.S2").scroll_into_view_if_needed()
     (x, y), before = centre(root.locator("circle.S2")), agrees(root)["S2"]
     scrolled = page.evaluate("scrollY")

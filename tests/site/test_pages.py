@@ -51,6 +51,21 @@ def test_pictures_are_described_and_formulas_are_mathematics(source, visit, site
     assert not re.search(r"\$\$|\\\(|\\\[|\\(frac|langle|rho|sum)\b", shown), source
 
 
+@pytest.mark.parametrize("source", NAV)
+def test_pictures_and_columns_are_legible_on_a_phone(source, visit, site):
+    page = visit(site + address(source), width=390)
+    small = page.evaluate(
+        """[...document.querySelectorAll("article img:not([src$='.svg'])")]
+            .filter((one) => one.getBoundingClientRect().width < 0.74 * one.naturalWidth).map((one) => one.alt)"""
+    )
+    assert small == []
+    broken = page.evaluate(
+        """[...document.querySelectorAll("pre.columns")]
+            .filter((one) => getComputedStyle(one).whiteSpace !== "pre").map((one) => one.textContent)"""
+    )
+    assert broken == []
+
+
 def test_the_course_is_read_from_its_index_to_its_end_and_back(visit, site):
     page = visit(site + "docs/course/")
     assert page.locator("article table a").count() == len(LESSONS)
