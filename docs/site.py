@@ -30,8 +30,8 @@ LINKED = (
     "examples/**/*.*",
 )
 FORMULA = re.compile(
-    r"<(pre|code|script|style)\b.*?</\1>|\$\$(.+?)\$\$|\$(?![\s\d])([^$<]+?)(?<!\s)\$", re.DOTALL
-)  # of notebooks
+    r"<(pre|code|script|style)\b.*?</\1>|\$\$(.+?)\$\$|\$(?!\s|\d[^$\\^_]*\$)([^$<]+?)(?<!\s)\$", re.DOTALL
+)  # of notebooks; what begins with a digit and has no markup is a price
 MARKED_FORMULA = re.compile(
     r'<div class="arithmatex">\\\[(.+?)\\\]</div>|<span class="arithmatex">\\\((.+?)\\\)</span>', re.DOTALL
 )  # of Markdown
