@@ -6,16 +6,20 @@ directory with the final name is complete. Tensors are safetensors, the rest is 
     checkpoint/step-00000020/policy.safetensors     the weights
                              training.safetensors   the optimizer's state, the generators' states, and what the update
                                                     rule keeps, if it keeps anything
-                             state.json             the step, and the SHA-256 of the other two files
+                             state.json             the step, and the SHA-256 of the other two files, and of the lines
+                                                    of ``metrics.jsonl`` up to this step
 
-A checkpoint is read and checked as a whole before anything of it is used: its files are those that were written, its
-tensors are those of this run in name, shape and type, and its numbers are finite.
+A checkpoint is read and checked as a whole before anything of it is used: its files are those that were written, the
+recorded steps are those that led to it, its tensors are those of this run in name, shape and type, and its numbers are
+finite.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +32,8 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
 from proma_bench import files
+from proma_bench.learning.config import RunConfig
+from proma_bench.learning.methods import method_named
 from proma_bench.projection.updates import memory_size
 from proma_bench.runs import strict_json
 
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 KEPT = 2
 TENSORS = ("policy.safetensors", "training.safetensors")
+METRICS = "metrics.jsonl"
 
 
 class Unfit(ValueError):
@@ -63,6 +70,7 @@ def save(folder: Path, training: Training) -> None:
         except SafetensorError as error:
             raise OSError(errno.EIO, f"cannot write a checkpoint: {error}", str(final)) from error
         digests = {tensors: _digest(unfinished / tensors) for tensors in TENSORS}
+        digests[METRICS] = _digest_of_steps(root, training.step)
         files.write(unfinished, "state.json", strict_json.dumps({"step": training.step, "sha256": digests}))
         files.move(unfinished, final)  # in the place of one that could not be used
     reached = [path for step, path in _newest_first(folder) if step <= training.step]  # what is ahead takes no place
@@ -103,7 +111,9 @@ def restore(folder: Path, training: Training, last_step: int) -> list[str]:
             problems.append(f"{path} is damaged or not of this run ({reason}); going back further")
             continue
         if not content.is_checked:
-            problems.append(f"{path} was written by an earlier version, without the SHA-256 of its files; it is used")
+            problems.append(
+                f"{path} was written by an earlier version, without the SHA-256 of files and steps; it is used"
+            )
         content.apply(training)
         training.step = step
         break
@@ -145,9 +155,12 @@ def _read(path: Path, step: int, training: Training) -> _Content:
         found = _digest(path / name, _most_bytes(training))
         if digests is not None and not (isinstance(digests, dict) and digests.get(name) == found):
             raise Unfit(f"{name} has not the SHA-256 of state.json")
+    steps = digests.get(METRICS) if isinstance(digests, dict) else None
+    if steps is not None and steps != _digest_of_steps(path.parent.parent, step):
+        raise Unfit(f"the steps in {METRICS} are not those that led to it")
     weights, others = (load_file(path / name) for name in TENSORS)
     memory, generators = _under("rule/", others), _under("generator/", others)
-    content = _Content(weights, generators, _by_index(others), memory, is_checked=digests is not None)
+    content = _Content(weights, generators, _by_index(others), memory, is_checked=steps is not None)
     _require_weights(content.weights, training.policy)
     _require_generators(content.generators, training.generators)
     _require_moments(content.moments, content.weights, training, step)
@@ -195,6 +208,8 @@ def _require_moments(
     moments: dict[int, dict[str, Tensor]], weights: dict[str, Tensor], training: Training, step: int
 ) -> None:
     """Every parameter that has been trained has AdamW's moments, of its own shape, and no other has."""
+    if not _keeps_moments(training.config) and not moments:
+        return
     own = training.policy.state_dict()
     stored = {own[name].data_ptr(): tensor for name, tensor in weights.items()}
     parameters = dict(enumerate(training.policy.parameters()))
@@ -213,6 +228,11 @@ def _require_moments(
             _require_like(f"the optimizer's {name} of parameter {index}", tensor, wanted[name])
         if not 1 <= float(state["step"]) <= step:
             raise Unfit(f"the optimizer took {float(state['step']):g} steps with parameter {index}, not {step}")
+
+
+def _keeps_moments(config: RunConfig) -> bool:
+    """SGD has none, and a method with a step of its own leaves the optimizer out."""
+    return config.optimizer == "adam" and method_named(config.method).step is None
 
 
 def _require_memory(memory: dict[str, Tensor], training: Training) -> None:
@@ -238,6 +258,15 @@ def _require_like(name: str, tensor: Tensor, wanted: Tensor) -> None:
 def _digest(path: Path, limit: int = 2**62) -> str:
     with files.opened(path, limit) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_steps(root: Path, steps: int) -> str:
+    """The SHA-256 of the recorded steps of a run, which differ from those of any other run."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(FileNotFoundError), files.opened(root / METRICS, 2**62) as file:
+        for line in itertools.islice(file, steps):
+            digest.update(line)
+    return digest.hexdigest()
 
 
 def _most_bytes(training: Training) -> int:

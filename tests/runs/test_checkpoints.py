@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -186,9 +187,9 @@ def test_a_parameter_that_was_never_trained_has_no_moments(tmp_path):
 def test_the_digests_are_those_of_the_files(folder):
     for path in folder.iterdir():
         stored = json.loads((path / "state.json").read_text())
-        assert stored["sha256"] == {
-            name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in checkpoints.TENSORS
-        }
+        steps = b"".join((folder.parent / "metrics.jsonl").read_bytes().splitlines(keepends=True)[: stored["step"]])
+        contents = {name: (path / name).read_bytes() for name in checkpoints.TENSORS} | {"metrics.jsonl": steps}
+        assert stored["sha256"] == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     assert read_run(folder.parent).metrics[-1]["step"] == 4
 
 
@@ -201,6 +202,26 @@ def test_checkpoints_that_are_ahead_do_not_displace_those_that_a_run_writes(fold
     run = run_in(folder.parent, CONFIG, resume=True)
     assert run.finished and without_timings(run.metrics) == expected
     assert {"step-00000002", "step-00000004"} < {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"method": "grpo"}, {"learning_rate": 0.1}])
+def test_a_checkpoint_of_another_run_is_passed_over(folder, expected, tmp_path_factory, other):
+    run_in(tmp_path_factory.mktemp("other"), tiny(steps=4, **other))
+    shutil.rmtree(folder)
+    shutil.copytree(max(folder.parent.parent.glob("other*")) / "checkpoint", folder)
+    notes = []
+    assert without_timings(run_in(folder.parent, CONFIG, resume=True, on_note=notes.append).metrics) == expected
+    assert len(notes) == 2 and all("the steps in metrics.jsonl are not those that led to it" in note for note in notes)
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd"}, {"method": "trpo", "learning_rate": 1e-4}])
+def test_a_run_without_moments_goes_on_from_its_checkpoint(tmp_path, settings):
+    config = tiny(steps=4, **settings)
+    run_in(tmp_path, config)
+    (tmp_path / "summary.json").unlink()
+    training = Training(config)
+    assert checkpoints.restore(tmp_path / "checkpoint", training, last_step=4) == []
+    assert training.step == 4
 
 
 # ------------------------------------------------------------------------------ what an update rule has kept
