@@ -13,7 +13,7 @@ from proma_bench.console import say
 from proma_bench.errors import DivergenceError, RunError
 from proma_bench.experiments.progress import describe, progress_bars
 from proma_bench.experiments.training import Training
-from proma_bench.learning.config import RunConfig
+from proma_bench.learning.config import RunConfig, to_json
 from proma_bench.runs import checkpoints, versions
 from proma_bench.runs.directory import (
     DIVERGED,
@@ -63,6 +63,9 @@ def run_in(
             )
         if other := versions.changes(before.config):
             on_note(f"resumed with {other}: the results may differ from those of the versions at the start")
+        if new := sorted(to_json(config).keys() - before.config.keys()):
+            names = " and ".join(new)
+            on_note(f"the run was started before there was {names}; its default is what was done then")
         with disk_errors(path), _recorded_divergence(path):
             keep_rule(path, source)
             recorded = read_metrics(path / "metrics.jsonl")

@@ -213,6 +213,18 @@ def _add_tier(config: type[RunConfig]) -> None:
     TIERS.update(ordered)
 
 
+def defaults(config: type[RunConfig]) -> dict[str, Any]:
+    """The settings of a tier with their defaults.
+
+    The default of a new setting is what was done before there was one, so that runs from then go on.
+    """
+    return {field.name: _default(field) for field in dataclasses.fields(config)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def to_json(config: RunConfig) -> dict[str, Any]:
     """The settings in the form of ``config.json``.
 

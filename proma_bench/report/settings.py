@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proma_bench.errors import RunError
+from proma_bench.learning.config import defaults
 from proma_bench.learning.methods import METHODS
 from proma_bench.runs.directory import ABOUT, Run, read_json
 from proma_bench.runs.matching import MATCHED
@@ -62,9 +62,9 @@ def run_command(config: dict[str, Any]) -> str:
     """``proma-bench run`` with the method, the seed, and every other setting that is not the tier's default."""
     words = ["proma-bench", "run", str(config["tier"])]
     known = TIERS.get(config["tier"])
-    defaults = {field.name: _default(field) for field in dataclasses.fields(known)} if known else {}
+    usual = defaults(known) if known else {}
     for name, value in config.items():
-        implied = name not in ("method", "seed") and name in defaults and defaults[name] == value
+        implied = name not in ("method", "seed") and name in usual and usual[name] == value
         if name in ("tier", *ABOUT) or implied:
             continue
         option = name.replace("_", "-")
@@ -75,7 +75,3 @@ def run_command(config: dict[str, Any]) -> str:
         else:
             words += [f"--{option}", str(value)]
     return shlex.join(words)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -27,13 +27,13 @@ from typing import Any
 
 from proma_bench import files
 from proma_bench.errors import RunError, UsageError
-from proma_bench.learning.config import RunConfig, to_json
+from proma_bench.learning.config import RunConfig, defaults, to_json
 from proma_bench.runs import criteria, strict_json, versions
 
 Metrics = dict[str, Any]
 
 FORMAT = 1
-"""Of the files in a run's directory: counts up when names in them change."""
+"""Of the files in a run's directory: counts up when names in them change, or old settings mean something else."""
 ABOUT = frozenset({"format", "title", "versions", "criteria", "resumed", "extended"})
 """What ``config.json`` holds besides the settings."""
 
@@ -210,11 +210,12 @@ def _require_free(path: Path, config: RunConfig, resume: bool, strict: bool) -> 
             raise UsageError(f"{path} has {others[0]}, but no config.json that says of which run; choose another --out")
         return None
     run, wanted = read_run(path), to_json(config)
+    stored = {**defaults(type(config)), **run.config}
     is_longer = type(run.config["steps"]) is int and config.steps > run.config["steps"]
     different = [
-        f"{name} {run.config.get(name)!r:.60}, not {wanted.get(name)!r:.60}"
-        for name in sorted({*run.config, *wanted} - ABOUT - ({"steps"} if is_longer else set()))
-        if run.config.get(name) != wanted.get(name)
+        f"{name} {stored.get(name)!r:.60}, not {wanted.get(name)!r:.60}"
+        for name in sorted({*stored, *wanted} - ABOUT - ({"steps"} if is_longer else set()))
+        if stored.get(name) != wanted.get(name)
     ]
     if different:
         raise UsageError(f"{path} holds a different run ({'; '.join(different)}); choose another --out")

@@ -82,6 +82,27 @@ def test_strange_records_are_survived(tmp_path, strange):
     assert tier.notes and reported([run]) is not None
 
 
+@pytest.mark.parametrize("name, default", [("sort_by_length", False), ("dual_clip", None), ("optimizer", "adam")])
+def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path, name, default):
+    expected = without_timings(train(tiny(steps=4)))
+    half_done(tmp_path, tiny(steps=4))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored.pop(name) == default
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    notes = []
+    assert without_timings(run_in(tmp_path, tiny(steps=4), resume=True, on_note=notes.append).metrics) == expected
+    assert f"the run was started before there was {name}; its default is what was done then" in notes
+
+
+def test_a_run_from_before_a_setting_does_not_go_on_with_another_value(tmp_path):
+    half_done(tmp_path, tiny(steps=4))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["sort_by_length"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="sort_by_length False, not True"):
+        run_in(tmp_path, tiny(steps=4, sort_by_length=True), resume=True)
+
+
 def test_strict_refuses_another_version_and_changes_nothing(tmp_path, capsys):
     assert main([*RUN, "4", "--out", str(tmp_path)]) == 0
     (tmp_path / "summary.json").unlink()
