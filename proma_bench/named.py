@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from proma_bench import files
 from proma_bench.errors import UsageError
+from proma_bench.foreign import described
 
 FORM = "FILE.py:NAME or PACKAGE.MODULE:NAME"
 
@@ -87,8 +88,7 @@ def _import(place: str, act: Callable[[], Any]) -> Any:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{place}.".startswith(f"{missing}."):
             raise UsageError(f"unknown module: {missing!r}{_nearest(missing, _modules_beside(missing))}") from error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"cannot import {place}: {reason}") from error
+        raise UsageError(f"cannot import {place}: {described(error)}") from error
 
 
 def _functions(module: ModuleType) -> list[str]:

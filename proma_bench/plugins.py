@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from proma_bench.errors import UsageError
+from proma_bench.foreign import FAILURES, described
 
 GROUP = "proma_bench.plugins"
 VARIABLE = "PROMA_BENCH_PLUGINS"
@@ -37,8 +38,8 @@ def load_plugins() -> None:
     for name in [*sorted(names), *filter(None, named)]:
         try:
             _import(name)
-        except Exception as error:  # the import of a plug-in can raise anything
-            raise UsageError(f"cannot import the plug-in {name}: {type(error).__name__}: {error}") from error
+        except FAILURES as error:  # the import of a plug-in can raise anything
+            raise UsageError(f"cannot import the plug-in {name}: {described(error)}") from error
 
 
 def _import(name: str) -> None:

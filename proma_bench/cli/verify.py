@@ -14,6 +14,7 @@ from torch import Tensor
 from proma_bench import named
 from proma_bench.console import say
 from proma_bench.errors import RunError, UsageError
+from proma_bench.foreign import FAILURES, described
 from proma_bench.projection.updates import AnyRule, RuleError, UpdateRule, as_rule
 from proma_bench.testing import Finding, Projection, ProjectionProblem, examine_projection, examine_rule
 from proma_bench.testing.checks import undisturbed
@@ -106,8 +107,8 @@ def load_function(name: str) -> Callable[..., Any]:
     if isinstance(function, type):
         try:
             function = function()
-        except Exception as error:
-            raise UsageError(f"{name} cannot be made without arguments: {type(error).__name__}: {error}") from error
+        except FAILURES as error:
+            raise UsageError(f"{name} cannot be made without arguments: {described(error)}") from error
     return function
 
 
@@ -156,8 +157,8 @@ def describe_rule(rule: AnyRule, problem: ProjectionProblem) -> str:
 def _result(call: Callable[[], str]) -> str:
     try:
         return call()
-    except Exception as error:
-        return f"raises {type(error).__name__}: {error}"
+    except FAILURES as error:
+        return f"raises {described(error)}"
 
 
 def _numbers(tensor: Tensor) -> str:

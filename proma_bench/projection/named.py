@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+from proma_bench.foreign import FAILURES, described
 from proma_bench.projection.config import ProjectionConfig
 from proma_bench.projection.methods import PROJECTION_METHODS
 from proma_bench.projection.rules import UPDATE_RULES
@@ -60,5 +61,5 @@ def made(name: str, rule: Callable[..., Made], settings: Mapping[str, Any]) -> M
     """A rule of this class; its own error as a RuleError, whatever it is, because the class may be somebody else's."""
     try:
         return rule(**settings)
-    except Exception as error:
-        raise RuleError(f"{name}: {' '.join(str(error).split())}") from error
+    except FAILURES as error:
+        raise RuleError(f"{name}: {described(error).removeprefix('ValueError: ')}") from error

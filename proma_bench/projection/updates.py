@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from proma_bench.foreign import FAILURES, described, shown
 from proma_bench.tables import Table
 
 
@@ -106,7 +107,7 @@ def as_rule(rule: AnyRule) -> UpdateRule:
         RuleError: it is no function, or its arguments are others than a rule's.
     """
     if not callable(rule) or isinstance(rule, type):
-        raise RuleError(f"an update rule must be callable as rule(gram, overlap, advantages), got {rule!r:.80}")
+        raise RuleError(f"an update rule must be callable as rule(gram, overlap, advantages), got {shown(rule, 80)}")
     if isinstance(rule, UpdateRule) and type(rule).__module__.startswith("proma_bench."):
         return rule
     checked = CheckedRule(rule, bool(_attribute(rule, "plain_first", False)))
@@ -160,7 +161,9 @@ def extras_of(rule: AnyRule) -> frozenset[str]:
 
 def memory_size(rule: AnyRule) -> int:
     """How many numbers a rule keeps of each parameter tensor."""
-    size: int = _attribute(rule, "memory_size", 0)
+    size = _attribute(rule, "memory_size", 0)
+    if type(size) is not int or size < 0:
+        raise RuleError(f"memory_size of an update rule must be a whole number of at least 0, got {shown(size)}")
     return size
 
 
@@ -180,6 +183,10 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"the rule {name}" + (f" in {code.co_filename}" if code is not None else "")
 
 
+def _in_words(dtype: torch.dtype, device: torch.device, layout: torch.layout) -> str:
+    return f"{dtype} on {device}" + ("" if layout is torch.strided else f" as {layout}")
+
+
 @dataclass(frozen=True)
 class CheckedRule:
     """A rule from outside of this package. What it returns is checked, which waits for a GPU."""
@@ -196,9 +203,8 @@ class CheckedRule:
         copies = (values.clone() for values in (gram, overlap, advantages))  # a function may write to its arguments
         try:
             result = self.function(*copies, **extras)
-        except (Exception, SystemExit) as error:  # the code is somebody else's
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RuleError(f"{name_of(self.function)} raised {reason}") from error
+        except FAILURES as error:
+            raise RuleError(f"{name_of(self.function)} raised {described(error)}") from error
         update = result if isinstance(result, Update) else Update(result)
         is_finite = bool(gram.isfinite().all() & overlap.isfinite().all())
         self._require("coefficients", update.coefficients, overlap, is_finite)
@@ -211,10 +217,11 @@ class CheckedRule:
     def _require(self, what: str, values: object, like: Tensor, is_finite: bool) -> None:
         found = f"{name_of(self.function)} returned {what}"
         if not isinstance(values, Tensor):
-            raise RuleError(f"{found}, which must be a tensor: {values!r:.60}")
+            raise RuleError(f"{found}, which must be a tensor: {shown(values, 60)}")
         if values.shape != like.shape:
             raise RuleError(f"{found} of shape {list(values.shape)}; it must be {list(like.shape)}")
-        if values.dtype != like.dtype or values.device != like.device:
-            raise RuleError(f"{found} in {values.dtype} on {values.device}; it must be {like.dtype} on {like.device}")
+        kind, wanted = ((one.dtype, one.device, one.layout) for one in (values, like))
+        if kind != wanted:
+            raise RuleError(f"{found} in {_in_words(*kind)}; it must be {_in_words(*wanted)}")
         if is_finite and not bool(values.isfinite().all()):
             raise RuleError(f"{found} with NaN or infinity, from finite arguments")

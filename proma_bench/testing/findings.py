@@ -12,6 +12,7 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, NoSuchExample
 
+from proma_bench.foreign import FAILURES, described
 from proma_bench.testing.checks import Invariant, promises, search, undisturbed
 from proma_bench.testing.invariants import Projection
 from proma_bench.testing.strategies import ProjectionProblem, projection_problems
@@ -76,8 +77,8 @@ def in_words(call: Callable[[], None]) -> str | None:
         call()
     except AssertionError as error:
         return str(error)
-    except Exception as error:  # the code is somebody else's
-        return f"raised {type(error).__name__}: {error}"
+    except FAILURES as error:  # the code is somebody else's
+        return f"raised {described(error)}"
     return None
 
 

@@ -17,10 +17,9 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from proma_bench.errors import DivergenceError, RunError
+from proma_bench.foreign import FAILURES, described, shown
 
 LARGEST = float(np.finfo(np.float32).max)
-LONGEST_VALUE = 160
-"""Characters of a value in a message."""
 
 Array = np.ndarray
 
@@ -68,7 +67,7 @@ class Checked(gymnasium.Wrapper):
     def _ask(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except (Exception, SystemExit) as error:  # of the environment's own code
+        except FAILURES as error:  # of the environment's own code
             expected = "; expected are reset(*, seed, options) and step(action)" if type(error) is TypeError else ""
             raise RunError(f"{self._name}: {self._call()} raised {described(error)}{expected}") from error
 
@@ -112,18 +111,6 @@ class Checked(gymnasium.Wrapper):
         """The last call, in such a way that it can be repeated."""
         reset = f"reset(seed={self._seed})"
         return f"step {self._steps} after {reset}" if self._steps else reset
-
-
-def shown(value: object) -> str:
-    """The value in one line of limited length."""
-    line = " ".join(repr(value).split())
-    return line if len(line) <= LONGEST_VALUE else f"{line[:LONGEST_VALUE]}..."
-
-
-def described(error: BaseException) -> str:
-    """The type of an error and the first line of its text."""
-    line = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _array(value: Any) -> Array:

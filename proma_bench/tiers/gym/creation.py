@@ -8,7 +8,8 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from proma_bench.errors import UsageError
-from proma_bench.tiers.gym.checked import Checked, described
+from proma_bench.foreign import FAILURES, described
+from proma_bench.tiers.gym.checked import Checked
 from proma_bench.tiers.gym.config import GymConfig
 
 LONGEST = 1000
@@ -34,6 +35,10 @@ def make(config: GymConfig) -> gymnasium.Env:
         environment = gymnasium.make(
             name, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **options
         )
+        limit = LONGEST if environment.spec is None else environment.spec.max_episode_steps or LONGEST
+        if isinstance(environment, TimeLimit):
+            environment = environment.env  # it takes answers apart, which must be checked before
+        return TimeLimit(Checked(environment, name), limit)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise UsageError(f"{name}: {_reason(error)}") from None
     except gymnasium.error.Error as error:
@@ -41,14 +46,10 @@ def make(config: GymConfig) -> gymnasium.Env:
             raise UsageError(f"{name}: {_reason(error)}") from None
         near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.0)[0]
         raise UsageError(f"unknown environment {name!r}; did you mean {near!r}?{_registration_hint(name)}") from None
-    except (Exception, SystemExit) as error:  # of the environment's own code
-        if isinstance(error, TypeError) and "is_slippery" in str(error):
+    except FAILURES as error:  # of the environment's own code
+        if type(error) is TypeError and "is_slippery" in str(error):
             raise UsageError(f"{name} has no ice: slippery is for FrozenLake only") from None
         raise UsageError(f"{name} cannot be made: {described(error)}") from error
-    limit = LONGEST if environment.spec is None else environment.spec.max_episode_steps or LONGEST
-    if isinstance(environment, TimeLimit):
-        environment = environment.env  # it takes answers apart, which must be checked before
-    return TimeLimit(Checked(environment, name), limit)
 
 
 def _reason(error: Exception) -> str:

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from proma_bench.errors import RunError, UsageError
+from proma_bench.foreign import FAILURES
 from proma_bench.tiers.gym.config import GymConfig
 from proma_bench.tiers.gym.creation import LONGEST, make
 from proma_bench.tiers.gym.spaces import Array, Decoder, Encoder
@@ -144,5 +145,5 @@ def _try(environment: gymnasium.Env, decoder: Decoder) -> None:
 
 def _close(environments: Sequence[gymnasium.Env]) -> None:
     for environment in environments:
-        with contextlib.suppress(Exception):  # nothing depends on it
+        with contextlib.suppress(*FAILURES):  # nothing depends on it
             environment.close()

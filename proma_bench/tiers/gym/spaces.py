@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from proma_bench.errors import UsageError
-from proma_bench.tiers.gym.checked import shown
+from proma_bench.foreign import shown
 
 Array = np.ndarray
 
