@@ -29,6 +29,14 @@ _SCALES = """
     sixtieths dozen dozens tens lakh lakhs crore crores grand mil mio mln mn bn tn
     Tausend Millionen Milliarde Milliarden Mrd Dutzend mille milliard milliards millones
 """
+_MULTIPLES = r"""
+    gross score mega giga tera myriads? lacs? thou thsd tsd tys tis tkr mkr mln
+    (?:m|b|tr)[iy]l+[ijyh]?[oóãõ]\w* m[iy]l+[ijy]ar\w* mila milliers? migliaia tysi\w+ tusen tusind duizend
+    hundert\w* hundra\w* honderd cien(?:tos)? centaines? cento douzaines? docenas? dozzin[ae] dozijn\w* dussin tuzin\w*
+    ribu juta nghìn triệu тыс\w* млн млрд миллион\w* миллиард\w* сот\w* десят\w* дюжин\w*
+    [万億萬亿千百천백만억]\w* हज़ार लाख करोड़ ألف مليون مليار
+"""
+"""Of other languages, and such as are names and units elsewhere: they count right after a number."""
 _DENIALS = r"not never wrong incorrect cannot neither nor if suppose assume assuming whether \w+n['’]t"
 _OPERATORS = (
     "or plus minus negative divided multiplied squared cubed halved doubled tripled factorial point power mod choose"
@@ -58,6 +66,7 @@ NUMERAL = re.compile(_any_of("zero one", _NUMERALS, _SCALES), re.IGNORECASE)
 _UNIT = re.compile("(?:[cmk]m|[mk]?g|m[lL]|ft|in|lbs?|oz|yd|mi|[mk]ph|hrs?|mins?|secs?|k?m/[hs]|USD|EUR|GBP)")
 _AFTER = re.compile(
     rf"{_any_of(_NUMERALS, _SCALES, _DENIALS, _OPERATORS)}|{OPEN}\s*(?-i:[kKMBxyznie]|pi)\s*{CLOSE}|(?<!\w)pi(?!\w)"
+    rf"|\A[\s{OPEN}]*(?:{'|'.join(_MULTIPLES.split())})(?!\w)"
     rf"|\A\s*(?:of\s+)?(?-i:{_any_of(_MONTHS)})|(?<!\w)(?:at\s+(?:most|least)|and\s+(?:up|above|over|below|under|more|a))(?!\w)",
     re.IGNORECASE,
 )

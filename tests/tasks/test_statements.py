@@ -52,6 +52,25 @@ IN_DOUBT = r"""
 """
 
 
+MULTIPLES = """
+    gross score mega giga myriad lacs thou tsd tys tis mln Billionen milliardi milioni miliardi miljoen miljoner milyon
+    millón mila millier hundert hundra duizend tusen cientos centaines docenas douzaines dozzine dozijn dussin tuzin
+    ribu juta triệu тысяч тыс млн миллиона миллиардов 万 億 만 लाख مليون
+"""
+
+
+@pytest.mark.parametrize("word", MULTIPLES.split())
+def test_a_number_before_a_multiple_of_any_language_is_none(word):
+    assert lenient_number(f"The answer is 5 {word}.") is None
+    assert lenient_number(f"The answer is 5 {word} dollars.") is None
+    assert lenient_number(rf"\boxed{{5 \text{{ {word}}}}}") is None
+
+
+@pytest.mark.parametrize("text", ["Her score is 5.", "The answer is a gross income of $5", "The answer is 5 miles"])
+def test_a_multiple_elsewhere_is_a_word(text):
+    assert lenient_number(text) == 5
+
+
 def listed(texts: str) -> list[str]:
     return [text for line in texts.strip().split("\n") for text in line.strip().split(" | ")]
 
