@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ from proma_bench.tiers import TIERS
 
 Config = TypeVar("Config", bound=RunConfig)
 
+NARROWEST = 20
+"""Columns: in very few, tyro's help never ends."""
 _TIER_HELP = f"The tier: {', '.join(TIERS)}. `proma-bench run TIER --help` lists its options."
 
 
@@ -225,6 +230,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = make_console()
     try:
+        _require_usable(arguments)
         load_plugins()
         _parse(arguments)(console)
     except UsageError as error:
@@ -233,10 +239,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
     except RunError as error:
         return _complain(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # as torch says it on a CPU
+            raise
+        return _complain("out of memory: the settings ask for more than there is; take smaller ones", 1)
     return 0
 
 
+def _require_usable(arguments: Sequence[str]) -> None:
+    """Raise UsageError where a path would mean something else than the user does."""
+    if empty := [argument for argument in arguments if not argument or re.fullmatch(r"--[\w-]+=", argument)]:
+        raise UsageError(f"an argument is empty: {empty[0]!r}; is a variable of the shell not set?")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory has been removed; change to one that is there") from None
+
+
 def _parse(arguments: list[str]) -> Callable[[Console], None]:
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     names = [argument for argument in arguments[:2] if not argument.startswith("-")]
     if names:
         require_known("command", names[0], COMMANDS)

@@ -80,7 +80,7 @@ def new_method(name: str, folder: Path, console: Console) -> None:
     for file in contents:
         if (folder / file).exists() or (folder / file).is_symlink():
             raise UsageError(f"{folder / file} is there already; choose another name, or another --out")
-    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+    if name in {*sys.stdlib_module_names, *sys.modules} or importlib.util.find_spec(name) is not None:
         raise UsageError(
             f"{name!r} is the name of a module of Python's, or of one that is installed; choose another name"
         )

@@ -14,6 +14,8 @@ from proma_bench.projection.config import projection_config, setting
 
 LOSS_AGGREGATIONS = ("token-mean", "sequence-mean", "sum")
 BUDGETS = ("smoke", "quick", "full")
+LARGEST = 2**31
+"""Whole numbers below it are sizes and counts; beyond 64 bits torch raises errors of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,9 @@ class RunConfig:
             raise UsageError(f"rule_settings are for update rules; method {self.method} has options of its own")
         positive = "steps group_size microbatch_size steps_per_batch validate_every checkpoint_every".split()
         self._require_positive(*positive)
+        for name, value in vars(self).items():
+            if isinstance(value, int) and name != "seed":
+                self._require(name, value < LARGEST, f"below {LARGEST}")
         for name in ("seed", "warmup_steps"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", self.learning_rate > 0 and math.isfinite(self.learning_rate), "above 0")

@@ -1,5 +1,6 @@
 """What the command line says to those who use it wrongly, and how fast it starts."""
 
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,10 @@ from proma_bench.experiments.run import run_in
         ("ladder --seeds 0", "seeds must be at least 1, got 0"),
         ("ladder --jobs 0", "jobs must be at least 1, got 0"),
         ("report nowhere", "nowhere is not a directory"),
+        ("run bandit --out=", "an argument is empty: '--out='"),
+        ("run bandit --hidden 999999999999", "hidden must be below 2147483648, got 999999999999"),
+        ("run bandit --microbatch-size 99999999999999999999", "microbatch_size must be below 2147483648"),
+        ("new-method __main__", "'__main__' is the name of a module"),
     ],
 )
 def test_a_wrong_use_is_one_line_and_changes_nothing(arguments, message, capsys, tmp_path, monkeypatch):
@@ -39,6 +44,45 @@ def test_a_wrong_use_is_one_line_and_changes_nothing(arguments, message, capsys,
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_directory_name_is_not_the_current_directory(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "bandit", "--steps", "1", "--out", ""]) == 2
+    assert capsys.readouterr().err == "proma-bench: an argument is empty: ''; is a variable of the shell not set?\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_more_memory_than_there_is_is_one_line(error, capsys, tmp_path, monkeypatch):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr("proma_bench.experiments.run.Training", fail)
+    assert main(["run", "bandit", "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("proma-bench: out of memory:")
+
+
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    program = [sys.executable, "-m", "proma_bench", "report", "x"]
+    command = f"import os; os.rmdir(os.getcwd()); os.execv({sys.executable!r}, {program})"
+    found = subprocess.run([sys.executable, "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr == "proma-bench: the current directory has been removed; change to one that is there\n"
+
+
+def test_help_comes_to_an_end_on_any_terminal():
+    found = subprocess.run(
+        [sys.executable, "-m", "proma_bench", "run", "bandit", "--help"],
+        env={**os.environ, "COLUMNS": "1"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert found.returncode == 0 and b"--learning-rate" in found.stdout
 
 
 def test_a_directory_of_another_run_is_one_line(capsys, tmp_path):
