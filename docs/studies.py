@@ -151,12 +151,13 @@ def figure() -> Figure:
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(by_count), [str(count) for count in by_count])
-        axes.set(title=name, xlabel="microbatches in an optimizer step")
+        axes.set(title=PANELS.get(name, name), xlabel="microbatches in an optimizer step")
         axes.legend(fontsize=7)
     drawn.axes[0].set_ylabel("sampled score minus REINFORCE's,\nat equal mean local KL")
     return drawn
 
 
+PANELS = {"bandit": "bandit: the batch grows", "bandit-one-batch": "bandit: one batch, cut finer"}
 DASHES = {"proma, clamp 1": "--", "proma, no clamp": ":"}
 
 
