@@ -58,9 +58,10 @@ def _not_alone() -> str:
     require(ours[16, "elsewhere"].verdict == "holds", "`elsewhere` is nearly beyond doubt with 16")
     return (
         "**Where the batch grows as well, that growth is not PROMA's own.** GRPO's gain grows by "
-        f"{number(growth['grpo'])}, that of projecting elsewhere by {number(growth['elsewhere'])}. With 16 microbatches PROMA is above GRPO by "
-        f"{told(ours[16, 'grpo'])}, and above projecting elsewhere by {told(ours[16, 'elsewhere'])}, which is not "
-        f"quite beyond doubt; with 64 the differences are {told(ours[64, 'grpo'])} and {told(ours[64, 'elsewhere'])}."
+        f"{number(growth['grpo'])}, that of projecting elsewhere by {number(growth['elsewhere'])}. "
+        f"With 16 microbatches PROMA is above GRPO by {told(ours[16, 'grpo'])}, and above projecting elsewhere by "
+        f"{told(ours[16, 'elsewhere'])}, which is not quite beyond doubt; with 64 the differences are "
+        f"{told(ours[64, 'grpo'])} and {told(ours[64, 'elsewhere'])}."
     )
 
 
