@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -195,6 +196,16 @@ def _set_temperature(model: Composed) -> None:
             layer.temperature *= 1.5
 
 
+def _another_pass(model: Composed) -> None:
+    model(torch.ones(model.size, 2, WIDTH, dtype=torch.float64))
+
+
+def _in_a_thread(model: Composed) -> None:
+    """Another pass; a refusal there ends the use."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(_another_pass, model).result()
+
+
 SOUND_EVENTS: dict[str, Callable[[Composed], object]] = {
     "nothing": lambda model: None,
     "eval": Composed.eval,
@@ -214,8 +225,9 @@ BETWEEN: dict[str, Callable[[Composed], object]] = {
     "nothing": lambda model: None,
     "switch": lambda model: model.train(not model.training),
     "temperature": _set_temperature,
-    "another pass": lambda model: model(torch.ones(model.size, 2, WIDTH, dtype=torch.float64)),
-    "pass without grad": lambda model: torch.no_grad()(model)(torch.ones(model.size, 2, WIDTH, dtype=torch.float64)),
+    "another pass": _another_pass,
+    "pass without grad": torch.no_grad()(_another_pass),
+    "pass in a thread": _in_a_thread,
 }
 
 
