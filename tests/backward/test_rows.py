@@ -37,6 +37,18 @@ def test_each_row_has_its_sequence(sequences: int, dtype: torch.dtype) -> None:
     assert result is not None and torch.equal(result, ids)
 
 
+def test_a_sum_that_is_a_power_of_two_by_chance_is_not_taken_for_a_sequence() -> None:
+    """A mixture of sequences 0 and 3 whose digit is that of sequence 1: only the witness tells."""
+    first, third, between = 1.0, 2.0**-3, 2.0**-1
+    share = (between - third) / (first - third)  # of sequence 0, so that the sum's digit is that of sequence 1
+    parts = torch.zeros(4, 3, dtype=torch.float64)
+    parts[0, 0], parts[3, 0] = share, 1 - share
+    parts[1, 1] = parts[2, 2] = 1.0
+    plain, weighted = gradient(parts)
+    assert torch.equal((weighted[1] / plain).log2(), torch.tensor([-1.0, -1.0, -2.0], dtype=torch.float64))
+    assert owners(plain, weighted, 4, digits_base(torch.float64)) is None
+
+
 @pytest.mark.parametrize(
     ("sequences", "base", "passes"), [(1, 32, 0), (2, 32, 2), (32, 32, 2), (33, 32, 3), (17, 4, 4)]
 )
