@@ -53,7 +53,7 @@ IN_DOUBT = r"""
 
 
 MULTIPLES = """
-    gross score mega giga myriad lacs thou tsd tys tis mln Billionen milliardi milioni miliardi miljoen miljoner milyon
+    gross score mega giga myriad lacs thou tsd tys tis mln Billionen milliardi milioni milionów milhões miliardi miljoen miljoner milyon
     millón mila millier hundert hundra duizend tusen cientos centaines docenas douzaines dozzine dozijn dussin tuzin
     ribu juta triệu тысяч тыс млн миллиона миллиардов 万 億 만 लाख مليون
 """
@@ -66,7 +66,16 @@ def test_a_number_before_a_multiple_of_any_language_is_none(word):
     assert lenient_number(rf"\boxed{{5 \text{{ {word}}}}}") is None
 
 
-@pytest.mark.parametrize("text", ["Her score is 5.", "The answer is a gross income of $5", "The answer is 5 miles"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Her score is 5.",
+        "The answer is a gross income of $5",
+        "The answer is 5 miles",
+        "The answer is 5 trilogies",
+        "The answer is 5 millionaires",
+    ],
+)
 def test_a_multiple_elsewhere_is_a_word(text):
     assert lenient_number(text) == 5
 
