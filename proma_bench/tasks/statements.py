@@ -31,7 +31,8 @@ _SCALES = """
 """
 _MULTIPLES = r"""
     gross score mega giga tera myriads? lacs? thou thsd tsd tys tis tkr mkr mln
-    (?:m|b|tr)[iy]l+[ijyh]?(?:[oó]e?n\w{0,2}|[ãõ]\w{0,2}) m[iy]l+[ijy]ar\w* mila milliers? migliaia tysi\w+ tusen tusind duizend
+    (?:m|b|tr)[iy]l+[ijyh]?(?:[oó]e?n\w{0,2}|[ãõ]\w{0,2})
+    m[iy]l+[ijy]ar\w* mila milliers? migliaia tysi\w+ tusen tusind duizend
     hundert\w* hundra\w* honderd cien(?:tos)? centaines? cento douzaines? docenas? dozzin[ae] dozijn\w* dussin tuzin\w*
     ribu juta nghìn triệu тыс\w* млн млрд миллион\w* миллиард\w* сот\w* десят\w* дюжин\w*
     [万億萬亿千百천백만억]\w* हज़ार लाख करोड़ ألف مليون مليار

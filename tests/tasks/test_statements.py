@@ -53,7 +53,8 @@ IN_DOUBT = r"""
 
 
 MULTIPLES = """
-    gross score mega giga myriad lacs thou tsd tys tis mln Billionen milliardi milioni milionów milhões miliardi miljoen miljoner milyon
+    gross score mega giga myriad lacs thou tsd tys tis mln Billionen milliardi milioni milionów milhões
+    miliardi miljoen miljoner milyon
     millón mila millier hundert hundra duizend tusen cientos centaines docenas douzaines dozzine dozijn dussin tuzin
     ribu juta triệu тысяч тыс млн миллиона миллиардов 万 億 만 लाख مليون
 """
