@@ -64,8 +64,8 @@ def run_in(
         if other := versions.changes(before.config):
             on_note(f"resumed with {other}: the results may differ from those of the versions at the start")
         if new := sorted(to_json(config).keys() - before.config.keys()):
-            names = " and ".join(new)
-            on_note(f"the run was started before there was {names}; its default is what was done then")
+            names, its = ", ".join(new), "its default is" if len(new) == 1 else "their defaults are"
+            on_note(f"the run was started before there was {names}; {its} what was done then")
         with disk_errors(path), _recorded_divergence(path):
             keep_rule(path, source)
             recorded = read_metrics(path / "metrics.jsonl")

@@ -219,11 +219,12 @@ def _add_tier(config: type[RunConfig]) -> None:
 
 
 def defaults(config: type[RunConfig]) -> dict[str, Any]:
-    """The settings of a tier with their defaults.
+    """The settings of a tier that have a default, with it.
 
     The default of a new setting is what was done before there was one, so that runs from then go on.
     """
-    return {field.name: _default(field) for field in dataclasses.fields(config)}
+    found = {field.name: _default(field) for field in dataclasses.fields(config)}
+    return {name: value for name, value in found.items() if value is not dataclasses.MISSING}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from proma_bench.errors import UsageError
 from proma_bench.learning.methods import all_methods, method_named
+from proma_bench.report.settings import completed
 from proma_bench.report.statistics import LEAST_SEEDS, Array
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import ABOUT, Run
@@ -280,8 +281,8 @@ def _paths(runs: list[Run]) -> str:
 
 def _shared_settings(run: Run) -> str:
     own = _NOT_SHARED.union(*(method.settings for method in all_methods().values()))
-    return json.dumps({key: value for key, value in run.config.items() if key not in own}, sort_keys=True)
+    return json.dumps({key: value for key, value in completed(run.config).items() if key not in own}, sort_keys=True)
 
 
 def _values_of(names: frozenset[str]) -> Callable[[Run], str]:
-    return lambda run: json.dumps({name: run.config.get(name) for name in names}, sort_keys=True)
+    return lambda run: json.dumps({name: completed(run.config).get(name) for name in names}, sort_keys=True)

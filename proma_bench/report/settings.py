@@ -22,6 +22,12 @@ def settings(runs: Sequence[Run]) -> dict[str, str]:
     return _values([{name: run.config[name] for name in run.config.keys() - ABOUT} for run in runs])
 
 
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with the defaults of those that there were not yet when it was started."""
+    known = TIERS.get(config["tier"])
+    return {**(defaults(known) if known else {}), **config}
+
+
 def versions(runs: Sequence[Run]) -> dict[str, str]:
     """Each package with its version, or its versions where the runs differ."""
     return _values([versions for run in runs for versions in recorded(run.config)])

@@ -12,6 +12,7 @@ from proma_bench.experiments.ablation import ablate
 from proma_bench.experiments.run import run_in
 from proma_bench.experiments.training import train
 from proma_bench.report.judging import evaluate
+from proma_bench.report.paired import comparable
 from proma_bench.report.settings import versions as reported
 from proma_bench.runs import versions
 from proma_bench.runs.directory import read_json, read_run, write_json
@@ -92,6 +93,17 @@ def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path, name, de
     notes = []
     assert without_timings(run_in(tmp_path, tiny(steps=4), resume=True, on_note=notes.append).metrics) == expected
     assert f"the run was started before there was {name}; its default is what was done then" in notes
+
+
+@pytest.mark.parametrize("name", ["sort_by_length", "dual_clip", "optimizer", "sweeps"])
+def test_a_run_from_before_a_setting_is_compared_with_later_ones(tmp_path, name):
+    for seed in range(2):
+        run_in(tmp_path / str(seed), tiny(steps=2, seed=seed))
+    stored = json.loads((tmp_path / "0" / "config.json").read_text())
+    del stored[name]
+    (tmp_path / "0" / "config.json").write_text(json.dumps(stored))
+    (tier,) = comparable([read_run(tmp_path / str(seed)) for seed in range(2)])
+    assert len(tier.members) == 2 and tier.notes == []
 
 
 def test_a_run_from_before_a_setting_does_not_go_on_with_another_value(tmp_path):
