@@ -71,6 +71,9 @@ _AFTER = re.compile(
     rf"|\A\s*(?:of\s+)?(?-i:{_any_of(_MONTHS)})|(?<!\w)(?:at\s+(?:most|least)|and\s+(?:up|above|over|below|under|more|a))(?!\w)",
     re.IGNORECASE,
 )
+_DOLLARS = re.compile(r"[^$]*\$\s*[0-9][^$]*")
+_BEFORE_TAX = re.compile(r"\A\s*gross(?!\w)", re.IGNORECASE)
+"""Of dollars it is no number: ``$18 gross``."""
 _BEFORE = re.compile(
     rf"{_any_of(_DENIALS)}"
     rf"|(?:{_any_of(_NUMERALS, _SCALES, _OPERATORS, _BOUNDS, _FUNCTIONS, _EXTREMES, _LABELS, _MONTHS)}"
@@ -180,7 +183,7 @@ def _amount(text: str, boxed: bool) -> Fraction | None:
         return None
     start, end = found[0]
     before, expression, after = text[:start], text[start:end], text[end:]
-    if is_doubtful(before) or _AFTER.search(after):
+    if is_doubtful(before) or _AFTER.search(_BEFORE_TAX.sub("", after) if _DOLLARS.fullmatch(expression) else after):
         return None
     if not (_may_precede(before, expression, boxed) and _may_follow(expression, after, boxed)):
         return None

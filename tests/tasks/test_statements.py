@@ -75,6 +75,9 @@ def test_a_number_before_a_multiple_of_any_language_is_none(word):
         "The answer is 5 miles",
         "The answer is 5 trilogies",
         "The answer is 5 millionaires",
+        "He makes $5 gross per week.",
+        "Her pay is \\$5 gross.",
+        "So he made $5 gross profit.",
     ],
 )
 def test_a_multiple_elsewhere_is_a_word(text):
