@@ -1,7 +1,7 @@
 """The stored runs of PROMA with one setting changed at a time, with ten seeds.
 
 python -m benchmarks.ablations bandit RUNS         run what is missing under RUNS, and store all (minutes)
-python -m benchmarks.ablations transformer RUNS    likewise (half an hour on one core)
+python -m benchmarks.ablations transformer RUNS    likewise (30 runs of about a minute)
 
 `proma-bench run bandit --ablate --seeds 10` makes the same runs of the bandit.
 """
