@@ -432,4 +432,4 @@ check.step_of_kl(step_of_kl)
 #
 # </details>
 #
-# Next: [2 · Exact, approximate, and why it is the same price](2_exact_or_approximate.ipynb).
+# Next: [2 · Exact, approximate, and what each costs](2_exact_or_approximate.ipynb).

@@ -257,13 +257,14 @@ display(Markdown("\n".join(f"- **{verdict}**: {', '.join(of) or 'none'}" for ver
 # If a row fails, do not argue with it. Ask four questions, in this order:
 #
 # 1. *Which protocol?* If it fails at the same settings and *holds* on the frontier, the method was only further along.
-# If    the frontier is inconclusive, these data cannot tell. If it fails on both, the method pays more for the same
-# score. 2. *How large?* An interval may exclude zero, and still the difference may be too small to matter. Read the
-# estimate in    its unit.
+#    If the frontier is inconclusive, these data cannot tell. If it fails on both, the method pays more for the same
+#    score.
+# 2. *How large?* An interval may exclude zero, and still the difference may be too small to matter. Read the
+#    estimate in its unit.
 # 3. *Against whom?* GRPO clips likelihood ratios and PROMA does not. With two optimizer steps per batch and a policy of
 #    two actions, clipping *may* be a strong leash; `clip` is a setting, so you can find out.
 # 4. *Where?* This is CartPole with four microbatches per step. With so few there *may* be little to project. The
-# command    `proma-bench ladder` writes the same table for all tiers.
+#    command `proma-bench ladder` writes the same table for all tiers.
 #
 # Ask the same questions of a row that holds.
 
