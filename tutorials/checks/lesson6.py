@@ -38,7 +38,8 @@ def strict(answer: Callable[[str], float | None]) -> str:
         exact = strict_number(completion)
         expected = None if exact is None else float(exact)
         shown = repr(completion if len(completion) < 40 else f"{completion[:20]} ... {completion[-12:]}")
-        with explaining(ValueError, f"{shown} is no number for `float`, so the answer is None: {why}"):
+        unread = "is no number for `float`, so the answer is None" if exact is None else f"is {expected}"
+        with explaining(ValueError, f"{shown} {unread}: {why}"):
             found = answer(completion)
         numbers += found is not None
         assert not isinstance(found, str), f"Of {shown} you make {found!r}, a text. Return a number: float(...)."

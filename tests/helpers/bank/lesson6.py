@@ -58,6 +58,10 @@ def _matched(completion: str) -> float | None:
     return float(found[1].replace(",", "")) if found else None
 
 
+def _after_the_mark(completion: str) -> float:
+    return float(completion.split("####")[-1])
+
+
 def _searched_backwards(completion: str) -> float | None:
     found = None
     for match in re.finditer(NUMBER, completion[-300:]):
@@ -102,11 +106,15 @@ EXERCISES = [
         [
             (_matched, "re.match"),
             (lambda completion: None, "return"),
-            (lambda completion: float(re.findall(NUMBER, completion[-300:])[-1]), "raises IndexError"),
+            (
+                lambda completion: float(re.findall(NUMBER, completion[-300:])[-1].replace(",", "")),
+                "raises IndexError",
+            ),
             (
                 lambda completion: float(f[-1].replace(",", "")) if (f := re.findall(NUMBER, completion)) else None,
                 "no number for `float`",
             ),
+            (_after_the_mark, "is 1234567.0: commas separate thousands"),
             (_strict(NUMBER, which=0), "the last one counts"),
             (_strict(NUMBER, tail=10**9), "only the last 300 characters"),
             (_strict(r"#### ([0-9.,]+)"), "numbers may be negative"),
