@@ -56,20 +56,14 @@ def table(name: str) -> str:
     by_folder: dict[str, list[Run]] = {}
     for run in unpack(stored(name)):
         by_folder.setdefault(run.path.parts[0], []).append(run)
-    cells = {variant: _cell(by_folder[folder_of(variant)]) for variant in STUDIES[name].names}
+    cells = {variant: Cell.of(by_folder[folder_of(variant)]) for variant in STUDIES[name].names}
     return markdown(ablation_table(STUDIES[name].config, cells, max(map(len, by_folder.values()))))
-
-
-def _cell(runs: list[Run]) -> Cell:
-    config = runs[0].config
-    finished, diverged = ([run for run in runs if run.finished == ended] for ended in (True, False))
-    return Cell(config["title"], config["method"], config["learning_rate"], finished, diverged)
 
 
 def main(name: str, root: Path, processes: int) -> None:
     study = STUDIES[name]
-    of_variants = (jobs(study.config, variant, SEEDS, root) for variant in study.names)
-    run_and_pack([job for of_seed in zip(*of_variants, strict=True) for job in of_seed], root, stored(name), processes)
+    planned = [job for variant in study.names for job in jobs(study.config, variant, SEEDS, root)]
+    run_and_pack(planned, root, stored(name), processes)
 
 
 if __name__ == "__main__":

@@ -72,24 +72,22 @@ class Grid:
         return Job(path, dataclasses.replace(self.config, **changed))
 
 
+BANDIT = Grid(
+    BanditConfig(steps=60),
+    {4: {"initial_states": 8}, 16: {"initial_states": 32}, 64: {"initial_states": 128}},
+    tuple(ARMS),
+    rates=(0.0025, 0.005, 0.01),
+    default=0.005,
+    searched=range(5),
+    judged=range(10, 30),
+)
 GRIDS = {
-    "bandit": Grid(
-        BanditConfig(steps=60),
-        {4: {"initial_states": 8}, 16: {"initial_states": 32}, 64: {"initial_states": 128}},
-        tuple(ARMS),
-        rates=(0.0025, 0.005, 0.01),
-        default=0.005,
-        searched=range(5),
-        judged=range(10, 30),
-    ),
-    "bandit-one-batch": Grid(
-        BanditConfig(steps=60, initial_states=32),
-        {4: {"microbatch_size": 32}, 16: {"microbatch_size": 8}, 64: {"microbatch_size": 2}},
-        ("reinforce", "grpo", "proma", "proma, clamp 1", "elsewhere"),
-        rates=(0.0025, 0.005, 0.01),
-        default=0.005,
-        searched=range(5),
-        judged=range(10, 30),
+    "bandit": BANDIT,
+    "bandit-one-batch": dataclasses.replace(
+        BANDIT,
+        config=BanditConfig(steps=60, initial_states=32),
+        by_count={4: {"microbatch_size": 32}, 16: {"microbatch_size": 8}, 64: {"microbatch_size": 2}},
+        arms=("reinforce", "grpo", "proma", "proma, clamp 1", "elsewhere"),
     ),
     "transformer": Grid(
         TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),

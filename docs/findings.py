@@ -69,6 +69,12 @@ def _not_alone() -> str:
 def _one_batch() -> str:
     growth, ours = studies.growth("bandit-one-batch"), studies.from_ours("bandit-one-batch")["score_sampled"]
     require(is_there(growth["proma"]) and not is_there(growth["grpo"]), "PROMA's gain grows, and GRPO's does not")
+    require(is_there(growth["elsewhere"]), "that of projecting elsewhere grows")
+    some, many = (
+        studies.from_baseline(studies.grid("bandit-one-batch")[count])["score_sampled"]["proma"].found.estimate
+        for count in (16, 64)
+    )
+    require(many <= some, "PROMA's gain does not grow beyond 16")
     require(
         {pair for pair, one in ours.items() if not is_there(one)} == {(4, "grpo")},
         "PROMA is above GRPO but with 4, and above `elsewhere` throughout",

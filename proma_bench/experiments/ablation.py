@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def ablate(config: RunConfig, seeds: int, root: Path, processes: int, console: C
     for job in itertools.chain(*runs.values()):
         files.require_inside(root, job.path)
     finish([job for of_seed in zip(*runs.values(), strict=True) for job in of_seed], processes, console)
-    cells = {name: _cell(of_name) for name, of_name in runs.items()}
+    cells = {name: Cell.of([read_run(job.path) for job in of_name]) for name, of_name in runs.items()}
     table = ablation_table(config, cells, seeds)
     console.print(table)
     command = f"{run_command(_stored(config))} --ablate --seeds {seeds}"
@@ -89,13 +88,6 @@ def jobs(config: RunConfig, name: str, seeds: int, root: Path) -> list[Job]:
     folder = root / folder_of(name)
     every = range(config.seed, config.seed + seeds)
     return [Job(folder / f"seed-{seed}", dataclasses.replace(variant, seed=seed)) for seed in every]
-
-
-def _cell(planned: Sequence[Job]) -> Cell:
-    config = planned[0].config
-    runs = [read_run(job.path) for job in planned]
-    finished, diverged = [run for run in runs if run.finished], [run for run in runs if not run.finished]
-    return Cell(config.title, config.method, config.learning_rate, finished, diverged)
 
 
 def _stored(config: RunConfig) -> dict[str, Any]:

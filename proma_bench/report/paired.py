@@ -285,4 +285,8 @@ def _shared_settings(run: Run) -> str:
 
 
 def _values_of(names: frozenset[str]) -> Callable[[Run], str]:
-    return lambda run: json.dumps({name: completed(run.config).get(name) for name in names}, sort_keys=True)
+    def values(run: Run) -> str:
+        config = completed(run.config)
+        return json.dumps({name: config.get(name) for name in names}, sort_keys=True)
+
+    return values

@@ -24,8 +24,13 @@ def settings(runs: Sequence[Run]) -> dict[str, str]:
 
 def completed(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run, with the defaults of those that there were not yet when it was started."""
+    return {**_usual(config), **config}
+
+
+def _usual(config: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a run's tier; none of a tier that is not known here."""
     known = TIERS.get(config["tier"])
-    return {**(defaults(known) if known else {}), **config}
+    return defaults(known) if known else {}
 
 
 def versions(runs: Sequence[Run]) -> dict[str, str]:
@@ -67,8 +72,7 @@ def commands(root: Path, runs: Sequence[Run]) -> list[str]:
 def run_command(config: dict[str, Any]) -> str:
     """``proma-bench run`` with the method, the seed, and every other setting that is not the tier's default."""
     words = ["proma-bench", "run", str(config["tier"])]
-    known = TIERS.get(config["tier"])
-    usual = defaults(known) if known else {}
+    usual = _usual(config)
     for name, value in config.items():
         implied = name not in ("method", "seed") and name in usual and usual[name] == value
         if name in ("tier", *ABOUT) or implied:

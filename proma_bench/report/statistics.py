@@ -71,6 +71,13 @@ class Cell:
     runs: Sequence[Run]
     diverged: Sequence[Run] = ()
 
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Cell:
+        """The cell of runs that have all ended, with the first one's settings."""
+        title, method, learning_rate = _setting(runs[0])
+        finished, diverged = ([run for run in runs if run.finished == ended] for ended in (True, False))
+        return cls(title, method, learning_rate, finished, diverged)
+
     @property
     def seeds(self) -> str:
         """The number of seeds behind the figures, and of those that diverged."""

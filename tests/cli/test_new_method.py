@@ -38,6 +38,13 @@ def test_a_name_must_not_hide_a_module(name: str, tmp_path: Path, capsys: pytest
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_must_not_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["new-method", "", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "an argument is empty" in error
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["my rule", "3d", "../calm", "class", "größe"])
 def test_a_name_must_be_one_of_a_function(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["new-method", name, "--out", str(tmp_path)]) == 2

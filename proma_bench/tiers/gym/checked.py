@@ -117,5 +117,5 @@ def _array(value: Any) -> Array:
     """The value as an array; of objects, if there is no such array."""
     try:
         return np.asarray(value)
-    except Exception:
+    except FAILURES:  # of the value's own code
         return np.array(None)
