@@ -1,7 +1,7 @@
 """The stored runs of PROMA with one setting changed at a time, with ten seeds.
 
 python -m benchmarks.ablations bandit RUNS         run what is missing under RUNS, and store all (minutes)
-python -m benchmarks.ablations transformer RUNS    likewise (30 runs of about a minute)
+python -m benchmarks.ablations transformer RUNS    likewise (50 runs of about a minute)
 
 `proma-bench run bandit --ablate --seeds 10` makes the same runs of the bandit.
 """
@@ -36,7 +36,7 @@ STUDIES = {
     "bandit": Study(BanditConfig(), tuple(variants())),
     "transformer": Study(
         TransformerConfig(steps=60, validate_every=20),
-        ("PROMA", "microbatches of one group", "microbatches of one length"),
+        ("PROMA", "no clamp", "clamp 1", "microbatches of one group", "microbatches of one length"),
     ),
 }
 

@@ -3,6 +3,7 @@
 python -m benchmarks.grid bandit RUNS              run what is missing under RUNS, and store all (an hour on one core)
 python -m benchmarks.grid bandit-one-batch RUNS    likewise, one batch cut into 4 to 64 microbatches (half an hour)
 python -m benchmarks.grid transformer RUNS         likewise (two hours)
+python -m benchmarks.grid transformer-starts RUNS  likewise, three warm starts, up to 64 microbatches (three hours)
 
 The plan is benchmarks/plans/findings.md; docs/findings.md shows the tables.
 """
@@ -55,6 +56,7 @@ class Grid:
         rates: learning rates that the search begins with; the target is the baseline's local KL at ``default``.
         searched: seeds of the search.
         judged: seeds of the comparison.
+        warm_starts: of the transformer, which the seeds take in turn.
     """
 
     config: RunConfig
@@ -64,9 +66,12 @@ class Grid:
     default: float
     searched: range
     judged: range
+    warm_starts: int = 1
 
     def job(self, root: Path, microbatches: int, arm: str, rate: float, seed: int) -> Job:
         changed = {**ARMS[arm], **self.by_count[microbatches], "learning_rate": rate, "seed": seed}
+        if self.warm_starts > 1:
+            changed["warm_start_seed"] = seed % self.warm_starts
         folder = arm.replace(", ", "-").replace(" ", "-")
         path = root / f"microbatches-{microbatches}" / folder / f"lr-{rate:g}" / f"seed-{seed}"
         return Job(path, dataclasses.replace(self.config, **changed))
@@ -98,6 +103,16 @@ GRIDS = {
         searched=range(3),
         judged=range(10, 15),
     ),
+    "transformer-starts": Grid(
+        TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
+        {16: {"prompts": 32}, 64: {"prompts": 128}},
+        ("reinforce", "grpo", "proma"),
+        rates=(1e-4, 2e-4),
+        default=1e-4,
+        searched=range(3),
+        judged=range(10, 20),
+        warm_starts=3,
+    ),
 }
 
 Known = dict[float, float]
@@ -107,7 +122,11 @@ Known = dict[float, float]
 def search(grid: Grid, root: Path, processes: int, console: Console) -> dict[int, dict[str, Known]]:
     """Bring each arm's mean local KL to the baseline's, by false position, all side by side."""
     known: dict[int, dict[str, Known]] = {count: {arm: {} for arm in grid.arms} for count in grid.by_count}
-    tries = {(count, arm): list(grid.rates) for count in grid.by_count for arm in grid.arms}
+    tries = {
+        (count, arm): [grid.default] if arm == BASELINE else list(grid.rates)
+        for count in grid.by_count
+        for arm in grid.arms
+    }
     for _ in range(1 + TRIES):
         jobs = {
             (count, arm, rate): [grid.job(root, count, arm, rate, seed) for seed in grid.searched]

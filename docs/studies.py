@@ -157,7 +157,11 @@ def figure() -> Figure:
     return drawn
 
 
-PANELS = {"bandit": "bandit: the batch grows", "bandit-one-batch": "bandit: one batch, cut finer"}
+PANELS = {
+    "bandit": "bandit: the batch grows",
+    "bandit-one-batch": "bandit: one batch, cut finer",
+    "transformer-starts": "transformer: the batch grows",
+}
 DASHES = {"proma, clamp 1": "--", "proma, no clamp": ":"}
 
 

@@ -149,14 +149,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
 
 
-def tiny_qwen3(vocabulary: int, context_length: int) -> Qwen3ForCausalLM:
-    """A Qwen3 with 0.8 million parameters and random weights, which are the same in every call.
+def tiny_qwen3(vocabulary: int, context_length: int, seed: int = 0) -> Qwen3ForCausalLM:
+    """A Qwen3 with 0.8 million parameters and random weights, the same in every call with the same seed.
 
     It has all features of the large model: grouped queries, RoPE, RMSNorm and a tied head.
 
     Args:
         vocabulary: number of tokens.
         context_length: number of positions.
+        seed: of the weights.
 
     Returns:
         The model.
@@ -173,5 +174,5 @@ def tiny_qwen3(vocabulary: int, context_length: int) -> Qwen3ForCausalLM:
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)

@@ -39,25 +39,31 @@ LARGEST = 1024 * files.MEGABYTE
 
 
 def warm_start(
-    model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, steps: int, flawed: float
+    model: PreTrainedModel,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: int,
+    flawed: float,
+    seed: int = 0,
 ) -> None:
     """Load the weights of the warm start from the cache; if they are not there, train the model and store them.
 
     If several processes need the same warm start, one of them trains it and the others wait.
 
     Args:
-        model: an untrained model, which is changed.
+        model: an untrained model, which is changed; its weights are those of ``seed``.
         task: the questions.
         tokenizer: the tokenizer of the model.
         steps: number of optimizer steps.
         flawed: share of the demonstrations that are wrong.
+        seed: of the demonstrations and of their mistakes.
 
     Raises:
         UsageError: no training question has an answer that can be imitated.
     """
     settings = {
         "task": [task.name, POOL, len(task.validation)],
-        "training": [steps, flawed, BATCH, PEAK_RATE, WARMUP_STEPS],
+        "training": [seed, steps, flawed, BATCH, PEAK_RATE, WARMUP_STEPS],
         "model": model.config.to_diff_dict(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "reasoning-gym")},
     }
@@ -74,7 +80,7 @@ def warm_start(
             model.load_state_dict(initial)
             words = f"training the warm start for {task.name}, once, a minute or two: {path}"
             print(printable(words), file=sys.stderr)
-            imitate(model, task, tokenizer, steps, flawed)
+            imitate(model, task, tokenizer, steps, flawed, seed)
             with files.scratch(folder) as unfinished:
                 save_model(model, str(unfinished / path.name))
                 files.move(unfinished / path.name, path)
@@ -85,7 +91,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PROMA_BENCH_CACHE") or Path.home() / ".cache" / "proma_bench")
 
 
-def imitate(model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, steps: int, flawed: float) -> None:
+def imitate(
+    model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase, steps: int, flawed: float, seed: int
+) -> None:
     """Train a model to maximise the likelihood of demonstrations.
 
     Args:
@@ -94,13 +102,14 @@ def imitate(model: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBa
         tokenizer: the tokenizer of the model.
         steps: number of optimizer steps.
         flawed: share of the demonstrations that are wrong.
+        seed: of the demonstrations and of their mistakes.
 
     Raises:
         UsageError: no training question has an answer that can be imitated.
     """
     if not task.demonstrations:
         raise UsageError(f"no question of {task.name} has an answer to imitate; set warm_start_steps to 0")
-    policy, chance = LanguagePolicy(model), random.Random(0)
+    policy, chance = LanguagePolicy(model), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 1.0) * (1 - step / steps)

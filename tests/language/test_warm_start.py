@@ -25,9 +25,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def start(task, steps=2, flawed=0.5):
+def start(task, steps=2, flawed=0.5, seed=0):
     model = tiny_qwen3(len(TOKENIZER), 64)
-    warm_start(model, task, TOKENIZER, steps, flawed)
+    warm_start(model, task, TOKENIZER, steps, flawed, seed)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
@@ -45,7 +45,13 @@ def test_it_is_trained_once_and_then_read(task, cache, capsys):
 
 def test_other_settings_have_another_start(task, cache):
     assert not torch.equal(start(task), start(task, flawed=0.0))
-    assert len(weights(cache)) == 2
+    assert not torch.equal(start(task), start(task, seed=1))
+    assert len(weights(cache)) == 3
+
+
+def test_another_seed_has_other_weights_to_begin_with():
+    first, again, other = (tiny_qwen3(len(TOKENIZER), 64, seed).lm_head.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_damaged_file_is_made_again(task, cache):

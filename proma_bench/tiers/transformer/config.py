@@ -57,6 +57,8 @@ class TransformerConfig(RunConfig):
     """Train on concatenated sequences without padding; the gradients are the same."""
     warm_start_steps: int = 600
     """Optimizer steps of the warm start; 0 starts from random weights."""
+    warm_start_seed: int = 0
+    """Seed of the weights before the warm start, and of its demonstrations. Runs of all seeds begin with the same."""
     flawed: float = 0.5
     """The share of wrong answers in the warm start."""
 
@@ -66,7 +68,8 @@ class TransformerConfig(RunConfig):
         self._require_positive(*names)
         self._require_whole_steps("prompts")
         self._require("max_new_tokens", self.max_new_tokens < self.context_length, "below context_length")
-        self._require("warm_start_steps", self.warm_start_steps >= 0, "0 or more")
+        for name in ("warm_start_steps", "warm_start_seed"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("flawed", 0 <= self.flawed <= 1, "between 0 and 1")
 
     @property

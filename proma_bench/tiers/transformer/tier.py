@@ -1,7 +1,7 @@
 """The third tier: a tiny Qwen3 answers the questions of a reasoning-gym task. Its class is that of the large model.
 
 An initial state is a question, and a sequence is a generated answer with the token that ends it. The reward is 1 if the
-library gives the full score, otherwise 0. All runs begin with the same warm start, see
+library gives the full score, otherwise 0. Runs of all seeds begin with the same warm start, see
 `proma_bench.language.warm_start`. The common words of all questions of a task (``State the final answer to ...``) are
 removed, because most of the computation would be spent on them.
 """
@@ -41,9 +41,11 @@ class Transformer:
         self.task = Task(config.task, config.validation_questions)
         self.answers = Answers(self.task, Line(tokenizer), config.context_length - config.max_new_tokens)
         self._end = int(tokenizer.eos_token_id)
-        self._model = tiny_qwen3(len(tokenizer), config.context_length)
+        self._model = tiny_qwen3(len(tokenizer), config.context_length, config.warm_start_seed)
         if config.warm_start_steps:
-            warm_start(self._model, self.task, tokenizer, config.warm_start_steps, config.flawed)
+            warm_start(
+                self._model, self.task, tokenizer, config.warm_start_steps, config.flawed, config.warm_start_seed
+            )
 
     def policy(self, generator: torch.Generator) -> Policy:
         """Make the initial policy, which is the warm start.
