@@ -164,9 +164,38 @@ def test_solutions_run_after_they_are_shown_and_must_be_right():
 def test_the_copy_holds_all_lessons_and_what_they_import(tmp_path):
     new, kept = notebooks.copy_tutorials(tmp_path / "copy")
     assert kept == []
-    assert [name for name in new if name.endswith(".ipynb")] == [f"{source.stem}.ipynb" for source in LESSONS]
+    lessons = [f"{source.stem}.ipynb" for source in LESSONS]
+    assert [name for name in new if name.endswith(".ipynb")] == [*lessons, "glossary.ipynb"]
     assert {"checks/__init__.py", "figures/__init__.py", "lessons.mplstyle"} <= set(new)
     assert not list((tmp_path / "copy").rglob("__main__.py"))
+
+
+def test_links_of_the_copy_lead_to_what_is_in_it(tmp_path):
+    notebooks.copy_tutorials(tmp_path)
+    copies = sorted(tmp_path.glob("*.ipynb"))
+    linked = set()
+    for path in copies:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        linked |= {target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target}
+    assert {"glossary.ipynb", LESSONS[1].with_suffix(".ipynb").name} <= linked <= {path.name for path in copies}
+
+
+def test_a_link_to_a_page_of_the_repository_becomes_its_name():
+    text = (
+        "[here](../docs/a.md), [docs/b.md](../docs/b.md), the [glossary](../docs/glossary.md) and [c](1_bandit.ipynb)"
+    )
+    assert notebooks._without_links(text) == (
+        "here (docs/a.md), docs/b.md, the [glossary](glossary.ipynb) and [c](1_bandit.ipynb)"
+    )
+
+
+def test_the_glossary_of_the_copy_is_that_of_the_docs(tmp_path):
+    notebooks.copy_tutorials(tmp_path)
+    (cell,) = nbformat.read(tmp_path / "glossary.ipynb", as_version=4).cells
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    assert cell.source == page.replace("[the mathematics](mathematics.md)", "the mathematics (docs/mathematics.md)")
 
 
 def test_what_a_user_changed_is_never_overwritten(tmp_path):
@@ -216,6 +245,6 @@ def test_the_wheel_holds_the_tutorials(tmp_path):
     program = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
     name = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     names = zipfile.ZipFile(tmp_path / name.stdout.split()[-1]).namelist()
-    for file, _ in notebooks._files():
+    for file in {file for file, _ in notebooks._files()} - {"glossary.ipynb"} | {"glossary.md"}:
         assert f"proma_bench/tutorials/{file}" in names
     assert not [name for name in names if "__pycache__" in name]

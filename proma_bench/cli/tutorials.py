@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from proma_bench.console import say
 from proma_bench.errors import UsageError
 
 PATTERNS = ("*.ipynb", "*.mplstyle", "checks/*.py", "figures/*.py")
+GLOSSARY = "glossary.ipynb"
 LARGEST = 64 * files.MEGABYTE
 _PACKAGE = Path(__file__).parents[1]
 
@@ -47,7 +50,29 @@ def _files() -> Iterator[tuple[str, bytes]]:
     home = shipped()
     for pattern in PATTERNS:
         for path in sorted(home.glob(pattern)):
-            yield path.relative_to(home).as_posix(), files.read(path, LARGEST)
+            content = files.read(path, LARGEST)
+            lesson = path.suffix == ".ipynb"
+            yield path.relative_to(home).as_posix(), _without_links(content.decode()).encode() if lesson else content
+    yield GLOSSARY, _glossary(home)
+
+
+def _without_links(text: str) -> str:
+    """The text of a lesson for a folder of its own: what is linked in the repository's docs is named, and no link."""
+    text = text.replace("(../docs/glossary.md)", f"({GLOSSARY})")
+    return re.sub(r"\[([^\[\]]*)\]\(\.\./([^)]+)\)", lambda link: _named(link[1], link[2]), text)
+
+
+def _named(words: str, page: str) -> str:
+    return page if words == page else f"{words} ({page})"
+
+
+def _glossary(home: Path) -> bytes:
+    """The page of symbols as a notebook: JupyterLab shows a Markdown file as its source."""
+    installed = home / "glossary.md"
+    page = files.read(installed if installed.exists() else home.parent / "docs" / "glossary.md", LARGEST).decode()
+    text = _without_links(re.sub(r"\]\((?=\w+\.md)", "](../docs/", page))
+    cell = {"cell_type": "markdown", "id": "glossary", "metadata": {}, "source": text}
+    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1).encode()
 
 
 def open_tutorials(folder: Path, console: Console) -> None:
