@@ -193,7 +193,9 @@ def test_a_link_to_a_page_of_the_repository_becomes_its_name():
 
 def test_the_glossary_of_the_copy_is_that_of_the_docs(tmp_path):
     notebooks.copy_tutorials(tmp_path)
-    (cell,) = nbformat.read(tmp_path / "glossary.ipynb", as_version=4).cells
+    notebook = nbformat.read(tmp_path / "glossary.ipynb", as_version=4)
+    (cell,) = notebook.cells
+    assert notebook.metadata.kernelspec.name == "python3"  # or JupyterLab asks for one
     page = (ROOT / "docs" / "glossary.md").read_text()
     assert cell.source == page.replace("[the mathematics](mathematics.md)", "the mathematics (docs/mathematics.md)")
 

@@ -72,7 +72,13 @@ def _glossary(home: Path) -> bytes:
     page = files.read(installed if installed.exists() else home.parent / "docs" / "glossary.md", LARGEST).decode()
     text = _without_links(re.sub(r"\]\((?=\w+\.md)", "](../docs/", page))
     cell = {"cell_type": "markdown", "id": "glossary", "metadata": {}, "source": text}
-    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1).encode()
+    kernel = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }  # or it would ask for one
+    notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(notebook, indent=1).encode()
 
 
 def open_tutorials(folder: Path, console: Console) -> None:
