@@ -51,13 +51,17 @@ def stored(name: str) -> Path:
     return STORED / f"{name}.jsonl.gz"
 
 
-def table(name: str) -> str:
-    """One row for each variant, in the order of `proma_bench.experiments.ablation`."""
+def cells(name: str) -> dict[str, Cell]:
+    """The runs of each variant, in the order of `proma_bench.experiments.ablation`."""
     by_folder: dict[str, list[Run]] = {}
     for run in unpack(stored(name)):
         by_folder.setdefault(run.path.parts[0], []).append(run)
-    cells = {variant: Cell.of(by_folder[folder_of(variant)]) for variant in STUDIES[name].names}
-    return markdown(ablation_table(STUDIES[name].config, cells, max(map(len, by_folder.values()))))
+    return {variant: Cell.of(by_folder[folder_of(variant)]) for variant in STUDIES[name].names}
+
+
+def table(name: str) -> str:
+    """One row for each variant."""
+    return markdown(ablation_table(STUDIES[name].config, cells(name), SEEDS))
 
 
 def main(name: str, root: Path, processes: int) -> None:

@@ -19,6 +19,7 @@ from proma_bench.report.against import Compared, adjusted
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import level, spread
 from proma_bench.report.plots import style_of
+from proma_bench.report.statistics import Cell, Interval, interval
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import Run
 from proma_bench.runs.matching import BASELINE, mean_local_kl
@@ -184,6 +185,21 @@ def long_table() -> str:
         (title(name), *_spent(arms[name]), *(_cell(found[metric][name]) for metric in MEASURES)) for name in by_score
     ]
     return markdown_table(HEADINGS, [_baseline_row(arms), *rows])
+
+
+# -------------------------------------------------------------------------------------- one setting at a time
+
+
+def settings(name: str) -> dict[str, dict[str, Interval]]:
+    """The mean over seeds by variant of a tier and by metric: local KL averaged over the steps, others at the end."""
+    metrics = ("score", "score_sampled", "kl_local", "kl_global", "entropy")
+    return {variant: {metric: _mean(cell, metric) for metric in metrics}
+            for variant, cell in ablations.cells(name).items()}  # fmt: skip
+
+
+def _mean(cell: Cell, metric: str) -> Interval:
+    series = cell.series(metric)
+    return interval(series.mean(axis=1) if metric == "kl_local" else series[:, -1])
 
 
 # ------------------------------------------------------------------------------------------------------ words

@@ -5,10 +5,12 @@ How closely is said in `test_published_verdicts`.
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from recomputed.page import between, interval_shown, shown, table
 from recomputed.runs import stored
 from recomputed.statistics import interval, p_value
@@ -117,6 +119,35 @@ def test_growth_is_recomputed(tier):
         for name in rows
     }
     assert wrong_cells(rows, values) == []
+
+
+COLUMNS = {
+    "greedy score at the end": "score", "sampled score at the end": "score_sampled", "local KL steps' mean": "kl_local",
+    "global KL at the end": "kl_global", "entropy at the end": "entropy", "clamp active steps' mean": "clamped",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tier", "variants"), [("bandit", 23), ("transformer", 5)])
+def test_one_setting_at_a_time_is_recomputed(tier, variants):
+    by_folder = {}
+    for line in stored(RESULTS / "ablations" / f"{tier}.jsonl.gz"):
+        by_folder.setdefault(line["path"].partition("/")[0], []).append(line["metrics"])
+    rows = {re.sub(r"[^a-z0-9.]+", "-", row["variant"].lower()): row
+            for row in table(between(PAGE, f"ablations: {tier}"), "")}  # fmt: skip
+    assert rows.keys() == by_folder.keys() and len(rows) == variants
+    for folder, row in rows.items():
+        for heading, metric in COLUMNS.items():
+            series = [one[metric] for one in by_folder[folder] if metric in one]
+            if not series:
+                assert row[heading] == "-"
+                continue
+            values = [np.mean(one) if "mean" in heading else one[-1] for one in series]
+            mean, error = np.mean(values), scipy.stats.sem(values)
+            reach = scipy.stats.t.ppf(0.975, len(values) - 1) * error
+            unit = 10.0 ** -len(row[heading].partition(" ")[0].partition(".")[2])
+            found = [float(number) for number in re.findall(r"[\d.]+", row[heading])]
+            assert found == pytest.approx([mean, mean - reach, mean + reach], abs=0.51 * unit), (folder, heading)
+            assert len(values) == 10
 
 
 def test_long_runs_are_recomputed():
