@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import ablations, long
@@ -133,29 +134,39 @@ def growth_table(name: str) -> str:
 
 
 def figure() -> Figure:
-    """The difference from REINFORCE at equal local KL against the number of microbatches: one panel for each tier."""
+    """The difference from REINFORCE at equal local KL against the number of microbatches: one panel for each grid."""
     names = [name for name in with_runs() if len(grid(name)) > 1]
-    drawn = Figure(figsize=(5.2 * len(names), 4.4), layout="constrained")
-    for axes, name in zip(np.atleast_1d(drawn.subplots(1, len(names))), names, strict=True):
-        by_count = {count: from_baseline(arms)["score_sampled"] for count, arms in grid(name).items()}
-        arms = dict.fromkeys(itertools.chain(*by_count.values()))
-        for place, arm in enumerate(arms):
-            mine = {count: found[arm].found for count, found in by_count.items() if arm in found}
-            style, shift = style_of(ARMS[arm]["method"]), 1.06 ** (place - len(arms) / 2)
-            at = np.array([shift * count for count in mine])
-            low, high = (np.array([abs(getattr(one, end) - one.estimate) for one in mine.values()])
-                         for end in ("low", "high"))  # fmt: skip
-            axes.errorbar(
-                at, [one.estimate for one in mine.values()], [low, high], color=style.colour, marker=style.marker,
-                linestyle=DASHES.get(arm, "-"), label=title(arm), markersize=4, linewidth=1.2, capsize=2,
-            )  # fmt: skip
-        axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(by_count), [str(count) for count in by_count])
-        axes.set(title=PANELS.get(name, name), xlabel="microbatches in an optimizer step")
-        axes.legend(fontsize=7)
-    drawn.axes[0].set_ylabel("sampled score minus REINFORCE's,\nat equal mean local KL")
+    rows = len(names) // 2 + 1
+    drawn = Figure(figsize=(8.5, 3.6 * rows), layout="constrained")
+    places = list(drawn.subplots(rows, 2).flat)
+    panels, empty = places[: len(names)], places[len(names) :]
+    for axes, name in zip(panels, names, strict=True):
+        _draw_grid(axes, name)
+    for axes in empty:
+        axes.axis("off")
+    by_label = {arm.get_label(): arm for axes in panels for arm in axes.containers}
+    empty[0].legend(handles=list(by_label.values()), loc="center", fontsize=9)
     return drawn
+
+
+def _draw_grid(axes: Axes, name: str) -> None:
+    by_count = {count: from_baseline(arms)["score_sampled"] for count, arms in grid(name).items()}
+    arms = dict.fromkeys(itertools.chain(*by_count.values()))
+    for place, arm in enumerate(arms):
+        mine = {count: found[arm].found for count, found in by_count.items() if arm in found}
+        style, shift = style_of(ARMS[arm]["method"]), 1.06 ** (place - len(arms) / 2)
+        at = np.array([shift * count for count in mine])
+        low, high = (np.array([abs(getattr(one, end) - one.estimate) for one in mine.values()])
+                     for end in ("low", "high"))  # fmt: skip
+        axes.errorbar(
+            at, [one.estimate for one in mine.values()], [low, high], color=style.colour, marker=style.marker,
+            linestyle=DASHES.get(arm, "-"), label=title(arm), markersize=4, linewidth=1.2, capsize=2,
+        )  # fmt: skip
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(by_count), [str(count) for count in by_count])
+    axes.set(title=PANELS.get(name, name), xlabel="microbatches in an optimizer step",
+             ylabel="sampled score minus REINFORCE's")  # fmt: skip
 
 
 PANELS = {

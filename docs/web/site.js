@@ -1,4 +1,4 @@
-// Boxes that scroll sideways can be reached by keyboard.
+// Boxes that scroll sideways can be reached by keyboard, and the search has a name for those who hear it.
 "use strict";
 
 const BOXES = [
@@ -14,3 +14,4 @@ function reachable() {
 }
 window.addEventListener("load", reachable);
 window.addEventListener("resize", reachable);
+document.querySelectorAll(".md-search").forEach((search) => search.setAttribute("aria-label", "Search"));

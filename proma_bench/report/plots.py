@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import re
 from collections.abc import Sequence
 
@@ -110,7 +111,7 @@ def score_by_kl(found: Comparable, rates: Sequence[float]) -> Figure | None:
     measured = [place for place, _ in enumerate(SCORES) if any(not np.isnan(final[place]) for final in finals.values())]
     if not measured:
         return None
-    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(measured)))
     for method in sorted({method for method, _ in by_setting}, key=method_order):
         style = style_of(method)
@@ -167,7 +168,14 @@ def _finish(figure: Figure, title: str) -> None:
         axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, len(labels))), handlelength=4)
+    for columns in range(min(4, len(labels)), 0, -1):  # as many as there is room for
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=4)
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            lines = math.ceil(len(labels) / columns)
+            figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines - 2))
+            break
+        legend.remove()
 
 
 def _label(cell: Cell, cells: Sequence[Cell]) -> str:
