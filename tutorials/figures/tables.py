@@ -20,7 +20,8 @@ def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, numbers: bool
 def as_printed(made: Table) -> None:
     """Show a table that a command prints in a terminal, with its title."""
     title, header, rows = as_grid(made)
-    display(Markdown(f"*{title}*"))
+    escaped = title.replace("*", r"\*")
+    display(Markdown(f"*{escaped}*"))
     table(header, rows, numbers=False)
 
 
