@@ -17,6 +17,7 @@ import torch
 from checks import Outcome
 from checks import lesson0 as check
 from figures import lesson0 as draw
+from figures.tables import table
 from IPython.display import Markdown, display
 from torch.distributions import Categorical, kl_divergence
 
@@ -309,8 +310,10 @@ assert torch.allclose(free, A - (A @ S) / (S @ S) * S + advantage[0] * S)
 
 removed = {"without a clamp": A + S - free, "clamped at 0.5": A + S - clamped}
 assert torch.allclose(removed["clamped at 0.5"].norm(), 0.5 * S.norm())
-lines = [f"| {name} | {part.norm():.3f} | {(part.norm() / S.norm()):.2f} |" for name, part in removed.items()]
-display(Markdown("\n".join(["| | norm removed | in norms of $a\\,S$ |", "|---|---:|---:|", *lines])))
+table(
+    ["", "norm removed", "in norms of $a\\,S$"],
+    [[name, f"{part.norm():.3f}", f"{part.norm() / S.norm():.2f}"] for name, part in removed.items()],
+)
 
 # %% [markdown]
 # ## What it costs

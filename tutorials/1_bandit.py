@@ -21,6 +21,7 @@ import torch
 from checks import Outcome
 from checks import lesson1 as check
 from figures import lesson1 as draw
+from figures.tables import table
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, Proma, accumulate, project
@@ -35,12 +36,6 @@ torch.set_num_threads(1)  # faster for small tensors
 def fraction(number):
     """A number as you would write it on paper."""
     return str(Fraction(float(number)).limit_denominator(200))
-
-
-def table(header, rows):
-    """Show a table."""
-    lines = [header, ["---"] * len(header), *rows]
-    display(Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
 
 
 # %% [markdown]

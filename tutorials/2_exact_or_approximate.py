@@ -21,6 +21,7 @@ import torch
 from checks import Outcome
 from checks import lesson2 as check
 from figures import lesson2 as draw
+from figures.tables import table
 from IPython.display import Markdown, display
 
 from proma_bench import ProjectionConfig, accumulate, corrected_advantages, project
@@ -157,8 +158,7 @@ pairs = {
 }
 distances = {name: apart(*pair) for name, pair in pairs.items()}
 assert max(list(distances.values())[:4]) < 1e-10 < 1e-3 < distances["exact and two sweeps"]
-lines = [f"| {name} | {distance:.0e} |" for name, distance in distances.items()]
-display(Markdown("\n".join(["| | distance, in norms of $A$ |", "|---|---:|", *lines])))
+table(["", "distance, in norms of $A$"], [[name, f"{distance:.0e}"] for name, distance in distances.items()])
 
 # %% [markdown]
 # Four ways, two results: only the last row is more than rounding. (QR as written needs independent gradients, and
@@ -320,8 +320,10 @@ differences = {
     "the literal step on whole tensors": apart(A + torch.tensordot(u, S, 1), literal),
 }
 assert max(differences.values()) < 1e-10
-lines = [f"| {name} | {difference:.0e} |" for name, difference in differences.items()]
-display(Markdown("\n".join(["| my corrected advantages against | difference |", "|---|---:|", *lines])))
+table(
+    ["my corrected advantages against", "difference"],
+    [[name, f"{difference:.0e}"] for name, difference in differences.items()],
+)
 
 # %%
 free = my_corrected_advantages(K, c, a, beta=float("inf"))

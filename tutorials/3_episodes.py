@@ -23,9 +23,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from checks import Outcome
 from checks import lesson3 as check
 from figures import lesson3 as draw
+from figures.tables import as_printed, table
 from IPython.display import Markdown, display
 from rich.console import Console
 
@@ -43,6 +45,7 @@ from proma_bench.report.reading import read_runs
 from proma_bench.report.statistics import at_rate, cells
 from proma_bench.tiers.gym.config import GymConfig
 
+torch.set_num_threads(1)  # faster for small tensors
 STEPS = 14
 SEEDS = 10
 LEARNING_RATES = [0.005, 0.01]
@@ -57,9 +60,9 @@ PROCESSES = 2
 # %%
 training = Training(GymConfig(method="proma", steps=STEPS))
 batch = training.sample()
-print(f"{len(batch)} episodes, {batch.rows} steps: observations {list(batch.observations.shape)}")
 log_probs = training.policy.on(batch).log_prob(batch.actions)  # one a step, [N]
 of_episodes = batch.per_sequence(log_probs)  # one a sequence, [B]
+display(Markdown(f"{len(batch)} episodes, {batch.rows} steps: observations {list(batch.observations.shape)}."))
 
 # %% [markdown]
 # The log-prob of an episode is the sum over its steps, and its advantage compares its return with its own group,
@@ -71,9 +74,10 @@ of_episodes = batch.per_sequence(log_probs)  # one a sequence, [B]
 # CartPole pays 1 for every step that the pole stays up, so return and length are the same.
 
 # %%
-print("episode   return   log-prob   advantage")
-for i in range(8):
-    print(f"{i:7d} {batch.rewards[i]:8.0f} {of_episodes[i]:10.2f} {batch.advantages[i]:11.2f}")
+table(
+    ["episode", "return", "log-prob", "advantage"],
+    [[i, f"{batch.rewards[i]:.0f}", f"{of_episodes[i]:.2f}", f"{batch.advantages[i]:.2f}"] for i in range(8)],
+)
 
 # %% [markdown]
 # ## One run of each
@@ -105,8 +109,8 @@ jobs = [
 finish(jobs, PROCESSES, Console(quiet=True))
 runs = read_runs(root).runs
 (tier,) = evaluate(runs)
-print(f"{len(runs)} runs of {tier.comparable.title}; at the same settings, the learning rate is {tier.rate}")
-print(f"the criteria: {tier.criteria}")
+words = f"{len(runs)} runs of {tier.comparable.title}. At the same settings, the learning rate is {tier.rate}. "
+display(Markdown(words + f"The criteria: {tier.criteria}."))
 
 # %%
 with plt.style.context("default"):
@@ -149,9 +153,15 @@ def local_kl_minus(baseline):
 
 differences = local_kl_minus("grpo")
 found = estimate(differences, tier.criteria)
-print("differences:", " ".join(f"{value:+.4f}" for value in differences))
-print(f"estimate {found.estimate:+.4f}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], {found.n} pairs")
-print(f"the claim that local KL is lower than with GRPO: {judge('lower', found, tier.criteria)}")
+display(
+    Markdown(
+        f"""
+- The differences: {", ".join(f"{value:+.4f}" for value in differences)}.
+- The estimate is {found.estimate:+.4f}, its 95 % interval [{found.low:+.4f}, {found.high:+.4f}], from {found.n} pairs.
+- The claim that local KL is lower than with GRPO: *{judge("lower", found, tier.criteria)}*.
+"""
+    )
+)
 
 # %% [markdown]
 # Given ten pairs or more, the verdict follows from the interval:
@@ -232,8 +242,7 @@ figure
 # the sweep say little, too, because a learning rate beyond it might do better.
 
 # %%
-console = Console(width=110, force_jupyter=False, force_terminal=False)
-console.print(claims_table([tier]))
+as_printed(claims_table([tier]))
 
 # %% [markdown]
 # Every verdict of this table is a chance to be wrong. Where nothing differs, an interval still misses zero in up to one
@@ -372,3 +381,6 @@ check.kl_at(kl_at)
 # check.kl_at(kl_at)
 # ```
 # </details>
+#
+# Next: [4 · Inside the backward pass](4_inside_the_backward_pass.ipynb), where one backward pass gives the gradient of
+# every sequence.

@@ -18,6 +18,8 @@ import torch
 from checks import Outcome, suspects
 from checks import lesson4 as check
 from figures import lesson4 as draw
+from figures.tables import table
+from IPython.display import Markdown, display
 from torch import nn
 
 from proma_bench import ProjectionConfig, Proma, accumulate, register_rule
@@ -117,7 +119,7 @@ handle.remove()
 X, D = seen["X"], seen["D"]
 S = torch.einsum("bto,bti->boi", D, X)  # S_i = D_i' X_i
 assert relative_error(S, literal) < 1e-12
-print(f"relative error of S against one backward pass per sequence: {relative_error(S, literal):.1e}")
+display(Markdown(f"Relative error of $S$ against one backward pass per sequence: {relative_error(S, literal):.1e}."))
 
 # %% [markdown]
 # ## The Gram matrix without any gradient
@@ -134,7 +136,7 @@ d, x = D.flatten(0, 1), X.flatten(0, 1)  # all tokens: [N, out], [N, in]
 pairs = (d @ d.T) * (x @ x.T)  # (DD') o (XX')
 K = pairs.view(SEQUENCES, TOKENS, SEQUENCES, TOKENS).sum(dim=(1, 3))  # summed within each block
 assert relative_error(K, S.flatten(1) @ S.flatten(1).T) < 1e-12
-print(f"relative error of K: {relative_error(K, S.flatten(1) @ S.flatten(1).T):.1e}")
+display(Markdown(f"Relative error of $K$: {relative_error(K, S.flatten(1) @ S.flatten(1).T):.1e}."))
 
 # %%
 draw.gram_in_blocks([d @ d.T, x @ x.T, pairs, K], SEQUENCES, TOKENS)
@@ -150,8 +152,7 @@ c = ((D @ A) * X).sum(dim=(1, 2))  # c_i
 total = (u.repeat_interleave(TOKENS)[:, None] * d).T @ x  # one ordinary product of matrices
 errors = relative_error(c, S.flatten(1) @ A.flatten()), relative_error(total, torch.tensordot(u, S, dims=1))
 assert max(errors) < 1e-12
-print(f"relative error of c:     {errors[0]:.1e}")
-print(f"relative error of sum:   {errors[1]:.1e}")
+table(["", "relative error"], [["the overlaps $c$", f"{errors[0]:.1e}"], ["the sum", f"{errors[1]:.1e}"]])
 
 # %% [markdown]
 # Which way is cheaper depends on the sizes. The way over all pairs of tokens (`tokens` below) costs about $N^2
@@ -169,8 +170,7 @@ ways = {
     length: cheaper_gram_method(sequences=8, rows=8 * length, outputs=3072, inputs=1024)
     for length in (8, 16, 32, 64, 256, 1024)
 }
-for length, way in ways.items():
-    print(f"a layer 1024 → 3072, 8 sequences of {length:4d} tokens: {way}")
+table(["tokens in each of the 8 sequences", "the cheaper way"], [[length, f"`{way}`"] for length, way in ways.items()])
 assert ways[8] == "tokens" and ways[1024] == "rows"
 Outcome(guess, "a", "The number of pairs grows with the square of the length.")
 
@@ -263,10 +263,14 @@ expected = oracle(policy, microbatches, config)
 with Proma(policy, config) as proma:
     for rows, advantages in microbatches:
         proma.backward(log_probs(policy, rows), advantages)
-for name, parameter in policy.named_parameters():
-    error = relative_error(-parameter.grad, expected[name])  # .grad is that of a loss, hence the sign
-    assert error < 1e-12
-    print(f"{name:18} {list(parameter.shape)!s:10} relative error {error:.1e}")
+errors = {  # .grad is that of a loss, hence the sign
+    name: relative_error(-parameter.grad, expected[name]) for name, parameter in policy.named_parameters()
+}
+assert max(errors.values()) < 1e-12
+table(
+    ["tensor", "shape", "relative error"],
+    [[f"`{name}`", list(expected[name].shape), f"{error:.1e}"] for name, error in errors.items()],
+)
 
 # %% [markdown]
 # ## One tensor, two uses
@@ -292,8 +296,8 @@ for i in range(SEQUENCES):
 H = torch.einsum("bto,bti->boi", at_head["D"], at_head["X"])
 tied = one_by_one(policy.head.weight)
 assert relative_error(E + H, tied) < 1e-12 < 0.1 < relative_error(H, tied)
-print(f"relative error of E + H:   {relative_error(E + H, tied):.1e}")
-print(f"relative error of H alone: {relative_error(H, tied):.1e}")
+parts = {"$E + H$": E + H, "$H$ alone": H}
+table(["", "relative error"], [[name, f"{relative_error(part, tied):.1e}"] for name, part in parts.items()])
 
 # %%
 E, H = E.flatten(1), H.flatten(1)
@@ -362,8 +366,11 @@ symptom = {
     for letter, program in suspects.PROGRAMS.items()
     for situation, parts in situations.items()
 }
-for (letter, situation), wrong in symptom.items():
-    print(f"{letter}   {situation:34} wrong: {wrong}")
+table(
+    ["what is wrong, with", *situations],
+    [[letter, *(symptom[letter, situation] for situation in situations)] for letter in suspects.PROGRAMS],
+    numbers=False,
+)
 assert all(symptom[letter, "one microbatch"] == "none" for letter in "AC")
 assert symptom["B", "three microbatches"] == "none" == symptom["C", "one microbatch"]
 assert (
@@ -456,9 +463,10 @@ lengths = {title: values / steps["plain accumulation"][1][-1] for title, (_, val
 draw.lengths(lengths, list(parameters))
 ends = {title: values[-1] for title, values in lengths.items()}
 assert not FULL or ((ends[FREE] < 0.75).all() and (ends[FREE] < ends[CLAMPED]).all())
-print("lengths at the end, plain accumulation = 1")
-for title in (CLAMPED, FREE, EXACT):
-    print(f"{title:20} " + "  ".join(f"{name} {end:.2f}" for name, end in zip(parameters, ends[title], strict=True)))
+table(
+    ["length at the end, plain accumulation = 1", *(f"`{name}`" for name in parameters)],
+    [[title, *(f"{end:.2f}" for end in ends[title])] for title in (CLAMPED, FREE, EXACT)],
+)
 
 # %% [markdown]
 # Each column is a layer, its weight above its bias. Without a clamp, $A$ ends shorter in every tensor: what a
@@ -579,3 +587,6 @@ check.rho(rho)
 # check.rho(rho)
 # ```
 # </details>
+#
+# Next: [5 · A transformer that learns to add](5_a_transformer_that_learns_to_add.ipynb), where the policy is a language
+# model.

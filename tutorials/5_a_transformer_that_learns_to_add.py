@@ -28,6 +28,7 @@ import torch
 from checks import Outcome
 from checks import lesson5 as check
 from figures import lesson5 as draw
+from figures.tables import table
 from IPython.display import Markdown, display
 from rich.console import Console
 
@@ -73,9 +74,9 @@ with contextlib.redirect_stderr(io.StringIO()):  # a line that says where it is 
 tier = start.tier
 size = sum(parameter.numel() for parameter in start.policy.parameters())
 scores = tier.evaluate(start.policy)
-print(f"{size:,} parameters in {len(list(start.policy.parameters()))} tensors")
-print(f"right answers to {len(tier.task.validation)} held-out questions: ", end="")
-print(f"{scores['score']:.0%} of the most likely ones, {scores['score_sampled']:.0%} of those sampled")
+words = f"The policy has {size:,} parameters in {len(list(start.policy.parameters()))} tensors. "
+words += f"Right answers to {len(tier.task.validation)} held-out questions: {scores['score']:.0%} of the most likely "
+display(Markdown(words + f"ones, {scores['score_sampled']:.0%} of those sampled."))
 assert size < 1e6 and (not FULL or scores["score"] > scores["score_sampled"] + 0.2)
 
 # %% [markdown]
@@ -95,9 +96,15 @@ def answers(policy, question, count=400):
     return collections.Counter(texts)
 
 
-for question in tier.task.validation[:4]:
-    most = ", ".join(f"{text} ({count / 400:.0%})" for text, count in answers(start.policy, question).most_common(4))
-    print(f"{question.text:10} = {question.answer:3}   answered {most}")
+def most_frequent(question):
+    """The four answers that come most often, each with its share."""
+    return [f"{text} ({count / 400:.0%})" for text, count in answers(start.policy, question).most_common(4)]
+
+
+table(
+    ["question", "right answer", "the most frequent answers"],
+    [[one.text, one.answer, ", ".join(most_frequent(one))] for one in tier.task.validation[:4]],
+)
 
 # %% [markdown]
 # ## Five runs
@@ -153,13 +160,17 @@ draw.gained_and_spent({name: curves(run) for name, run in runs.items()})
 # in return:
 
 # %%
-for name, run in runs.items():
-    end = run.metrics[-1]
-    gained = end["score_sampled"] - scores["score_sampled"]
-    print(f"{name:24} entropy {before:.2f} -> {end['entropy']:.2f}   right answers, sampled {gained:+.1%}")
+ends = {name: run.metrics[-1] for name, run in runs.items()}
+table(
+    ["run", "entropy at the start", "entropy at the end", "right answers, sampled: end minus start"],
+    [
+        [name, f"{before:.2f}", f"{end['entropy']:.2f}", f"{end['score_sampled'] - scores['score_sampled']:+.1%}"]
+        for name, end in ends.items()
+    ],
+)
 
-worse = [name for name, run in runs.items() if run.metrics[-1]["score_sampled"] < scores["score_sampled"]]
-hasty = runs[HASTY].metrics[-1]
+worse = [name for name, end in ends.items() if end["score_sampled"] < scores["score_sampled"]]
+hasty = ends[HASTY]
 assert not FULL or (worse == [HASTY] and hasty["score_sampled"] < scores["score_sampled"] - 0.05)
 assert not FULL or hasty["entropy"] < before
 came_out = {(): "a", (HASTY,): "b"}.get(tuple(worse), "c")
@@ -185,7 +196,7 @@ draw.shares_of_answers(question, counts)
 # %% [markdown]
 # ## Sampled answers rise, greedy answers fall?
 #
-# Look at the first two columns of the table again. You may find runs whose *sampled* score has risen and whose *greedy*
+# Look at the scores in the table of runs again. You may find runs whose *sampled* score has risen and whose *greedy*
 # score has not, or has even fallen. Is that a contradiction? Look at single questions. A greedy answer is the most
 # likely one. If the two most likely answers have nearly the same probability, a small change is enough to swap them.
 
@@ -212,24 +223,26 @@ def greedy_is_right(policy):
 
 margins = [margin(texts) for texts in sampled(start.policy, 64, torch.Generator().manual_seed(0))]
 was = greedy_is_right(start.policy)
-swapped, others = [], []
+swapped, others, rows = [], [], []
 for name in ("REINFORCE", "GRPO", "PROMA"):
     now = greedy_is_right(policies[name].policy)
     lost, won = sum(a > b for a, b in zip(was, now, strict=True)), sum(a < b for a, b in zip(was, now, strict=True))
     assert not FULL or (lost > 0 and won > 0)
-    print(f"{name:10} greedy answers that became wrong: {lost}, that became right: {won}, of {len(was)}")
+    rows.append([name, lost, won])
     for a, b, gap in zip(was, now, margins, strict=True):
         (swapped if a != b else others).append(gap)
+table([f"of {len(was)} greedy answers", "became wrong", "became right"], rows)
 if swapped:
     means = [sum(gaps) / len(gaps) for gaps in (swapped, others)]
-    print(f"margin at the start, where that changed: {means[0]:.2f}, where not: {means[1]:.2f}")
+    words = f"The mean margin at the start was {means[0]:.2f} where that changed, and {means[1]:.2f} where not."
+    display(Markdown(words))
 
 # %% [markdown]
 # In every run some greedy answers became wrong and others became right. The greedy score shows only the balance of the
-# two. (The last line compares how close a call it was at the start. It will differ on your machine.) The policy
-# gradient raises the *expected* reward of sampled answers, which is the mean probability of right ones. Nothing in it
-# asks which answer comes first. So sampled accuracy can rise while greedy accuracy falls. And 128 questions are few:
-# each of them is 0.8 % of the greedy score. That is why the score of this tier is the sampled one.
+# two. (The sentence below the table compares how close a call it was at the start. It will differ on your machine.) The
+# policy gradient raises the *expected* reward of sampled answers, which is the mean probability of right ones. Nothing
+# in it asks which answer comes first. So sampled accuracy can rise while greedy accuracy falls. And 128 questions are
+# few: each of them is 0.8 % of the greedy score. That is why the score of this tier is the sampled one.
 
 # %% [markdown]
 # ## Why a collapse heals slowly, if at all
@@ -350,3 +363,5 @@ check.weights(weights)
 # check.weights(weights)
 # ```
 # </details>
+#
+# Next: [6 · Qwen3-0.6B on GSM8K](6_qwen3_on_gsm8k.ipynb), where the model is a real one.

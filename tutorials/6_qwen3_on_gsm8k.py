@@ -26,6 +26,7 @@ import torch
 from checks import Outcome
 from checks import lesson6 as check
 from figures import lesson6 as draw
+from figures.tables import as_printed, table
 from IPython.display import Markdown, display
 from rich.console import Console
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -37,10 +38,15 @@ from proma_bench.language.warm_start import warm_start
 from proma_bench.learning.config import to_json
 from proma_bench.learning.methods import METHODS
 from proma_bench.report.build import report
+from proma_bench.report.judging import evaluate
+from proma_bench.report.leaderboard import leaderboard
+from proma_bench.report.matrix import claims_table
 from proma_bench.report.plots import learning_curves
 from proma_bench.report.reading import read_runs
 from proma_bench.report.settings import run_command
+from proma_bench.report.standings import standings_tables
 from proma_bench.report.statistics import cells
+from proma_bench.report.table import summary_table
 from proma_bench.runs.directory import read_json, read_run
 from proma_bench.tasks.gsm8k import GSM8K
 from proma_bench.tasks.reasoning import Task
@@ -63,10 +69,10 @@ FULL = STEPS == 16  # what the text says of results is true of the full run
 paper = LLMConfig()
 names = "model task prompts group_size steps_per_batch microbatch_size learning_rate max_prompt_tokens max_new_tokens "
 names += "loss_aggregation projection sweeps max_removed shrinkage steps"
-rows = [f"| `{name}` | {getattr(paper, name)} |" for name in names.split()]
-display(Markdown("\n".join(["| setting | default |", "| --- | --- |", *rows])))
+table(["setting", "default"], [[f"`{name}`", getattr(paper, name)] for name in names.split()], numbers=False)
 sequences = paper.prompts * paper.group_size // paper.steps_per_batch
-print(f"An optimizer step: {sequences} solutions in {sequences // paper.microbatch_size} microbatches.")
+words = f"An optimizer step has {sequences} solutions in {sequences // paper.microbatch_size} microbatches."
+display(Markdown(words))
 
 # %% [markdown]
 # ## What must never be in memory
@@ -97,7 +103,7 @@ avoided = {
     "sequence gradients written out": paper.microbatch_size * 4 * size,
     "logits of a microbatch, float32": tokens * shape.vocab_size * 4,
 }
-print(f"{size:,} parameters in {len(list(model.parameters()))} tensors")
+display(Markdown(f"{size:,} parameters in {len(list(model.parameters()))} tensors."))
 
 # %%
 in_gib = [{name: size / GIB for name, size in sizes.items()} for sizes in (needed, avoided)]
@@ -116,10 +122,15 @@ Outcome(guess, "c", f"Written out, the sequence gradients take {avoided[largest]
 
 # %%
 weight, step = torch.tensor(0.02), torch.tensor(2e-6)
-for dtype in (torch.float32, torch.bfloat16):
-    moved = weight.to(dtype) + step.to(dtype) != weight.to(dtype)
-    print(f"a weight of {weight:.2g} in {str(dtype).removeprefix('torch.')} plus {step:.0e}: moved {bool(moved)}")
-    assert moved == (dtype == torch.float32)
+moved = {
+    dtype: bool(weight.to(dtype) + step.to(dtype) != weight.to(dtype)) for dtype in (torch.float32, torch.bfloat16)
+}
+assert moved == {torch.float32: True, torch.bfloat16: False}
+table(
+    [f"a weight of {weight:.2g} plus {step:.0e}", "does it move?"],
+    [[f"in {str(dtype).removeprefix('torch.')}", "yes" if it_does else "no"] for dtype, it_does in moved.items()],
+    numbers=False,
+)
 
 # %% [markdown]
 # ## What a solution is worth
@@ -147,8 +158,10 @@ completions = [
     "#### eighteen",
     "I do not know.",
 ]
-shown = [f"| `{text!r}` | {strict_number(text)} | {lenient_number(text)} |" for text in completions]
-display(Markdown("\n".join(["| completion | strict | lenient |", "| --- | --- | --- |", *shown])))
+table(
+    ["completion", "strict", "lenient"],
+    [[f"`{text!r}`", strict_number(text), lenient_number(text)] for text in completions],
+)
 
 # %% [markdown]
 # ## A stand-in on the same tier
@@ -206,7 +219,8 @@ run = next(job.path for job in jobs if job.config.method == "proma")
 for path in sorted(path for path in run.iterdir() if not path.name.startswith(".")):
     print(path.name)
 last = read_run(run).metrics[-1]
-print({name: value for name, value in last.items() if name != "removed_by_layer"})
+values = {name: value for name, value in last.items() if name != "removed_by_layer"}
+table(["metrics of the last step", ""], [[f"`{name}`", f"{value:.4g}"] for name, value in values.items()])
 
 # %% [markdown]
 # Before you look at the score, check that the run was sound:
@@ -222,17 +236,17 @@ print({name: value for name, value in last.items() if name != "removed_by_layer"
 # - `kl_local` and `kl_global`: how far a step has moved the policy, and how far all of them together.
 
 # %%
-ratios = {
+gaps_of = {
     job.path.parent.name: [step["sampler_gap"] for step in read_run(job.path).metrics] for job in jobs[: len(METHODS)]
 }
-for name, gaps in ratios.items():
-    print(f"{name:10} sampler_gap at most {max(gaps):.1e}")
+table(["method", "largest `sampler_gap`"], [[name, f"{max(gaps):.1e}"] for name, gaps in gaps_of.items()])
 initial = read_json(run / "summary.json")["initial"]
-print("before training:", {name: round(score, 3) for name, score in initial.items() if score is not None})
 ends = {job.path: read_run(job.path).metrics[-1] for job in jobs}
 more_sampled = sum(end["score_sampled"] > initial["score_sampled"] for end in ends.values())
 less_greedy = sum(end["score"] < initial["score"] for end in ends.values())
-print(f"sampled accuracy has risen in {more_sampled} of {len(ends)} runs, greedy accuracy has fallen in {less_greedy}")
+words = f"Before training, greedy accuracy is {initial['score']:.3f}, and sampled {initial['score_sampled']:.3f}. "
+words += f"Sampled accuracy has risen in {more_sampled} of {len(ends)} runs, "
+display(Markdown(words + f"greedy accuracy has fallen in {less_greedy}."))
 assert not FULL or more_sampled == len(ends)
 
 # %% [markdown]
@@ -244,16 +258,17 @@ assert not FULL or more_sampled == len(ends)
 # ## The report
 #
 # `proma-bench report DIR` reads whatever runs it finds under `DIR`, prints tables, and writes `report.html`, one page
-# with everything on it.
+# with everything on it. These are its tables:
 
 # %%
-console = Console(file=io.StringIO(), width=110, force_jupyter=False, force_terminal=False)
-page = report(root / "runs", console)
-text = console.file.getvalue().replace(str(root), "DIR")
-print("\n".join(line.rstrip() for line in text.splitlines()))
-
-# %%
+page = report(root / "runs", Console(quiet=True))
 runs = read_runs(root / "runs").runs
+(tier,) = evaluate(runs)
+for one in (summary_table("llm/chain_sum", cells(runs)), *standings_tables(leaderboard(tier)), claims_table([tier])):
+    as_printed(one)
+display(Markdown(f"The page is `DIR/{page.relative_to(root)}`."))
+
+# %%
 with plt.style.context("default"):
     figure = learning_curves("llm/chain_sum", cells(runs), "score")
     figure.set_dpi(75)
@@ -384,3 +399,5 @@ check.problems(problems)
 # check.problems(problems)
 # ```
 # </details>
+#
+# Next: [7 · Your own projection](7_your_own_projection.ipynb), where a machine tries to break a projection.

@@ -20,6 +20,7 @@ import torch
 from checks import Outcome
 from checks import lesson7 as check
 from figures import lesson7 as draw
+from figures.tables import table
 from hypothesis import find, settings
 from IPython.display import Markdown, display
 
@@ -62,11 +63,12 @@ print("passed")
 # Each promise is a function of `proma_bench.testing`, with one sentence that defines it:
 
 # %%
-lines = [
-    f"| `{promise.__name__}` | {' '.join(promise.__doc__.split(chr(10) * 2)[0].split())} |"
-    for promise in testing.EXACT_INVARIANTS
-]
-display(Markdown("\n".join(["| promise | |", "|---|---|", *lines])))
+sentences = {promise: promise.__doc__.split("\n\n")[0] for promise in testing.EXACT_INVARIANTS}
+table(
+    ["promise", ""],
+    [[f"`{promise.__name__}`", " ".join(sentence.split())] for promise, sentence in sentences.items()],
+    numbers=False,
+)
 
 # %% [markdown]
 # `examine_projection` tries all of them on difficult inputs that Hypothesis draws: of low rank, with zeros, with
@@ -80,11 +82,11 @@ EXAMPLES = 200
 
 
 def show(findings):
-    lines = [
-        f"| {'holds' if finding.holds else '**broken**'} | {finding.name} | {finding.failure or ''} |"
-        for finding in findings
-    ]
-    display(Markdown("\n".join(["| | promise | how it is broken |", "|---|---|---|", *lines])))
+    table(
+        ["", "promise", "how it is broken"],
+        [["holds" if one.holds else "**broken**", one.name, one.failure or ""] for one in findings],
+        numbers=False,
+    )
 
 
 findings = testing.examine_projection(all_at_once, examples=EXAMPLES)

@@ -24,7 +24,7 @@ import torch
 from checks import Outcome
 from checks import lesson8 as check
 from figures import lesson8 as draw
-from IPython.display import Markdown, display
+from figures.tables import table
 from rich.console import Console
 
 from proma_bench import testing
@@ -47,11 +47,6 @@ RATES = [0.0025, 0.005, 0.01]
 PROCESSES = 2
 EXAMPLES = 100
 FULL = SEEDS == 5  # what the text says of results is true of the full run
-
-
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    display(Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
 
 
 # %% [markdown]
@@ -88,7 +83,7 @@ def draft(gram, overlap, advantages):
 # %%
 def show(findings):
     rows = [["holds" if one.holds else "**no**", one.name, without_file(one.failure or "")] for one in findings]
-    table(["", "promise", "how it is broken"], rows)
+    table(["", "promise", "how it is broken"], rows, numbers=False)
 
 
 def without_file(text):
@@ -238,10 +233,11 @@ kept = [name for name in names if "there" in name or "rate" in name]
 table(
     ["each minus REINFORCE", *kept],
     [
-        [cell.replace("\n", "<br>") for name, cell in zip(names, row, strict=True) if name == "method" or name in kept]
+        [cell for name, cell in zip(names, row, strict=True) if name == "method" or name in kept]
         for row in against.rows
         if "placebo" not in row[0]
     ],
+    numbers=False,
 )
 
 # %% [markdown]

@@ -7,6 +7,7 @@ equivalent without asking the check.
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import itertools
 import linecache
@@ -100,6 +101,81 @@ def _checked(codes: list[str]) -> Iterator[tuple[str, str]]:
         if found := re.fullmatch(r"check\.(\w+)\(.*\)", last):
             yield found[1], body
 
+
+# ------------------------------------------------------------------------------------- names that answers may use
+
+
+def defined_before(lesson: int, name: str) -> set[str]:
+    """The names that the lesson's cells define, up to that of the exercise."""
+    (notebook,) = (notebook for number, notebook in _sources() if number == lesson)
+    found: set[str] = set()
+    for code in _code(notebook):
+        found |= _defined(ast.parse(code))
+        if any(checked == name for checked, _ in _checked([code])):
+            return found
+    raise LookupError(name)
+
+
+def free_names(code: str) -> set[str]:
+    """The names that a cell takes from the cells before it."""
+    tree = ast.parse(code)
+    nodes = list(ast.walk(tree))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return used - own - _imported(tree) - vars(builtins).keys()
+
+
+def imported_in(code: str) -> set[str]:
+    """The names that a cell imports."""
+    return _imported(ast.parse(code))
+
+
+def modules_of(answer: Any) -> set[str]:
+    """The names of modules, such as `torch`, that an answer of the bank uses, on its own or by the bank's functions."""
+    found: set[str] = set()
+    functions, seen = [answer], set()
+    while functions:
+        function = functions.pop()
+        if not isinstance(function, types.FunctionType) or function in seen or "bank" not in function.__module__:
+            continue
+        seen.add(function)
+        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        values = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
+        found |= {name for name, value in values.items() if isinstance(value, types.ModuleType)}
+        functions += [*values.values(), *(cell.cell_contents for cell in function.__closure__ or ())]
+    return found - CHECKS
+
+
+CHECKS = {f"lesson{number}" for number in range(9)}
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {(name.asname or name.name).split(".")[0] for node in imports for name in node.names}
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """At the top level of a cell: imports, functions, classes and whatever is assigned, in a loop for example, too."""
+    found = _imported(tree)
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            found.add(statement.name)
+        else:
+            stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+            found |= {node.id for node in stored if isinstance(node.ctx, ast.Store)}
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ answers as cells
 
 _files = itertools.count()
 

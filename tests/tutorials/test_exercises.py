@@ -1,11 +1,13 @@
 """What the checks of the exercises say: right answers are accepted, and wrong ones rejected in the lesson's words."""
 
+import itertools
 import random
+import re
 import sys
 from pathlib import Path
 
 import pytest
-from checks import Verdict, exercise, explaining
+from checks import Verdict, exercise, explaining, lesson7
 
 sys.path.append(str(Path(__file__).parents[2]))
 
@@ -78,11 +80,54 @@ def test_the_cell_as_it_is_on_the_page_is_not_answered(one):
     assert verdict == Verdict(None, "Replace the `...` in the cell above and run it again.")
 
 
+@every
+def test_an_answer_uses_names_that_the_lesson_has_defined_before(one):
+    """Not all of what `answer_of` and the bank have at hand: a reader's right answer must not end in a NameError."""
+    defined = exercises.defined_before(one.lesson, one.name)
+    assert exercises.free_names(solution(one)) <= defined
+    on_the_page = defined | exercises.imported_in(solution(one))
+    for answer in (*one.right, *(wrong for wrong, _ in one.wrong)):
+        assert exercises.modules_of(answer) <= on_the_page, exercises.modules_of(answer) - on_the_page
+
+
+NOTHING = re.compile(r"Your function returns (nothing|None, whatever the completion)\. Is there a `return` in it\?")
+OOPS = "Your function raises ValueError: oops, in the line `raise ValueError('oops')`"
+
+
 @every_function
-def test_a_forgotten_return_and_an_exception_are_named(one):
-    require_rejected(one.check(answer_of(answer_mutants.without_return(function_in(solution(one))))), "`return`")
-    source = "def broken(*arguments):\n    return {}['missing']"
-    require_rejected(one.check(answer_of(source)), "Your function raises KeyError: 'missing', in the line `return {}[")
+def test_a_forgotten_return_is_said_alone(one):
+    forgetful = answer_of(answer_mutants.without_return(function_in(solution(one))))
+    for answer in (forgetful, lambda *arguments: None):
+        verdict = one.check(answer)
+        assert verdict.right is False and NOTHING.fullmatch(verdict.words), verdict
+
+
+@every_function
+def test_an_exception_is_said_before_anything_else(one):
+    verdict = one.check(answer_of("def broken(*arguments):\n    raise ValueError('oops')"))
+    assert verdict.right is False and verdict.words.startswith(OOPS), verdict
+    verdict = one.check(answer_of("def broken(*arguments):\n    return {}['missing']"))
+    assert verdict.right is False
+    assert verdict.words.startswith("Your function raises KeyError: 'missing', in the line `return {}["), verdict
+
+
+@pytest.mark.parametrize("good", [1, 2, 3])
+@every_function
+def test_so_is_one_of_a_later_call(one, good):
+    right, calls = answer_of(solution(one)), itertools.count(1)
+
+    def tired(*arguments):
+        if next(calls) > good:
+            raise ValueError("oops")
+        return right(*arguments)
+
+    verdict = one.check(tired)
+    assert next(calls) <= good + 1 or verdict.words.startswith("Your function raises ValueError: oops"), verdict
+
+
+@every
+def test_what_is_said_of_a_right_answer_is_about_the_answer_and_not_about_tolerances(one):
+    assert not re.search("allowed|tolerance|measured", one.check(answer_of(solution(one))).words)
 
 
 @every_function
@@ -121,9 +166,22 @@ def test_an_exception_of_the_readers_is_told_with_its_line():
 
     assert check(divide) == Verdict(
         False,
-        "There may be none. (Your function raises ZeroDivisionError: division by zero, in the line `return 1 / x`)",
+        "Your function raises ZeroDivisionError: division by zero, in the line `return 1 / x`. There may be none.",
     )
     assert check(lambda x: [][x]).words.startswith("Your function raises IndexError: list index out of range")
+
+
+def test_a_broken_promise_of_scale_comes_with_the_gradients_before_and_after(monkeypatch):
+    def unscaled(running, seq_grads):
+        rows = seq_grads.reshape(len(seq_grads), -1)
+        return running - (rows @ running.flatten() @ rows).reshape(running.shape)
+
+    monkeypatch.setattr(lesson7, "MEANINGS", {"scale invariant": lesson7.MEANINGS["scale invariant"]})
+    words = lesson7.own_projection(unscaled).words
+    assert "It depends on how long the sequence gradients are" in words
+    shown = [line.split(maxsplit=1) for line in words.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in shown] == ["running", "seq_grads", "result"] * 2
+    assert shown[0] == shown[3] and shown[1] != shown[4] and shown[2] != shown[5]
 
 
 def test_an_answer_may_change_its_arguments():

@@ -7,7 +7,9 @@ import figures
 import matplotlib.pyplot as plt
 import pytest
 from checks import Outcome
+from figures import tables
 
+from proma_bench import console
 from proma_bench.learning.methods import all_methods
 
 HOME = Path(figures.__file__).parent
@@ -43,6 +45,28 @@ def test_a_symbol_of_the_glossary_has_one_row():
             symbols += re.findall(r"\$(.+?)\$", line.split("|")[1])
     assert len(symbols) > 30
     assert len(symbols) == len(set(symbols))
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """The Markdown that was shown."""
+    found = []
+    monkeypatch.setattr(tables, "display", lambda one: found.append(one.data))
+    return found
+
+
+def test_a_table_shows_values_of_any_kind_and_lines_within_a_cell(displayed):
+    tables.table(["run", "score\nat the end"], [["a|b", 0.5], ["c", None]])
+    tables.table(["", "words"], iter([[1, "x"]]), numbers=False)
+    assert displayed == [
+        "| run | score<br>at the end |\n| --- | ---: |\n| a\\|b | 0.5 |\n| c | None |",
+        "|  | words |\n| --- | --- |\n| 1 | x |",
+    ]
+
+
+def test_a_table_of_a_command_has_its_title(displayed):
+    tables.as_printed(console.table("best (* at the edge)", ["method", "score"], [["grpo\nn 2", "1"]]))
+    assert displayed == ["*best (\\* at the edge)*", "| method | score |\n| --- | --- |\n| grpo<br>n 2 | 1 |"]
 
 
 def test_a_guess_is_compared_with_what_came_out():

@@ -10,7 +10,8 @@ and raises AssertionError with what is wrong about another one, best around an i
         return "Nothing of the old step is seen by either sample."
 
 An answer that is a function gets copies of its arguments, so it may work in place. Where it raises an exception or
-returns nothing, that is what is wrong with it. Draw the tensors of a check from one `normal`: no two of them are alike.
+returns nothing, that is what is wrong with it, and nothing is said before it. Draw the tensors of a check from one
+`normal`: no two of them are alike.
 """
 
 from __future__ import annotations
@@ -52,7 +53,18 @@ class Unanswered(BaseException):
     """The answer is still the ``...`` of the exercise. No `except Exception` may take it for a failure."""
 
 
-class Raised(AssertionError):
+class Failed(AssertionError):
+    """The reader's function gave no result, so what a check was about to say of the result does not apply."""
+
+
+class ReturnedNothing(Failed):
+    """The reader's function returned None."""
+
+    def __init__(self) -> None:
+        super().__init__("Your function returns nothing. Is there a `return` in it?")
+
+
+class Raised(Failed):
     """The reader's function raised an exception.
 
     Attributes:
@@ -84,11 +96,21 @@ def exercise(check: Callable[..., str] | None = None, *, none_is_an_answer: bool
             return Verdict(None, "Replace the `...` in the cell above and run it again.")
         except AssertionError as error:
             return Verdict(False, str(error))
-        except Exception as error:  # an answer of a kind that nobody thought of
+        except Exception as error:
+            if failed := _failed_within(error):
+                return Verdict(False, str(failed))
+            # an answer of a kind that nobody thought of
             said = f"{type(error).__name__}: {error}"
             return Verdict(False, f"The check cannot make sense of this answer ({said}). Is it what is asked for?")
 
     return judge
+
+
+def _failed_within(error: BaseException | None) -> Failed | None:
+    """What the reader's function did wrong, where somebody else has made another exception of it."""
+    while error is not None and not isinstance(error, Failed):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _answered(answer: Any, none_is_an_answer: bool) -> Any:
@@ -106,7 +128,8 @@ def _answered(answer: Any, none_is_an_answer: bool) -> Any:
             raise Raised(error, answer) from None
         if result is ...:
             raise Unanswered
-        assert result is not None or none_is_an_answer, "Your function returns nothing. Is there a `return` in it?"
+        if result is None and not none_is_an_answer:
+            raise ReturnedNothing
         return result
 
     return called
@@ -172,22 +195,27 @@ class Outcome:
 
 @contextmanager
 def saying(words: str) -> Iterator[None]:
-    """Say it in the lesson's words when something in the block fails, with what was measured after them."""
+    """Say it in the lesson's words when something in the block fails, with what was measured after them.
+
+    Where the reader's function gave no result, that is said alone.
+    """
     try:
         yield
+    except Failed:
+        raise
     except AssertionError as error:
         raise AssertionError(f"{words}. ({error})") from None
 
 
 @contextmanager
 def explaining(kind: type[Exception], words: str) -> Iterator[None]:
-    """Say why, where the reader's function raises an exception of a kind that the exercise provokes."""
+    """Say why after the exception, where the reader's function raises one of a kind that the exercise provokes."""
     try:
         yield
     except Raised as raised:
         if not isinstance(raised.error, kind):
             raise
-        raise AssertionError(f"{words}. ({raised})") from None
+        raise AssertionError(f"{raised}. {words}.") from None
 
 
 def normal(seed: int) -> Callable[..., Tensor]:

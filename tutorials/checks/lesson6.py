@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from checks import exercise, explaining, normal, tensor
+from checks import Failed, exercise, explaining, normal, tensor
 from proma_bench.tasks.scoring import strict_number
 
 COMPLETIONS = {
@@ -33,7 +34,6 @@ COMPLETIONS = {
 
 @exercise(none_is_an_answer=True)
 def strict(answer: Callable[[str], float | None]) -> str:
-    numbers = 0
     for completion, why in COMPLETIONS.items():
         exact = strict_number(completion)
         expected = None if exact is None else float(exact)
@@ -41,15 +41,21 @@ def strict(answer: Callable[[str], float | None]) -> str:
         unread = "is no number for `float`, so the answer is None" if exact is None else f"is {expected}"
         with explaining(ValueError, f"{shown} {unread}: {why}"):
             found = answer(completion)
-        numbers += found is not None
-        assert not isinstance(found, str), f"Of {shown} you make {found!r}, a text. Return a number: float(...)."
-        hint = (
-            ""
-            if numbers or expected is None
-            else (" Is there a `return`? (And `re.match` finds nothing but what is at the very beginning.)")
+        assert found is not None or expected is None or not _is_always_none(answer), (
+            "Your function returns None, whatever the completion. Is there a `return` in it?"
         )
+        assert not isinstance(found, str), f"Of {shown} you make {found!r}, a text. Return a number: float(...)."
+        is_late = found is None and completion.find("####") > 0
+        hint = " (`re.match` finds nothing but what is at the very beginning.)" if is_late else ""
         assert found == expected, f"Of {shown} you make {found}. It is {expected}: {why}.{hint}"
     return "A reward that cannot be talked into anything."
+
+
+def _is_always_none(answer: Callable[[str], float | None]) -> bool:
+    """Whether it makes a number of nothing, which is allowed of a single completion."""
+    with contextlib.suppress(Failed):
+        return all(answer(completion) is None for completion in COMPLETIONS)
+    return False
 
 
 @exercise

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from exercises import Exercise, integers
 from torch import Tensor
@@ -58,7 +57,7 @@ EXERCISES = [
             (lambda logits, mask: (_of_tokens(logits) * mask).mean(), "still counts in the number of tokens"),
             (lambda logits, mask: ((_of_tokens(logits) * mask).sum(1) / mask.sum(1)).mean(), "mean over answers"),
             (lambda logits, mask: -_of_tokens(logits)[mask].mean(), "never negative"),
-            (lambda logits, mask: _of_tokens(logits)[mask].mean() / np.log(2), "in nats"),
+            (lambda logits, mask: _of_tokens(logits)[mask].mean() / torch.tensor(2.0).double().log(), "in nats"),
             (lambda logits, mask: _of_tokens(logits)[mask].sum(), "the mean is asked for"),
             (lambda logits, mask: _of_tokens(logits)[mask], "one number"),
             (lambda logits, mask: (p := logits.softmax(-1)).mul(-p.log()).mean(-1)[mask].mean(), "Expected"),

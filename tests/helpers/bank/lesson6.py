@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from exercises import Exercise, integers
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def _completion_problem(draw: Callable[..., Tensor]) -> tuple[Any, ...]:
@@ -80,7 +80,7 @@ def _in_parts(hidden: Tensor, head: Tensor, actions: Tensor, rows: int) -> Tenso
 def _log_softmax_in_parts(hidden: Tensor, head: Tensor, actions: Tensor, rows: int) -> Tensor:
     found = hidden.new_empty(len(actions))
     for part in torch.arange(len(hidden)).split(rows):
-        found[part] = -nn.functional.cross_entropy(hidden[part] @ head.T, actions[part], reduction="none")
+        found[part] = -torch.nn.functional.cross_entropy(hidden[part] @ head.T, actions[part], reduction="none")
     return found
 
 
