@@ -19,7 +19,7 @@ def dumps(value: object, *, indent: int | None = None) -> bytes:
     return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
 
 
-def loads(text: bytes) -> Any:
+def loads(text: bytes | str) -> Any:
     """The value of a text.
 
     Raises:

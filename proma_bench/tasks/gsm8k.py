@@ -31,6 +31,7 @@ from proma_bench import files
 from proma_bench.console import printable
 from proma_bench.downloads import dataset_file
 from proma_bench.errors import UsageError
+from proma_bench.runs import strict_json
 from proma_bench.tasks.questions import Question
 from proma_bench.tasks.reasoning import POOL
 from proma_bench.tasks.scoring import lenient_number, strict_number
@@ -199,9 +200,9 @@ def _row(line: bytes, place: str) -> Row:
     if len(line) > LONGEST_LINE:
         raise UsageError(f"{place}: longer than {LONGEST_LINE:,} bytes")
     try:
-        row: Any = json.loads(line.decode("utf-8-sig"))
+        row: Any = strict_json.loads(line.decode("utf-8-sig"))
         json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but not valid text
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{place}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise UsageError(f"{place}: must be an object with question and answer, got {type(row).__name__}")

@@ -112,6 +112,7 @@ def test_as_many_rows_as_published_with_another_content_are_refused(tmp_path, mo
         (b"{", "line 2: not JSON"),
         (b"[" * 50_000, "line 2: not JSON"),
         (b"\xff\xfe", "line 2: not JSON"),
+        (b'{"question": "2?", "question": "4?", "answer": "#### 4"}', "line 2: not JSON .'question' is there twice"),
         (b"9" * 5000, "line 2: not JSON"),
         (b'{"question": "\\ud800", "answer": "#### 1"}', "line 2: not JSON"),
         (b"[1]", "line 2: must be an object with question and answer, got list"),
