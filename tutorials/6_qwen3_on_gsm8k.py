@@ -231,7 +231,7 @@ table(["metrics of the last step", ""], [[f"`{name}`", f"{value:.4g}"] for name,
 # - `cut`, `empty`, `overlong`: how many answers were cut off at `max_new_tokens`, how many were empty, and how many
 #   prompts did not fit. An answer that is cut off has no `####`; its zero says nothing about its mathematics.
 # - `grad_norm`, `clamped`, `removed_ratio`: zeros mean that all groups are silent (lesson 5), and no step was taken.
-# - `accuracy`, `score_lenient`, `score_sampled`: greedy in the strict form, greedy in any, and sampled. (A sum
+# - `score`, `score_lenient`, `score_sampled`: greedy in the strict form, greedy in any, and sampled. (A sum
 #   has only one form, so the lenient one is missing here.)
 # - `kl_local` and `kl_global`: how far a step has moved the policy, and how far all of them together.
 
