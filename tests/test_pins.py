@@ -52,7 +52,8 @@ def test_a_pinned_package_takes_the_other_pins(name: str) -> None:
             assert pinned is None or requirement.specifier.contains(pinned), f"{requirement}, and {pinned} is pinned"
 
 
-def test_enough_of_the_pinned_packages_are_looked_at() -> None:
-    if "torch" not in HERE:
+def test_an_environment_has_the_pinned_versions_or_was_made_without_them() -> None:
+    names = {canonicalize_name(found.metadata["Name"]) for found in importlib.metadata.distributions()} & PINS.keys()
+    if len(HERE) < 0.8 * len(names):
         pytest.skip("this environment was made without constraints.txt")
-    assert {"numpy", "transformers", "hypothesis"} <= HERE.keys() and len(HERE) > 40
+    assert {"torch", "numpy", "transformers"} <= HERE.keys(), names - HERE.keys()

@@ -187,7 +187,7 @@ def test_a_link_to_a_page_of_the_repository_becomes_its_name():
         "[here](../docs/a.md), [docs/b.md](../docs/b.md), the [glossary](../docs/glossary.md) and [c](1_bandit.ipynb)"
     )
     assert notebooks._without_links(text) == (
-        "here (docs/a.md), docs/b.md, the [glossary](glossary.ipynb) and [c](1_bandit.ipynb)"
+        "here (docs/a.md in the repository), docs/b.md, the [glossary](glossary.ipynb) and [c](1_bandit.ipynb)"
     )
 
 
@@ -197,7 +197,9 @@ def test_the_glossary_of_the_copy_is_that_of_the_docs(tmp_path):
     (cell,) = notebook.cells
     assert notebook.metadata.kernelspec.name == "python3"  # or JupyterLab asks for one
     page = (ROOT / "docs" / "glossary.md").read_text()
-    assert cell.source == page.replace("[the mathematics](mathematics.md)", "the mathematics (docs/mathematics.md)")
+    assert cell.source == page.replace(
+        "[the mathematics](mathematics.md)", "the mathematics (docs/mathematics.md in the repository)"
+    )
 
 
 def test_what_a_user_changed_is_never_overwritten(tmp_path):

@@ -469,9 +469,9 @@ table(
 )
 
 # %% [markdown]
-# Each column is a layer, its weight above its bias. Without a clamp, $A$ ends shorter in every tensor: what a
-# microbatch takes out balances what it puts in, so old microbatches fade. With the clamp, $A$ is longer at the end than
-# without, because no microbatch may take out more than half the norm of what it adds.
+# In the figure, each column is a layer, its weight above its bias. Without a clamp, $A$ ends shorter in every tensor:
+# what a microbatch takes out balances what it puts in, so old microbatches fade. With the clamp, $A$ is longer at the
+# end than without, because no microbatch may take out more than half the norm of what it adds.
 
 # %% [markdown]
 # ## Exercises

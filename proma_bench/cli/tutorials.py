@@ -63,7 +63,7 @@ def _without_links(text: str) -> str:
 
 
 def _named(words: str, page: str) -> str:
-    return page if words == page else f"{words} ({page})"
+    return page if words == page else f"{words} ({page} in the repository)"
 
 
 def _glossary(home: Path) -> bytes:
@@ -72,11 +72,8 @@ def _glossary(home: Path) -> bytes:
     page = files.read(installed if installed.exists() else home.parent / "docs" / "glossary.md", LARGEST).decode()
     text = _without_links(re.sub(r"\]\((?=\w+\.md)", "](../docs/", page))
     cell = {"cell_type": "markdown", "id": "glossary", "metadata": {}, "source": text}
-    kernel = {
-        "display_name": "Python 3 (ipykernel)",
-        "language": "python",
-        "name": "python3",
-    }  # or it would ask for one
+    # Without a kernel's name, JupyterLab asks for one.
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(notebook, indent=1).encode()
 

@@ -9,6 +9,7 @@ import collections
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -168,12 +169,13 @@ def _finish(figure: Figure, title: str) -> None:
         axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    for columns in range(min(4, len(labels)), 0, -1):  # as many as there is room for
-        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=4)
+    names, height = [textwrap.fill(label, 40) for label in labels], figure.get_figheight()
+    for columns in range(min(4, len(names)), 0, -1):  # as many as there is room for
+        lines = math.ceil(len(names) / columns) * max(name.count("\n") + 1 for name in names)
+        figure.set_figheight(height + 0.2 * max(0, lines - 2))
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, handlelength=4)
         figure.draw_without_rendering()
         if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
-            lines = math.ceil(len(labels) / columns)
-            figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines - 2))
             break
         legend.remove()
 

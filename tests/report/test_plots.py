@@ -7,14 +7,15 @@ from matplotlib.figure import Figure
 from proma_bench.report.plots import _finish
 
 
+@pytest.mark.parametrize("name", ["PROMA", "a method's long name", "a name of very many words " * 6])
 @pytest.mark.parametrize("count", [1, 3, 8, 20])
-def test_the_legend_and_the_labels_are_inside_of_the_figure(count: int) -> None:
+def test_the_legend_and_the_labels_are_inside_of_the_figure(count: int, name: str) -> None:
     figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes in panels:
         axes.set(xlabel="mean local KL of a step (nats)", ylabel="validation score (sampled), at the end")
         for number in range(count):
-            axes.plot([1, 2], [number, number], label=f"a method's long name, {number}")
+            axes.plot([1, 2], [number, number], label=f"{name}, {number}")
     _finish(figure, "what is learned from the same change of the policy")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -93,7 +93,7 @@ def order_matters(running: Tensor, seq_grads: Tensor) -> str:
     except AssertionError:
         first, second = (_vector(one_sweep(running, rows), running) for rows in (seq_grads, seq_grads.flip(0)))
         return (
-            f"The cosine of your gradients is {cosine:.2f}. One sweep leaves {first} of the running gradient in your "
+            f"The cosine of your gradients is {cosine:.2g}. One sweep leaves {first} of the running gradient in your "
             f"order, and {second} in the other order."
         )
     raise AssertionError("The gradients are fine, but of this running gradient neither order leaves anything else.")
