@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import itertools
 import json
@@ -20,7 +21,7 @@ from proma_bench.report.against import Compared, adjusted
 from proma_bench.report.markdown import markdown_table
 from proma_bench.report.matrix import level, spread
 from proma_bench.report.plots import style_of
-from proma_bench.report.statistics import Cell, Interval, interval
+from proma_bench.report.statistics import Array, Cell
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import Run
 from proma_bench.runs.matching import BASELINE, mean_local_kl
@@ -133,6 +134,22 @@ def growth_table(name: str) -> str:
                           [(title(arm), _cell(found)) for arm, found in growth(name).items()])  # fmt: skip
 
 
+def starts_table(name: str) -> str:
+    """Each arm minus REINFORCE in sampled score, by warm start: means, as three or four seeds share one."""
+    starts = range(GRIDS[name].warm_starts)
+    rows = []
+    for count, arms in grid(name).items():
+        for arm in (arm for arm in ARMS if arm in arms and arm != BASELINE):
+            of_starts = (final_differences(*(_from_start(arms[one], start) for one in (arm, BASELINE)), "score_sampled")
+                         for start in starts)  # fmt: skip
+            rows.append((str(count), title(arm), *(f"{np.mean(one):+.3f} (n {len(one)})" for one in of_starts)))
+    return markdown_table(("microbatches", "method", *(f"warm start {start}" for start in starts)), rows)
+
+
+def _from_start(runs: Mapping[int, Run], start: int) -> dict[int, Run]:
+    return {seed: run for seed, run in runs.items() if run.config["warm_start_seed"] == start}
+
+
 def figure() -> Figure:
     """The difference from REINFORCE at equal local KL against the number of microbatches: one panel for each grid."""
     names = [name for name in with_runs() if len(grid(name)) > 1]
@@ -201,16 +218,23 @@ def long_table() -> str:
 # -------------------------------------------------------------------------------------- one setting at a time
 
 
-def settings(name: str) -> dict[str, dict[str, Interval]]:
-    """The mean over seeds by variant of a tier and by metric: local KL averaged over the steps, others at the end."""
-    metrics = ("score", "score_sampled", "kl_local", "kl_global", "entropy")
-    return {variant: {metric: _mean(cell, metric) for metric in metrics}
-            for variant, cell in ablations.cells(name).items()}  # fmt: skip
+def from_default(name: str) -> dict[str, dict[str, Compared]]:
+    """Each variant of a tier minus PROMA's defaults, by metric and variant: local KL in the mean, others at the end."""
+    cells = ablations.cells(name)
+    usual = cells.pop("PROMA")
+    metrics = ("score_sampled", "score", "kl_local", "kl_global", "entropy")
+    return {
+        metric: adjusted({variant: _ends(cell, metric) - _ends(usual, metric) for variant, cell in cells.items()},
+                         Criteria())
+        for metric in metrics
+    }  # fmt: skip
 
 
-def _mean(cell: Cell, metric: str) -> Interval:
-    series = cell.series(metric)
-    return interval(series.mean(axis=1) if metric == "kl_local" else series[:, -1])
+def _ends(cell: Cell, metric: str) -> Array:
+    """One value for each seed, in the seeds' order."""
+    runs = sorted(cell.runs, key=lambda run: int(run.config["seed"]))
+    series = dataclasses.replace(cell, runs=runs).series(metric)
+    return series.mean(axis=1) if metric == "kl_local" else series[:, -1]
 
 
 # ------------------------------------------------------------------------------------------------------ words

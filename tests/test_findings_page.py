@@ -26,7 +26,10 @@ TITLES = {
     "REINFORCE": "reinforce", "GRPO": "grpo", "PROMA": "proma", "PROMA, clamp 1": "proma 1.0",
     "PROMA, no clamp": "proma None", "ISOPO": "isopo", "shrinking": "shrink", "projected elsewhere": "elsewhere",
 }  # fmt: skip
-TIERS = {"bandit": "initial_states", "bandit-one-batch": "initial_states", "transformer": "prompts"}
+TIERS = {
+    "bandit": "initial_states", "bandit-one-batch": "initial_states", "transformer": "prompts",
+    "transformer-starts": "prompts",
+}  # fmt: skip
 
 
 def arm(config):
@@ -99,16 +102,17 @@ def test_proma_minus_others_is_recomputed(tier):
         for row in rows_of(f"ours: {tier}")
     }
     found = runs_of(tier)
-    assert rows.keys() == {(count, name) for count in found for name in ("grpo", "elsewhere")}
+    others = {"grpo", "elsewhere"}
+    assert rows.keys() == {(count, name) for count, arms in found.items() for name in others & arms.keys()}
     for heading, metric in MEASURES.items():
         values = {(count, name): minus(found[count]["proma"], found[count][name], metric) for count, name in rows}
         assert wrong_cells({name: row[heading] for name, row in rows.items()}, values) == []
 
 
-@pytest.mark.parametrize("tier", ["bandit", "bandit-one-batch"])
-def test_growth_is_recomputed(tier):
+@pytest.mark.parametrize(("tier", "fewest"), [("bandit", 4), ("bandit-one-batch", 4), ("transformer-starts", 16)])
+def test_growth_is_recomputed(tier, fewest):
     by_count = runs_of(tier)
-    few, many = by_count[4], by_count[64]
+    few, many = by_count[fewest], by_count[64]
     rows = {
         TITLES[row["method"]]: row["growth of the difference in sampled score"] for row in rows_of(f"growth: {tier}")
     }
@@ -181,6 +185,24 @@ def test_rates_were_searched_on_other_seeds():
                 if judged in arms and judged != "reinforce":
                     (rate,) = {line["config"]["learning_rate"] for line in arms[judged].values()}
                     assert rate == float(nearest) and math.isclose(rates[nearest], target, rel_tol=0.05)
+
+
+def test_the_means_of_warm_starts_are_recomputed():
+    found = runs_of("transformer-starts")
+    rows = rows_of("starts: transformer-starts")
+    assert len(rows) == 4
+    for row in rows:
+        arms = found[int(row["microbatches"])]
+        mine, other = arms[TITLES[row["method"]]], arms["reinforce"]
+        for start in range(3):
+            seeds = [seed for seed in mine if seed % 3 == start]
+            mean = np.mean([last(mine[seed], "score_sampled") - last(other[seed], "score_sampled") for seed in seeds])
+            assert row[f"warm start {start}"] == f"{mean:+.3f} (n {len(seeds)})"
+
+
+def test_seeds_take_the_warm_starts_in_turn():
+    runs = [line["config"] for line in stored(RESULTS / "grid" / "transformer-starts.jsonl.gz")]
+    assert runs and all(config["warm_start_seed"] == config["seed"] % 3 for config in runs)
 
 
 def test_the_page_is_up_to_date():
