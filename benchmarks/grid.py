@@ -86,6 +86,15 @@ BANDIT = Grid(
     searched=range(5),
     judged=range(10, 30),
 )
+TRANSFORMER = Grid(
+    TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
+    {16: {"prompts": 32}},
+    ("reinforce", "grpo", "proma", "elsewhere"),
+    rates=(5e-5, 1e-4, 2e-4),
+    default=1e-4,
+    searched=range(3),
+    judged=range(10, 15),
+)
 GRIDS = {
     "bandit": BANDIT,
     "bandit-one-batch": dataclasses.replace(
@@ -94,22 +103,12 @@ GRIDS = {
         by_count={4: {"microbatch_size": 32}, 16: {"microbatch_size": 8}, 64: {"microbatch_size": 2}},
         arms=("reinforce", "grpo", "proma", "proma, clamp 1", "elsewhere"),
     ),
-    "transformer": Grid(
-        TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
-        {16: {"prompts": 32}},
-        ("reinforce", "grpo", "proma", "elsewhere"),
-        rates=(5e-5, 1e-4, 2e-4),
-        default=1e-4,
-        searched=range(3),
-        judged=range(10, 15),
-    ),
-    "transformer-starts": Grid(
-        TransformerConfig(steps=60, steps_per_batch=2, validate_every=20),
-        {16: {"prompts": 32}, 64: {"prompts": 128}},
-        ("reinforce", "grpo", "proma"),
+    "transformer": TRANSFORMER,
+    "transformer-starts": dataclasses.replace(
+        TRANSFORMER,
+        by_count={16: {"prompts": 32}, 64: {"prompts": 128}},
+        arms=("reinforce", "grpo", "proma"),
         rates=(1e-4, 2e-4),
-        default=1e-4,
-        searched=range(3),
         judged=range(10, 20),
         warm_starts=3,
     ),
