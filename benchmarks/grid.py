@@ -4,6 +4,7 @@ python -m benchmarks.grid bandit RUNS              run what is missing under RUN
 python -m benchmarks.grid bandit-one-batch RUNS    likewise, one batch cut into 4 to 64 microbatches (half an hour)
 python -m benchmarks.grid transformer RUNS         likewise (two hours)
 python -m benchmarks.grid transformer-starts RUNS  likewise, three warm starts, up to 64 microbatches (three hours)
+python -m benchmarks.grid acrobot RUNS             likewise, where updates can ruin the policy (an hour and a half)
 
 The plan is benchmarks/plans/findings.md; docs/findings.md shows the tables.
 """
@@ -28,6 +29,7 @@ from proma_bench.learning.config import RunConfig
 from proma_bench.runs.directory import read_run
 from proma_bench.runs.matching import BASELINE, matched_rate, mean_local_kl, next_rate
 from proma_bench.tiers.bandit.config import BanditConfig
+from proma_bench.tiers.gym.config import GymConfig
 from proma_bench.tiers.transformer.config import TransformerConfig
 
 STORED = Path(__file__).parent / "results" / "grid"
@@ -111,6 +113,15 @@ GRIDS = {
         rates=(1e-4, 2e-4),
         judged=range(10, 20),
         warm_starts=3,
+    ),
+    "acrobot": Grid(
+        GymConfig(env="Acrobot-v1", steps=80, validate_every=40),
+        {16: {"initial_states": 8, "microbatch_size": 2}},
+        ("reinforce", "grpo", "proma", "elsewhere"),
+        rates=(0.002, 0.004, 0.008),
+        default=0.004,
+        searched=range(3),
+        judged=range(10, 30),
     ),
 }
 
