@@ -121,7 +121,7 @@ GRIDS = {
         rates=(0.002, 0.004, 0.008),
         default=0.004,
         searched=range(3),
-        judged=range(10, 30),
+        judged=range(10, 25),
     ),
 }
 
@@ -150,11 +150,18 @@ def search(grid: Grid, root: Path, processes: int, console: Console) -> dict[int
             (count, arm): [rate]
             for count in grid.by_count
             for arm in grid.arms
-            if (rate := next_rate(known[count][arm], target(grid, known[count]))) is not None
+            if (rate := _to_try(known[count][arm], target(grid, known[count]))) is not None
         }
         if not tries:
             break
     return known
+
+
+def _to_try(known: Known, aimed: float) -> float | None:
+    """The next rate of the search: between two that enclose the target, or twice the highest if all spend less."""
+    if matched_rate(known, aimed) is None and max(known.values()) < aimed:
+        return 2 * max(known)
+    return next_rate(known, aimed)
 
 
 def target(grid: Grid, known: Mapping[str, Known]) -> float:

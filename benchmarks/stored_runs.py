@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ KEPT = (
     "update_seconds seconds"
 ).split()
 DIGITS = 5
+LAST = {"reward": 10}
+"""Steps at the end whose mean is the final value: a step's rewards are of few sequences. Of others, the last one."""
 
 
 def pack(runs: list[Run], path: Path) -> None:
@@ -54,8 +57,8 @@ def final_differences(mine: Mapping[int, Run], other: Mapping[int, Run], metric:
 
 def final(run: Run, metric: str) -> float:
     """A metric at the end of a run; NaN as above."""
-    value = run.metrics[-1].get(metric) if run.finished else None
-    return float("nan") if value is None else float(value)
+    values = [step.get(metric) for step in run.metrics[-LAST.get(metric, 1) :]] if run.finished else [None]
+    return math.fsum(values) / len(values) if None not in values else math.nan
 
 
 def run_and_pack(jobs: Sequence[Job], root: Path, path: Path, processes: int) -> None:

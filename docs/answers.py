@@ -236,13 +236,13 @@ CONVENTIONS = """\
 
 - A percent sign is a unit, as other units are: `18%` is 18. `18 million` is no 18 of some unit; it has no number.
 - `1,234`, `1{,}234`, `1\\,234` and `1 234` are 1234, and `1.234` is 1.234. `12,5` and `1.234,5`, as some countries
-  write decimals, have no number.
+  write decimals, have no number; nor has `5.000 €`, which is five thousand in most of them.
 - `2\\frac{1}{2}` and `2 1/2` are mixed numbers. `10 - 3` is 7; `10-3` may be a range, or the result of a game.
 - A stated approximation is the number (`x \\approx 18.3`), unless an exact expression stands beside it.
 - The last box counts; without a box, what is said after "answer is"; otherwise the last sentence with a number. If what
   counts has no number, there is none.
-- What follows a box in its sentence must be its unit: `\boxed{18} or 20`, `\boxed{18}k`, `\boxed{18}, \boxed{20}` and
-  `\boxed{18}. That is wrong.` have no number.
+- What follows a box in its sentence must be its unit: `\\boxed{18} or 20`, `\\boxed{18}k`, `\\boxed{18}, \\boxed{20}`
+  and `\\boxed{18}. That is wrong.` have no number.
 - A number in the strict form always counts, as in VeRL, whatever follows it: `#### 2^3` is 2.
 """
 MOST = 12

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import ablations, clamp
 from benchmarks.grid import GRIDS
-from docs import studies
+from docs import acrobot, studies
 from docs.leaderboard import filled
 from docs.sentences import is_there, number, require, told
 from proma_bench.report.matrix import level
@@ -26,7 +26,7 @@ from proma_bench.runs.matching import mean_local_kl
 
 HOME = Path(__file__).parent
 PAGE = HOME / "findings.md"
-FIGURE = HOME / "findings.png"
+FIGURES = {HOME / "findings.png": studies.figure, HOME / "findings-acrobot.png": acrobot.figure}
 
 
 def sentences() -> str:
@@ -37,8 +37,10 @@ def sentences() -> str:
     """
     return "\n".join(
         f"- {one}"
-        for one in (_grows(), _not_alone(), _one_batch(), _clamp(), _settings(), _long(), _transformer(), _starts())
-    )
+        for one in (
+            _grows(), _not_alone(), _one_batch(), _clamp(), _settings(), _long(), _transformer(), _starts(), _ruined()
+        )
+    )  # fmt: skip
 
 
 def _grows() -> str:
@@ -189,6 +191,23 @@ def _starts() -> str:
     )
 
 
+def _ruined() -> str:
+    found, ours = studies.from_baseline(acrobot.runs()), studies.from_ours("acrobot")
+    others = [one for of_measure in (*found.values(), *ours.values()) for one in of_measure.values()]
+    require(not any(map(is_there, others)), "nothing is decided on Acrobot")
+    counts = {arm: len(seeds) for arm, seeds in acrobot.ruined().items()}
+    require(counts["proma"] == counts["grpo"] < counts["reinforce"], "REINFORCE ruins more runs than the others")
+    lowest = min(acrobot.sign_test(arm).p for arm in counts if arm != "reinforce")
+    require(lowest > 0.05, "the sign tests decide nothing")
+    return (
+        "**Where an update can ruin the policy, fifteen seeds decide nothing.** On Acrobot, at about equal local KL, "
+        f"REINFORCE ruined {counts['reinforce']} of {len(acrobot.runs()['reinforce'])} runs, PROMA, GRPO and "
+        f"projecting elsewhere {counts['proma']} each (sign tests of the paired seeds: p {lowest:.2g} at best). "
+        f"Minus REINFORCE's, the return of the last ten steps is {told(found['reward']['grpo'])} with GRPO and "
+        f"{told(found['reward']['proma'])} with PROMA; PROMA minus GRPO is {told(ours['reward'][16, 'grpo'])}."
+    )
+
+
 def _bandit() -> dict[int, studies.Arms]:
     return studies.grid("bandit")
 
@@ -198,6 +217,7 @@ def contents() -> dict[str, str]:
     found = {
         "clamp": clamp.table(),
         "long": studies.long_table(),
+        "ruined": acrobot.table(),
         "hours": studies.hours(),
     }
     found |= {f"ablations: {name}": ablations.table(name) for name in ablations.with_runs()}
@@ -220,7 +240,8 @@ def main(arguments: Sequence[str]) -> int:
     if "--check" in arguments:
         return int(new != text)
     PAGE.write_text(new)
-    FIGURE.write_bytes(png(studies.figure()))
+    for path, figure in FIGURES.items():
+        path.write_bytes(png(figure()))
     return 0
 
 

@@ -28,7 +28,8 @@ from proma_bench.runs.matching import BASELINE, mean_local_kl
 
 OURS, OTHERS = "proma", ("grpo", "elsewhere")
 MEASURES = {"score_sampled": "sampled score", "score": "greedy score", "entropy": "entropy"}
-HEADINGS = ("method", "rate", "n", "mean local KL", *MEASURES.values())
+OF_EPISODES = {"reward": "return, last ten steps", "score": "greedy return", "entropy": "entropy"}
+"""Of the gym tier, which has no sampled validation score."""
 
 Arms = dict[str, dict[int, Run]]
 """Runs by the name of the arm and by seed."""
@@ -58,12 +59,22 @@ def _arm(run: Run) -> str:
     return max(fits, key=lambda name: len(ARMS[name]))
 
 
+def measures(arms: Arms) -> dict[str, str]:
+    """What is compared, with its heading; the most important one is first."""
+    run = next(iter(arms[BASELINE].values()))
+    return OF_EPISODES if run.config["tier"] == "gym" else MEASURES
+
+
+def headings(arms: Arms) -> tuple[str, ...]:
+    return "method", "rate", "n", "mean local KL", *measures(arms).values()
+
+
 def from_baseline(arms: Arms) -> dict[str, dict[str, Compared]]:
     """Each arm minus REINFORCE, by measure and arm, those of the grid in its order first."""
     others = [name for name in dict.fromkeys((*ARMS, *arms)) if name in arms and name != BASELINE]
     return {
         metric: adjusted({name: final_differences(arms[name], arms[BASELINE], metric) for name in others}, Criteria())
-        for metric in MEASURES
+        for metric in measures(arms)
     }
 
 
@@ -74,16 +85,23 @@ def grid_table(name: str) -> str:
         rows.append((str(count), *_baseline_row(arms)))
         found = from_baseline(arms)
         for arm in found["score"]:
-            cells = (_cell(found[metric][arm]) for metric in MEASURES)
+            cells = (cell(of_arm[arm]) for of_arm in found.values())
             rows.append((str(count), title(arm), *_spent(arms[arm]), *cells))
-    return markdown_table(("microbatches", *HEADINGS), rows)
+    return markdown_table(("microbatches", *headings(arms)), rows)
 
 
 def _baseline_row(arms: Arms) -> tuple[str, ...]:
     """REINFORCE's own values."""
     runs = arms[BASELINE].values()
-    finals = (f"{np.mean([final(run, metric) for run in runs]):.3f}" for metric in MEASURES)
+    finals = (shown(np.mean([final(run, metric) for run in runs])) for metric in measures(arms))
     return f"**{title(BASELINE)}**", *_spent(arms[BASELINE]), *finals
+
+
+def shown(mean: float) -> str:
+    """Three digits after the point; two significant ones of a small KL, and one after the point of returns."""
+    if abs(mean) >= 10:
+        return f"{mean:.1f}"
+    return f"{mean:.3f}" if abs(mean) >= 0.01 else f"{mean:.2g}"
 
 
 def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
@@ -94,26 +112,27 @@ def _spent(runs: Mapping[int, Run]) -> tuple[str, str, str]:
 
 def from_ours(name: str) -> dict[str, dict[tuple[int, str], Compared]]:
     """PROMA minus each of `OTHERS`, by measure, number of microbatches and arm; Holm for all of a measure."""
+    by_count = grid(name)
     pairs = {
         (count, other): (arms[OURS], arms[other])
-        for count, arms in grid(name).items()
+        for count, arms in by_count.items()
         for other in OTHERS
         if {OURS, other} <= arms.keys()
     }
     return {
         metric: adjusted({pair: final_differences(*runs, metric) for pair, runs in pairs.items()}, Criteria())
-        for metric in MEASURES
+        for metric in measures(by_count[max(by_count)])
     }
 
 
 def ours_table(name: str) -> str:
     """PROMA minus GRPO, and minus the control that projects on mixtures of all sequences."""
-    found = from_ours(name)
+    found, arms = from_ours(name), grid(name)
     rows = [
-        (str(count), f"PROMA minus {title(other)}", *(_cell(found[metric][count, other]) for metric in MEASURES))
+        (str(count), f"PROMA minus {title(other)}", *(cell(of_pair[count, other]) for of_pair in found.values()))
         for count, other in found["score"]
     ]
-    return markdown_table(("microbatches", "", *MEASURES.values()), rows)
+    return markdown_table(("microbatches", "difference", *measures(arms[max(arms)]).values()), rows)
 
 
 def growth(name: str) -> dict[str, Compared]:
@@ -131,7 +150,7 @@ def growth(name: str) -> dict[str, Compared]:
 
 def growth_table(name: str) -> str:
     return markdown_table(("method", "growth of the difference in sampled score"),
-                          [(title(arm), _cell(found)) for arm, found in growth(name).items()])  # fmt: skip
+                          [(title(arm), cell(found)) for arm, found in growth(name).items()])  # fmt: skip
 
 
 def starts_table(name: str) -> str:
@@ -210,9 +229,10 @@ def long_table() -> str:
     arms, found = long_runs(), from_baseline(long_runs())
     by_score = sorted(found["score_sampled"], key=lambda name: -found["score_sampled"][name].found.estimate)
     rows = [
-        (title(name), *_spent(arms[name]), *(_cell(found[metric][name]) for metric in MEASURES)) for name in by_score
+        (title(method), *_spent(arms[method]), *(cell(of_method[method]) for of_method in found.values()))
+        for method in by_score
     ]
-    return markdown_table(HEADINGS, [_baseline_row(arms), *rows])
+    return markdown_table(headings(arms), [_baseline_row(arms), *rows])
 
 
 # -------------------------------------------------------------------------------------- one setting at a time
@@ -246,7 +266,8 @@ def title(arm: str) -> str:
     return base + (f", {arm.partition(', ')[2]}" if ", " in arm else "")
 
 
-def _cell(one: Compared) -> str:
+def cell(one: Compared) -> str:
+    """A difference, its interval, and its adjusted p-value."""
     return f"{spread(one.found.estimate, one.found.low, one.found.high)}<br>Holm {level(one.p_holm)}"
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from recomputed.page import between, interval_shown, shown, table
+from recomputed.cells import wrong_cells
+from recomputed.page import between, shown, table
 from recomputed.runs import stored
-from recomputed.statistics import interval, p_value
-from recomputed.verdicts import bounded, holm_bounds
 
 from docs import findings
 
@@ -28,8 +27,14 @@ TITLES = {
 }  # fmt: skip
 TIERS = {
     "bandit": "initial_states", "bandit-one-batch": "initial_states", "transformer": "prompts",
-    "transformer-starts": "prompts",
+    "transformer-starts": "prompts", "acrobot": "initial_states",
 }  # fmt: skip
+OF_EPISODES = {"return, last ten steps": "reward", "greedy return": "score", "entropy": "entropy"}
+
+
+def measures(tier):
+    """The headings of what is compared, and its metrics."""
+    return OF_EPISODES if tier == "acrobot" else MEASURES
 
 
 def arm(config):
@@ -50,27 +55,11 @@ def runs_of(tier):
 
 
 def last(line, metric):
-    return line["metrics"][metric][-1]
+    return np.mean(line["metrics"][metric][-10 if metric == "reward" else -1 :])
 
 
 def minus(mine, other, metric):
     return np.array([last(mine[seed], metric) - last(other[seed], metric) for seed in sorted(mine)])
-
-
-def wrong_cells(cells, values):
-    """Those of a column that are not the interval and the adjusted p-value of these differences, by name."""
-    levels = holm_bounds([bounded(p_value(one), len(one)) for one in values.values()])
-    wrong = []
-    for (name, one), level in zip(values.items(), levels, strict=True):
-        difference, _, adjusted_p = cells[name].partition("<br>Holm ")
-        if not (interval_shown(difference, interval(one, 0.95)) and level_shown(adjusted_p, *level[1:])):
-            wrong.append((name, cells[name], interval(one, 0.95), level))
-    return wrong
-
-
-def level_shown(text, low, high):
-    """Whether a p-value between the two may be shown like this."""
-    return low < float(text[2:]) if text.startswith("< ") else shown(f"+{text}", low, high)
 
 
 def rows_of(marker, count=None):
@@ -83,7 +72,7 @@ def test_differences_from_reinforce_are_recomputed(tier):
     for count, arms in runs_of(tier).items():
         rows = {TITLES[row["method"].strip("*")]: row for row in rows_of(f"grid: {tier}", count)}
         assert rows.keys() == arms.keys()
-        for heading, metric in MEASURES.items():
+        for heading, metric in measures(tier).items():
             own = np.mean([last(line, metric) for line in arms["reinforce"].values()])
             assert shown(rows["reinforce"][heading], own, own)
             values = {name: minus(arms[name], arms["reinforce"], metric) for name in rows if name != "reinforce"}
@@ -98,13 +87,13 @@ def test_differences_from_reinforce_are_recomputed(tier):
 @pytest.mark.parametrize("tier", TIERS)
 def test_proma_minus_others_is_recomputed(tier):
     rows = {
-        (int(row["microbatches"]), TITLES[row[""].removeprefix("PROMA minus ")]): row
+        (int(row["microbatches"]), TITLES[row["difference"].removeprefix("PROMA minus ")]): row
         for row in rows_of(f"ours: {tier}")
     }
     found = runs_of(tier)
     others = {"grpo", "elsewhere"}
     assert rows.keys() == {(count, name) for count, arms in found.items() for name in others & arms.keys()}
-    for heading, metric in MEASURES.items():
+    for heading, metric in measures(tier).items():
         values = {(count, name): minus(found[count]["proma"], found[count][name], metric) for count, name in rows}
         assert wrong_cells({name: row[heading] for name, row in rows.items()}, values) == []
 
@@ -198,6 +187,21 @@ def test_the_means_of_warm_starts_are_recomputed():
             seeds = [seed for seed in mine if seed % 3 == start]
             mean = np.mean([last(mine[seed], "score_sampled") - last(other[seed], "score_sampled") for seed in seeds])
             assert row[f"warm start {start}"] == f"{mean:+.3f} (n {len(seeds)})"
+
+
+def test_ruined_runs_are_counted_again():
+    (arms,) = runs_of("acrobot").values()
+    ruined = {
+        name: {seed for seed, line in runs.items() if last(line, "reward") <= -499} for name, runs in arms.items()
+    }
+    rows = {TITLES[row["method"]]: row for row in rows_of("ruined")}
+    assert rows.keys() == arms.keys()
+    for name, row in rows.items():
+        mine, other = len(ruined[name] - ruined["reinforce"]), len(ruined["reinforce"] - ruined[name])
+        assert row["ruined runs"] == f"{len(ruined[name])} of {len(arms[name])}"
+        assert (row["ruined with it alone"], row["with REINFORCE alone"]) == (str(mine), str(other))
+        tail = scipy.stats.binom.cdf(min(mine, other), mine + other, 0.5)
+        assert row["p"] == ("" if name == "reinforce" else f"{min(1.0, 2 * tail):.2g}")
 
 
 def test_seeds_take_the_warm_starts_in_turn():

@@ -79,3 +79,4 @@ def test_what_is_long_is_cut_and_lines_are_joined():
     assert shown("x" * 999, 9) == "'xxxxxxxx..."
     assert described(ValueError("two\nlines")) == "ValueError: two lines"
     assert described(ValueError()) == "ValueError"
+    assert described(ValueError("y" * 10_000)) == f"ValueError: {'y' * 600}..."

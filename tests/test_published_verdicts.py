@@ -284,7 +284,12 @@ def cell_of(row):
 
 
 def _spread(row, centre, low, high):
-    return f"{row[centre]:+.2g}" + ("" if row[low] is None else f" [{row[low]:+.2g}, {row[high]:+.2g}]")
+    estimate, *ends = (None if row[name] is None else _signed(row[name]) for name in (centre, low, high))
+    return estimate + ("" if None in ends else f" [{', '.join(ends)}]")
+
+
+def _signed(value):
+    return f"{value:+.2g}" if abs(value) < 99.5 else f"{value:+.0f}"
 
 
 def _level(p):

@@ -64,6 +64,14 @@ def test_the_two_commands_are_complete():
     assert "python -m pip install tox && tox" in lines
 
 
+def test_no_page_has_control_characters():
+    for path in [
+        *ROOT.glob("*.md"),
+        *(path for folder in ("docs", "benchmarks", "tutorials") for path in ROOT.glob(f"{folder}/**/*.md")),
+    ]:
+        assert not re.search(r"[^\t\n -~\u00a0-\U0010ffff]", path.read_text()), f"{path}: \\b of an escaped \\boxed?"
+
+
 def test_links_and_the_picture_lead_somewhere():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("https://") or (ROOT / target.partition("#")[0]).exists(), target

@@ -80,7 +80,14 @@ def details(result: ClaimResult) -> list[str]:
 
 def spread(estimate: float, low: float | None, high: float | None) -> str:
     """An estimate with its interval, if it has one."""
-    return f"{estimate:+.2g}" if low is None or high is None else f"{estimate:+.2g} [{low:+.2g}, {high:+.2g}]"
+    return (
+        _signed(estimate) if low is None or high is None else f"{_signed(estimate)} [{_signed(low)}, {_signed(high)}]"
+    )
+
+
+def _signed(value: float) -> str:
+    """Two digits; returns of hundreds are whole numbers, without an exponent."""
+    return f"{value:+.0f}" if abs(value) >= 99.5 else f"{value:+.2g}"
 
 
 def level(p: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -84,5 +85,13 @@ def _shown(metric: Metric, column: Column, cell: Cell) -> str:
     if np.isnan(values).any():  # not measured, as the clamp of a method that has none
         return "-"
     mean, low, high = interval(values)
-    text = f"{mean:.{column.digits}f}"
-    return text if len(values) < LEAST_SEEDS else f"{text}\n[{low:.{column.digits}f}, {high:.{column.digits}f}]"
+    digits = _digits(column, float(mean))
+    text = f"{mean:.{digits}f}"
+    return text if len(values) < LEAST_SEEDS else f"{text}\n[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _digits(column: Column, mean: float) -> int:
+    """Those of the column; up to two more, where the mean, a small KL, would have less than two significant ones."""
+    if not mean:
+        return column.digits
+    return min(max(column.digits, 1 - math.floor(math.log10(abs(mean)))), column.digits + 2)

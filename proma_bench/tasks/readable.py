@@ -21,6 +21,9 @@ _PLAIN = str.maketrans(
         "−": "-",
     }
 )
+_GROUPED = r"([0-9]{1,3}\.[0-9]{3})(?![0-9]|[.,][0-9])"
+_EUROS = re.compile(rf"€\s*{_GROUPED}|(?<![0-9.,]){_GROUPED}\s*€")
+"""The sign becomes a word: it says that the dot may group thousands, which a dollar sign does not."""
 ARGUMENT = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox)" + ARGUMENT)
 _STYLE = re.compile(r"\\(?:math(?:bf|it|sf|tt)|boldsymbol|bm|underline|emph)" + ARGUMENT)
@@ -62,7 +65,8 @@ def readable(tail: str) -> str:
     Returns:
         The text, up to where another question begins.
     """
-    text = _CROSSED_OUT.sub(" ", tail.translate(_PLAIN))
+    text = _EUROS.sub(lambda found: f"{found[1] or found[2]} euros", tail)
+    text = _CROSSED_OUT.sub(" ", text.translate(_PLAIN))
     another = _NEXT_QUESTION.search(text)
     if another and re.search("[0-9]", text[: another.start()]):
         text = text[: another.start()]

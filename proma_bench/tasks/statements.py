@@ -34,7 +34,7 @@ _MULTIPLES = r"""
     (?:m|b|tr)[iy]l+[ijyh]?(?:[oó]e?n\w{0,2}|[ãõ]\w{0,2})
     m[iy]l+[ijy]ar\w* mila milliers? migliaia tysi\w+ tusen tusind duizend
     hundert\w* hundra\w* honderd cien(?:tos)? centaines? cento douzaines? docenas? dozzin[ae] dozijn\w* dussin tuzin\w*
-    ribu juta nghìn triệu тыс\w* млн млрд миллион\w* миллиард\w* сот\w* десят\w* дюжин\w*
+    ribu juta nghìn triệu tỷ tỉ тыс\w* млн млрд миллион\w* миллиард\w* сот\w* десят\w* дюжин\w*
     [万億萬亿千百천백만억]\w* हज़ार लाख करोड़ ألف مليون مليار
 """
 """Of other languages, and such as are names and units elsewhere: they count right after a number."""
@@ -72,6 +72,11 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _DOLLARS = re.compile(r"[^$]*\$\s*[0-9][^$]*")
+_DOTTED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,]?\d)")
+_DOTS_ARE_GROUPS = re.compile(
+    r"[₫₺]|(?<!\w)(?:EUR|euros?|VND|đồng|IDR|Rp|rupiah|BRL|reais|pesos?|kr|kroner|kronor|lira|TL)(?!\w)", re.IGNORECASE
+)
+"""Currencies of countries that write five thousand as 5.000."""
 _BEFORE_TAX = re.compile(r"\A\s*gross(?!\w)", re.IGNORECASE)
 """Of dollars it is no number: ``$18 gross``."""
 _BEFORE = re.compile(
@@ -184,6 +189,8 @@ def _amount(text: str, boxed: bool) -> Fraction | None:
     start, end = found[0]
     before, expression, after = text[:start], text[start:end], text[end:]
     if is_doubtful(before) or _AFTER.search(_BEFORE_TAX.sub("", after) if _DOLLARS.fullmatch(expression) else after):
+        return None
+    if _DOTTED.search(expression) and _DOTS_ARE_GROUPS.search(text):
         return None
     if not (_may_precede(before, expression, boxed) and _may_follow(expression, after, boxed)):
         return None

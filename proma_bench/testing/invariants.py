@@ -142,7 +142,8 @@ def assert_scale_invariant(
     if scales is None:
         scales = torch.tensor([2.0 ** (20.0 * (-1) ** i) for i in range(len(seq_grads))])
     scaled = seq_grads * scales.to(seq_grads.dtype).reshape(-1, *[1] * (seq_grads.dim() - 1))
-    failure = "not scale invariant: scaling the sequence gradients changed the result"
+    factors = ", ".join(f"{scale:.7g}" for scale in scales[:4].tolist()) + (", ..." if len(scales) > 4 else "")
+    failure = f"not scale invariant: multiplying the sequence gradients by {factors} changed the result"
     _require_no_change(fn, running, seq_grads, scaled, tolerance, failure)
 
 

@@ -114,6 +114,13 @@ def test_the_table_shows_means_and_intervals_and_leaves_out_what_was_not_measure
         assert "4 steps" in text
 
 
+def test_a_small_kl_is_shown_with_two_significant_digits(tmp_path):
+    runs = [made_up(tmp_path, seed=seed, score=0.00023) for seed in range(5)]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary_table("bandit", cells(runs)))
+    assert "0.00023" in console.file.getvalue()
+
+
 def test_a_report_has_a_page_and_a_plot_a_tier_and_says_what_is_unfinished(tmp_path):
     store(made_up(tmp_path / "a"))
     store(made_up(tmp_path / "b", "grpo", recorded=2))

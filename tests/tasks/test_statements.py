@@ -56,8 +56,24 @@ MULTIPLES = """
     gross score mega giga myriad lacs thou tsd tys tis mln Billionen milliardi milioni milionów milhões
     miliardi miljoen miljoner milyon
     millón mila millier hundert hundra duizend tusen cientos centaines docenas douzaines dozzine dozijn dussin tuzin
-    ribu juta triệu тысяч тыс млн миллиона миллиардов 万 億 만 लाख مليون
+    ribu juta triệu tỷ тысяч тыс млн миллиона миллиардов 万 億 만 लाख مليون
 """
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["5.000 €", "€5.000", "€ 5.000", "5.000 euros", "EUR 5.000", "Rp 5.000", "12.500 đồng", "5.000 kr", "5.000 pesos"],
+)
+def test_a_dot_that_may_group_thousands_leaves_none(amount):
+    assert lenient_number(f"The answer is {amount}.") is None
+    assert lenient_number(rf"\boxed{{{amount}}}") is None
+
+
+@pytest.mark.parametrize(
+    ("amount", "value"), [("5.00 €", 5), ("€5.5", 5.5), ("5.125 kg", 5.125), ("$5.000", 5), ("5,000 €", 5000)]
+)
+def test_other_dots_are_decimal(amount, value):
+    assert lenient_number(f"The answer is {amount}.") == value
 
 
 @pytest.mark.parametrize("word", MULTIPLES.split())
