@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import ablations, clamp
 from benchmarks.grid import GRIDS
-from docs import acrobot, studies
+from docs import acrobot, stand_in, studies
 from docs.leaderboard import filled
 from docs.sentences import is_there, number, require, told
 from proma_bench.report.matrix import level
@@ -38,7 +38,8 @@ def sentences() -> str:
     return "\n".join(
         f"- {one}"
         for one in (
-            _grows(), _not_alone(), _one_batch(), _clamp(), _settings(), _long(), _transformer(), _starts(), _ruined()
+            _grows(), _not_alone(), _one_batch(), _clamp(), _settings(), _long(), _transformer(), _starts(), _ruined(),
+            _stand_in(),
         )
     )  # fmt: skip
 
@@ -205,6 +206,19 @@ def _ruined() -> str:
         f"projecting elsewhere {counts['proma']} each (sign tests of the paired seeds: p {lowest:.2g} at best). "
         f"Minus REINFORCE's, the return of the last ten steps is {told(found['reward']['grpo'])} with GRPO and "
         f"{told(found['reward']['proma'])} with PROMA; PROMA minus GRPO is {told(ours['reward'][16, 'grpo'])}."
+    )
+
+
+def _stand_in() -> str:
+    found = stand_in.differences()
+    require(not any(is_there(one) for of_pairs in found.values() for one in of_pairs.values()), "nothing is there")
+    kl, entropy, greedy = (found[name] for name in (stand_in.KL, "entropy", "greedy score"))
+    ours, grpo = ("proma", "reinforce"), ("proma", "grpo")
+    return (
+        f"**On the pretrained stand-in, {kl[ours].found.n} pairs decide nothing.** At the paper's rate PROMA's "
+        f"mean local KL minus REINFORCE's is {told(kl[ours])}, its entropy {told(entropy[ours])}, and its greedy score "
+        f"{told(greedy[ours])}; minus GRPO's they are {told(kl[grpo])}, {told(entropy[grpo])} and "
+        f"{told(greedy[grpo])}. A verdict takes ten pairs."
     )
 
 

@@ -64,7 +64,7 @@ def at_equal(along: str, metric: str) -> Measure:
             both = ~np.isnan(y1) & ~np.isnan(y2)
             values.append((y1 - y2)[both].mean() if both.any() else math.nan)
             edges += list(zip(edge1[both], edge2[both], strict=True))
-        shares = np.mean(edges, axis=0) if edges else None
+        shares = np.mean(edges, axis=0) if edges and len(ours.runs[0]) > 1 else None  # of one rate none is chosen
         return Found(np.array(values), None if shares is None else (float(shares[0]), float(shares[1])))
 
     return measure
