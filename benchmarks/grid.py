@@ -4,7 +4,7 @@ python -m benchmarks.grid bandit RUNS              run what is missing under RUN
 python -m benchmarks.grid bandit-one-batch RUNS    likewise, one batch cut into 4 to 64 microbatches (half an hour)
 python -m benchmarks.grid transformer RUNS         likewise (two hours)
 python -m benchmarks.grid transformer-starts RUNS  likewise, three warm starts, up to 64 microbatches (three hours)
-python -m benchmarks.grid acrobot RUNS             likewise, where updates can ruin the policy (an hour and a half)
+python -m benchmarks.grid acrobot RUNS             likewise, where runs fail (an hour and a half)
 
 The plan is benchmarks/plans/findings.md; docs/findings.md shows the tables.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,9 +159,13 @@ def search(grid: Grid, root: Path, processes: int, console: Console) -> dict[int
 
 
 def _to_try(known: Known, aimed: float) -> float | None:
-    """The next rate of the search: between two that enclose the target, or twice the highest if all spend less."""
-    if matched_rate(known, aimed) is None and max(known.values()) < aimed:
-        return 2 * max(known)
+    """The next rate of the search: between two that enclose the target, or twice the highest if all spend less.
+
+    Where the highest rate does not spend most, its runs failed, and twice that rate would not help.
+    """
+    highest, spent = max(known), [kl for kl in known.values() if not math.isnan(kl)]
+    if matched_rate(known, aimed) is None and known[highest] < aimed and known[highest] == max(spent):
+        return 2 * highest
     return next_rate(known, aimed)
 
 

@@ -1,6 +1,6 @@
 """The pretrained stand-in for Qwen3-0.6B: SmolLM2-135M on sums, REINFORCE, GRPO and PROMA at the paper's learning rate.
 
-python -m benchmarks.stand_in MODEL RUNS    run what is missing under RUNS, and store all (20 minutes a run on one core)
+python -m benchmarks.stand_in MODEL RUNS    run what is missing under RUNS, and store all (11 to 30 minutes a run)
 
 The plan is benchmarks/plans/findings.md; docs/llm.md shows what came out.
 """

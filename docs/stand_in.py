@@ -39,16 +39,21 @@ def differences() -> dict[str, dict[tuple[str, str], Compared]]:
     """One method minus another, by measure and pair; Holm for the pairs of a measure."""
     runs = {method: stored(method) for method in METHODS}
     local_kl = {method: _local_kl(of_method) for method, of_method in runs.items()}
-    found = {KL: {(mine, other): local_kl[mine] - local_kl[other] for mine, other in PAIRS}} | {
+    found = {KL: {(mine, other): _minus(local_kl[mine], local_kl[other]) for mine, other in PAIRS}} | {
         heading: {pair: final_differences(*(runs[one] for one in pair), metric) for pair in PAIRS}
         for metric, heading in ENDS.items()
     }
     return {heading: adjusted(of_pairs, Criteria()) for heading, of_pairs in found.items()}
 
 
-def _local_kl(runs: Seeds) -> Array:
-    """The mean over the steps, seed by seed."""
-    return np.array([np.mean([step["kl_local"] for step in run.metrics]) for run in runs.values()])
+def _local_kl(runs: Seeds) -> dict[int, float]:
+    """The mean over the steps, by seed."""
+    return {seed: float(np.mean([step["kl_local"] for step in run.metrics])) for seed, run in runs.items()}
+
+
+def _minus(mine: Mapping[int, float], other: Mapping[int, float]) -> Array:
+    """Seed by seed."""
+    return np.array([mine[seed] - other[seed] for seed in sorted(mine.keys() & other)])
 
 
 def table() -> str:
@@ -60,7 +65,7 @@ def table() -> str:
         means = {
             heading: np.mean([run.metrics[-1][metric] for run in runs.values()]) for metric, heading in ENDS.items()
         }
-        means[KL] = np.mean(_local_kl(runs))
+        means[KL] = np.mean(list(_local_kl(runs).values()))
         rows.append((title(method), str(len(runs)), *(shown(means[heading]) for heading in found)))
     for mine, other in PAIRS:
         n = next(iter(found.values()))[mine, other].found.n

@@ -189,19 +189,22 @@ def test_the_means_of_warm_starts_are_recomputed():
             assert row[f"warm start {start}"] == f"{mean:+.3f} (n {len(seeds)})"
 
 
-def test_ruined_runs_are_counted_again():
+def test_failed_runs_are_counted_again():
     (arms,) = runs_of("acrobot").values()
-    ruined = {
+    failed = {
         name: {seed for seed, line in runs.items() if last(line, "reward") <= -499} for name, runs in arms.items()
     }
-    rows = {TITLES[row["method"]]: row for row in rows_of("ruined")}
+    rows = {TITLES[row["method"]]: row for row in rows_of("failed")}
     assert rows.keys() == arms.keys()
     for name, row in rows.items():
-        assert row["ruined runs"] == f"{len(ruined[name])} of {len(arms[name])}"
+        batches = {seed: np.array(arms[name][seed]["metrics"]["reward"]).reshape(-1, 2).mean(axis=1)
+                   for seed in failed[name]}  # fmt: skip
+        assert row["failed runs"] == f"{len(failed[name])} of {len(arms[name])}"
+        assert row["never learned"] == str(sum(of_run.max() <= -450 for of_run in batches.values()))
     del rows["reinforce"]
     for name, row in rows.items():
-        mine, other = len(ruined[name] - ruined["reinforce"]), len(ruined["reinforce"] - ruined[name])
-        assert (row["ruined with it alone"], row["with REINFORCE alone"]) == (str(mine), str(other))
+        mine, other = len(failed[name] - failed["reinforce"]), len(failed["reinforce"] - failed[name])
+        assert (row["failed with it alone"], row["with REINFORCE alone"]) == (str(mine), str(other))
         tail = scipy.stats.binom.cdf(min(mine, other), mine + other, 0.5)
         assert row["p"] == f"{min(1.0, 2 * tail):.2g}"
 

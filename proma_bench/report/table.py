@@ -92,6 +92,6 @@ def _shown(metric: Metric, column: Column, cell: Cell) -> str:
 
 def _digits(column: Column, mean: float) -> int:
     """Those of the column; up to two more, where the mean, a small KL, would have less than two significant ones."""
-    if not mean:
+    if not mean or not math.isfinite(mean):
         return column.digits
     return min(max(column.digits, 1 - math.floor(math.log10(abs(mean)))), column.digits + 2)
