@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import full_size, report
+from benchmarks.grid import _to_try
 from benchmarks.memory import peak_bytes
 from benchmarks.published import check_no_gross_regression, published_ratios
 from benchmarks.test_projection_cost import fitted_exponent
@@ -147,3 +149,17 @@ def test_the_full_size_without_a_folder_to_store_it_in(
     with pytest.raises(SystemExit):
         full_size.main(["--json", str(tmp_path / "nowhere" / "x.json")])
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("known", "rate"),
+    [
+        ({0.1: 1.0, 0.2: 2.0}, 0.4),  # all spend less
+        ({0.1: 3.0, 0.2: 1.0}, None),  # the runs of the highest rate failed
+        ({0.1: 1.0, 0.2: math.nan}, None),  # they diverged
+        ({0.1: 1.0, 0.2: 3.9}, None),  # matched
+        ({0.1: 1.0, 0.4: 16.0}, 0.2),  # in between
+    ],
+)
+def test_the_search_for_equal_kl_goes_on_above_the_highest_rate(known: dict[float, float], rate: float | None) -> None:
+    assert _to_try(known, aimed=4.0) == rate
