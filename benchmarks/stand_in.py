@@ -7,6 +7,7 @@ The plan is benchmarks/plans/findings.md; docs/llm.md shows what came out.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def store(root: Path) -> None:
                 _store(run, STORED / run.relative_to(root))
 
 
+@functools.cache
 def stored(method: str) -> dict[int, Run]:
     """The stored runs of a method by seed."""
     runs = map(read_run, (STORED / method).glob("seed-*"))

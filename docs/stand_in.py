@@ -24,6 +24,7 @@ from proma_bench.report.plots import learning_curves, png
 from proma_bench.report.statistics import Array, Cell
 from proma_bench.runs.criteria import Criteria
 from proma_bench.runs.directory import Run
+from proma_bench.runs.matching import mean_local_kl
 
 HOME = Path(__file__).parent
 PAGE = HOME / "llm.md"
@@ -48,7 +49,7 @@ def differences() -> dict[str, dict[tuple[str, str], Compared]]:
 
 def _local_kl(runs: Seeds) -> dict[int, float]:
     """The mean over the steps, by seed."""
-    return {seed: float(np.mean([step["kl_local"] for step in run.metrics])) for seed, run in runs.items()}
+    return {seed: mean_local_kl([run]) for seed, run in runs.items()}
 
 
 def _minus(mine: Mapping[int, float], other: Mapping[int, float]) -> Array:

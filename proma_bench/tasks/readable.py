@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from proma_bench.tasks.statements import CLOSE, OPEN
+from proma_bench.tasks.statements import CLOSE, GROUPED, OPEN
 
 _PLAIN = str.maketrans(
     {
@@ -21,8 +21,7 @@ _PLAIN = str.maketrans(
         "−": "-",
     }
 )
-_GROUPED = r"([0-9]{1,3}\.[0-9]{3})(?![0-9]|[.,][0-9])"
-_EUROS = re.compile(rf"€\s*{_GROUPED}|(?<![0-9.,]){_GROUPED}\s*€")
+_EUROS = re.compile(rf"€\s*({GROUPED})|({GROUPED})\s*€")
 """The sign becomes a word: it says that the dot may group thousands, which a dollar sign does not."""
 ARGUMENT = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox)" + ARGUMENT)

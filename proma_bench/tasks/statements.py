@@ -72,7 +72,8 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _DOLLARS = re.compile(r"[^$]*\$\s*[0-9][^$]*")
-_DOTTED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,]?\d)")
+GROUPED = r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,]?\d)"
+"""A number whose dot may group thousands, or begin decimals."""
 _DOTS_ARE_GROUPS = re.compile(
     r"[₫₺]|(?<!\w)(?:EUR|euros?|VND|đồng|IDR|Rp|rupiah|BRL|reais|pesos?|kr|kroner|kronor|lira|TL)(?!\w)", re.IGNORECASE
 )
@@ -190,7 +191,7 @@ def _amount(text: str, boxed: bool) -> Fraction | None:
     before, expression, after = text[:start], text[start:end], text[end:]
     if is_doubtful(before) or _AFTER.search(_BEFORE_TAX.sub("", after) if _DOLLARS.fullmatch(expression) else after):
         return None
-    if _DOTTED.search(expression) and _DOTS_ARE_GROUPS.search(text):
+    if re.search(GROUPED, expression) and _DOTS_ARE_GROUPS.search(text):
         return None
     if not (_may_precede(before, expression, boxed) and _may_follow(expression, after, boxed)):
         return None
